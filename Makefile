@@ -1,0 +1,48 @@
+# make demo | test | test-slow | clean. Needs Python >= 3.11 (with venv) and a package index; PYTHON=/path/to/python picks one.
+
+SHELL := /bin/bash
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP_INSTALL := $(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt
+NEEDS := pyproject.toml constraints.txt
+
+.PHONY: demo test test-slow clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.installed
+	@$(VENV)/bin/openjanus demo
+
+test: $(VENV)/.installed-dev
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy openjanus
+	$(PY) -m pytest
+
+# Every test but those that need a GPU.
+test-slow: $(VENV)/.installed-dev
+	$(PY) -m pytest -m "not gpu"
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.installed: $(NEEDS) | $(PY)
+	@echo "Installing openjanus into $(VENV) (once; torch is large) ..."
+	@$(PIP_INSTALL) -e .
+	@touch $@
+
+# The development install holds the plain one, so it renews both stamps.
+$(VENV)/.installed-dev: $(NEEDS) | $(PY)
+	@echo "Installing openjanus[dev] into $(VENV) (once; torch is large) ..."
+	@$(PIP_INSTALL) -e ".[dev]"
+	@touch $(VENV)/.installed $@
+
+# A candidate must run (a pyenv shim may not), be new enough and own venv with pip.
+$(PY):
+	@for python in $(or $(PYTHON),python3.11 python3.12 python3.13 python3.14 python3 python); do \
+	    "$$python" -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
+	    "$$python" -m venv $(VENV) && exit 0; \
+	    rm -rf $(VENV); exit 1; \
+	done; \
+	echo "error: no Python >= 3.11 with venv found; install one (Debian, Ubuntu: python3.11 and python3.11-venv) or name it: make demo PYTHON=/path/to/python3.11" >&2; \
+	exit 1

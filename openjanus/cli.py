@@ -1,0 +1,271 @@
+"""The command line: openjanus generate | ask | demo | train | tokenize | evaluate | convert.
+
+Every wrong input ends in one line on stderr and exit code 2; nothing is half-written.
+"""
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from tyro.conf import Positional, arg
+
+# torch and all that needs it are imported where a command starts: `--help` and wrong arguments answer at once.
+
+BUNDLED = Path(__file__).parent / "assets"
+console = Console(stderr=True, highlight=False)
+
+Model = Annotated[str, arg(help="a checkpoint folder, or nano: the bundled small model")]
+Device = Annotated[str, arg(help="auto, cpu, cuda or mps")]
+DType = Annotated[str, arg(help="auto, float32, bfloat16 or float16")]
+Threads = Annotated[int, arg(help="CPU threads; 0: torch's own choice")]
+
+
+def generate(
+    prompts: Positional[tuple[str, ...]],
+    n: Annotated[int, arg(aliases=["-n"], help="pictures per prompt")] = 1,
+    seed: Annotated[int, arg(help="picture k of a prompt depends on (seed, k) alone")] = 0,
+    guidance: Annotated[float | None, arg(help="classifier-free guidance; 1: off; default: the model's own")] = None,
+    temperature: Annotated[float | None, arg(help="0: the most probable ids; default: the model's own")] = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    out: Annotated[Path, arg(help="folder for the pictures")] = Path("."),
+    model: Model = "nano",
+    device: Device = "auto",
+    dtype: DType = "auto",
+    threads: Threads = 0,
+) -> None:
+    """Draw pictures of one or several prompts into PNG files, with a contact sheet for more than one."""
+    from openjanus.inference.picture_files import save_contact_sheet, save_png
+
+    _check_folder(out)
+    engine = _engine(model, device, dtype, threads)
+    options = engine.options(n=n, seed=seed, guidance=guidance, temperature=temperature, top_k=top_k, top_p=top_p)
+    with _progress("drawing") as progress:
+        images = engine.generate(prompts, options, progress)
+    paths = []
+    for number, image in enumerate(images):
+        prompt, index = prompts[number // n], number % n
+        path = out / f"{_slug(prompt)}-seed{seed}-{index}.png"
+        save_png(image, path, prompt, options, index)
+        paths.append(path)
+    if len(images) > 1:
+        paths.append(out / f"{_slug(prompts[0])}-seed{seed}-sheet.png")
+        save_contact_sheet(images, paths[-1])
+    print(*paths, sep="\n")
+
+
+def ask(
+    picture: Positional[Path],
+    question: Positional[str],
+    temperature: Annotated[float, arg(help="0: the most probable answer")] = 0.0,
+    seed: int = 0,
+    max_new_tokens: int = 256,
+    model: Model = "nano",
+    device: Device = "auto",
+    dtype: DType = "auto",
+    threads: Threads = 0,
+) -> None:
+    """Answer a question about a picture, streaming."""
+    from openjanus.processing.image import open_image
+    from openjanus.processing.processor import Message
+
+    image = open_image(picture)
+    if not question.strip():
+        raise ValueError("empty question: ask something, such as 'what is it?'")
+    engine = _engine(model, device, dtype, threads)
+    options = engine.options(temperature=temperature, seed=seed, guidance=1.0)
+    for piece in engine.chat([Message("user", [image, question.strip()])], options, max_new_tokens):
+        print(piece, end="", flush=True)
+    print()
+
+
+def demo(out: Annotated[Path, arg(help="folder for the drawing")] = Path("demo")) -> None:
+    """Draw a prompt with the bundled model, then ask about a picture that it ships and about the one it drew."""
+    from openjanus.inference.picture_files import contact_sheet, save_png
+    from openjanus.processing.image import open_image
+
+    started = time.monotonic()
+    _check_folder(out)
+    engine = _engine("nano", "auto", "auto", 0)
+    prompt = "two red apples on a white background"
+    options = engine.options(seed=1, n=1)
+    with _progress("drawing") as progress:
+        (drawn,) = engine.generate(prompt, options, progress)
+    path = out / "two-red-apples.png"
+    save_png(drawn, path, prompt, options, 0)
+    large = out / "two-red-apples-large.png"
+    save_png(contact_sheet([drawn]), large, prompt, options, 0)
+    shipped = BUNDLED / "pictures" / "cat-and-balloon.png"
+    print(f'drew "{prompt}" into {path} ({drawn.width} px; enlarged: {large})')
+    for picture, question in (
+        (shipped, "what is on the right of the cat?"),
+        (shipped, "what color is the balloon?"),
+        (path, "how many apples are there?"),
+        (path, "what color are the apples?"),
+    ):
+        print(f"{picture}: {question} {engine.ask(open_image(picture), question)}")
+    print(f"done in {time.monotonic() - started:.1f} s")
+
+
+def train(
+    recipe: Positional[str],
+    overrides: Annotated[Positional[tuple[str, ...]], arg(help="key=value, such as stages.unify.num_steps=100")] = (),
+    out: Annotated[Path | None, arg(help="folder of the run; default runs/RECIPE")] = None,
+    stop_after: Annotated[int | None, arg(help="stop after this many steps; the same command goes on")] = None,
+    device: Device = "auto",
+    dtype: Annotated[str, arg(help="autocast dtype: auto, float32, bfloat16")] = "auto",
+    threads: Threads = 0,
+) -> None:
+    """Train a recipe, or go on where it stopped. Without overrides, gives the bundled model's recipe again."""
+    from openjanus import config as configs
+    from openjanus.recipes import find_recipe
+    from openjanus.recipes.evaluators import evaluators_of, keep_result
+    from openjanus.training.run import train as train_run
+
+    run = configs.override(find_recipe(recipe)(), overrides)
+    folder = out or Path("runs") / recipe
+    _check_folder(folder)
+    objective = train_run(run, folder, _runtime(device, dtype, threads), evaluators_of(run), stop_after)
+    console.print(f"{keep_result(run, objective, folder)}")
+
+
+def tokenize(
+    recipe: Positional[str],
+    overrides: Annotated[Positional[tuple[str, ...]], arg(help="key=value")] = (),
+    num: Annotated[int, arg(help="how many drawings")] = 80_000,
+    source: Annotated[str, arg(help="source whose pictures are drawn")] = "emoji.drawings",
+    device: Device = "auto",
+    threads: Threads = 0,
+) -> None:
+    """Turn the drawings that a recipe trains on into image ids, once, before `train`."""
+    from openjanus import config as configs
+    from openjanus.data.image_ids import tokenize_source
+    from openjanus.model.image_tokenizer import ImageTokenizer
+    from openjanus.recipes import find_recipe
+    from openjanus.training.janus import JanusTraining
+    from openjanus.weights.checkpoint import load_part
+
+    run = configs.override(find_recipe(recipe)(), overrides)
+    if not isinstance(run.task, JanusTraining):
+        raise ValueError(f"recipe {recipe!r} trains no Janus: nothing to tokenize")
+    runtime = _runtime(device, "float32", threads)
+    tokenizer = ImageTokenizer(run.task.model.image_tokenizer)
+    load_part(tokenizer, run.task.tokenizer_from, "tokenizer.")
+    tokenizer.to(runtime.device)
+    target = Path(run.task.image_ids)
+    with _progress("tokenizing") as progress:
+        tokenize_source(tokenizer, source, run.seed, num, target, lambda done: progress(done, num))
+    print(target)
+
+
+def evaluate(
+    model: Positional[str] = "nano",
+    n: Annotated[int, arg(help="prompts and questions per split")] = 300,
+    seed: Annotated[int, arg(help="seed of prompts, questions and drawings")] = 1,
+    guidance: float | None = None,
+    temperature: float | None = None,
+    out: Annotated[Path | None, arg(help="write the figures as JSON")] = None,
+    device: Device = "auto",
+    dtype: DType = "auto",
+    threads: Threads = 0,
+) -> None:
+    """Score drawings and answers of a model in the emoji world, by split, with the scorer's own error beside them."""
+    from openjanus.recipes.evaluators import evaluate_emoji_world
+
+    engine = _engine(model, device, dtype, threads)
+    options = engine.options(seed=seed, guidance=guidance, temperature=temperature)
+    report = evaluate_emoji_world(engine, options, n, seed)
+    print(report.text)
+    if out is not None:
+        report.save(out)
+
+
+def convert(
+    source: Positional[Path],
+    target: Positional[Path],
+    dtype: Annotated[str, arg(help="float32, bfloat16 or float16")] = "float16",
+) -> None:
+    """Write a checkpoint folder again in another dtype."""
+    from openjanus.runtime import DTYPES
+    from openjanus.weights import checkpoint
+
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
+    _check_folder(target)
+    checkpoint.save(checkpoint.load(source), target, DTYPES[dtype])
+    print(target)
+
+
+COMMANDS = {f.__name__: f for f in (generate, ask, demo, train, tokenize, evaluate, convert)}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The entry point; exits 2 with one line for what a user can mend."""
+    try:
+        tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="openjanus", args=arguments)
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _engine(model: str, device: str, dtype: str, threads: int):
+    from openjanus.inference.engine import Engine
+    from openjanus.weights import checkpoint
+
+    folder = BUNDLED / "nano" if model == "nano" else Path(model)
+    if not folder.is_dir():
+        raise ValueError(f"model {model!r}: no such folder; expected a checkpoint folder, or nano")
+    runtime = _runtime(device, dtype, threads)
+    return Engine(checkpoint.load(folder, runtime.device, runtime.dtype))
+
+
+def _runtime(device: str, dtype: str, threads: int):
+    from openjanus.runtime import Runtime
+
+    runtime = Runtime.choose(device, dtype, threads)
+    console.print(f"[dim]{runtime}[/dim]")
+    return runtime
+
+
+def _check_folder(folder: Path) -> None:
+    """Makes the folder and proves that it can be written, before any long work starts."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".openjanus-probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"{folder}: cannot write there ({error.strerror})") from None
+
+
+def _slug(prompt: str) -> str:
+    """A file name from a prompt."""
+    words = "".join(c if c.isalnum() and c.isascii() else " " for c in prompt.lower()).split()
+    return "-".join(words)[:60].strip("-") or "drawing"
+
+
+class _progress:
+    """A bar on stderr: `with _progress("drawing") as report: report(done, total)`."""
+
+    def __init__(self, name: str):
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.bar = Progress(*columns, console=console, transient=True)
+        self.task = self.bar.add_task(name, total=None)
+
+    def __enter__(self):
+        self.bar.start()
+        return lambda done, total: self.bar.update(self.task, completed=done, total=total)
+
+    def __exit__(self, *exception: object) -> None:
+        self.bar.stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Sources of examples and the built-in emoji world (floor 2)."""

@@ -1,0 +1,85 @@
+"""Drawings as image ids, made once: the generation eye is frozen while Janus trains, so each picture is encoded one
+time.
+
+A file holds ids uint16 [num, N] of the first `num` examples of a source, and a fingerprint of the tokenizer that made
+them, so that ids of another tokenizer are refused instead of trained on.
+"""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from openjanus.data.sources import SOURCES
+from openjanus.model.image_tokenizer import ImageTokenizer
+from openjanus.processing.image import generation_pixels
+
+CHUNK = 64
+
+
+class ImageIds:
+    """`image_ids[index]`: int64 [N], the drawing of example `index` of `source`."""
+
+    def __init__(self, ids: np.ndarray, source: str):
+        self.ids, self.source = ids, source
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.ids[index].astype(np.int64)
+
+    @classmethod
+    def load(cls, path: str, tokenizer: ImageTokenizer) -> "ImageIds":
+        """Raises ValueError if the file is missing or was made by another tokenizer."""
+        if not Path(path).exists():
+            raise ValueError(f"{path}: no such file; make it by `openjanus tokenize`")
+        with safe_open(path, "np") as file:
+            meta = file.metadata()
+            ids = file.get_tensor("ids")
+        if meta["tokenizer"] != fingerprint(tokenizer):
+            raise ValueError(f"{path}: made by another image tokenizer; make it again by `openjanus tokenize`")
+        return cls(ids, meta["source"])
+
+
+def fingerprint(tokenizer: ImageTokenizer) -> str:
+    """A short hash over the parameters that decide the ids."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tokenizer.state_dict().items()):
+        if name.startswith(("encoder.", "to_code.", "codebook.")):
+            digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+@torch.inference_mode()
+def tokenize_source(
+    tokenizer: ImageTokenizer,
+    name: str,
+    seed: int,
+    num: int,
+    path: Path,
+    progress: Callable[[int], None] = lambda done: None,
+) -> None:
+    """Encodes the assistant's picture of examples 0 ... num-1 of the training split of source `name`; atomic."""
+    source = SOURCES[name]("train", seed)
+    device = next(tokenizer.parameters()).device
+    rows = []
+    for start in range(0, num, CHUNK):
+        pictures = [_drawing(source(i)) for i in range(start, min(start + CHUNK, num))]
+        pixels = torch.stack([generation_pixels(p, tokenizer.config.image_size_px) for p in pictures])
+        pixels = pixels.to(device, memory_format=torch.channels_last)
+        rows.append(tokenizer.encode(pixels).cpu().numpy().astype(np.uint16))
+        progress(min(start + CHUNK, num))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.draft")
+    save_file({"ids": np.concatenate(rows)}, draft, {"source": name, "tokenizer": fingerprint(tokenizer)})
+    draft.replace(path)
+
+
+def _drawing(conversation) -> Image.Image:
+    return next(p for m in conversation if m.role == "assistant" for p in m.content if isinstance(p, Image.Image))

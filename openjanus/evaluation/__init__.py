@@ -1,0 +1,1 @@
+"""Scorers and reports (floor 3)."""

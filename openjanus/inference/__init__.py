@@ -1,0 +1,1 @@
+"""Drawing and answering: one decode loop (floor 3)."""

@@ -1,0 +1,140 @@
+"""The two doors of Janus: `generate` draws, `chat` answers. Both run the same loop.
+
+    documents ─► collate ─► prefill ─► n x [head at the last position ─► guide ─► sample ─► embed the id ─► body]
+
+A drawing decodes image ids and ends after N of them; an answer decodes text ids and ends at the end-of-sentence id.
+Which head is read is a value (`Kind`), not a branch.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields, replace
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from openjanus.inference.sampling import Sampler, SamplingOptions, guide
+from openjanus.model.janus import Janus
+from openjanus.processing.image import to_images
+from openjanus.processing.processor import Conversation, Message
+from openjanus.sequence import Document, Kind, collate, next_batch, num_tokens
+from openjanus.weights.checkpoint import Checkpoint
+
+Progress = Callable[[int, int], None]  # (steps done, steps in all)
+
+
+class Engine:
+    """A checkpoint ready to draw and to answer."""
+
+    def __init__(self, checkpoint: Checkpoint):
+        self.model: Janus = checkpoint.model
+        self.processor = checkpoint.processor
+        self.sampling = checkpoint.sampling
+
+    def options(self, **given: float | None) -> SamplingOptions:
+        """Sampling options: what is given, else the checkpoint's own defaults, else the paper's."""
+        known = {f.name for f in fields(SamplingOptions)}
+        chosen = {**self.sampling, **{name: value for name, value in given.items() if value is not None}}
+        unknown = set(chosen) - known
+        if unknown:
+            raise ValueError(
+                f"unknown sampling option {sorted(unknown)[0]!r}, expected one of {', '.join(sorted(known))}"
+            )
+        return SamplingOptions(**chosen)  # type: ignore[arg-type]  # ints stay ints: each comes from its own option
+
+    def generate(
+        self, prompts: str | Sequence[str], options: SamplingOptions | None = None, progress: Progress | None = None
+    ) -> list[Image.Image]:
+        """Draws `options.n` pictures of each prompt, prompt by prompt.
+
+        Raises ValueError for an empty prompt or one that is too long for the model.
+        """
+        ids = self.generate_ids(prompts, options, progress)
+        return self.decode_images(ids)
+
+    def generate_ids(
+        self, prompts: str | Sequence[str], options: SamplingOptions | None = None, progress: Progress | None = None
+    ) -> Tensor:
+        """As `generate`, but gives the image ids: int64 [prompts * n, N]."""
+        options = options or self.options()
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        if not prompts or not all(p.strip() for p in prompts):
+            raise ValueError("empty prompt: say what to draw, such as 'two red apples'")
+        documents = [self.processor.prompt([Message("user", [p.strip()])], draw=True) for p in prompts]
+        rows = [document for document in documents for _ in range(options.n)]
+        sampler = Sampler(options, [k for _ in documents for k in range(options.n)])
+        total = self.model.config.image_tokenizer.num_image_ids
+        steps = []
+        for ids in self._decode(rows, Kind.GENERATE, total, sampler):
+            steps.append(ids)
+            if progress is not None:
+                progress(len(steps), total)
+        return torch.stack(steps, dim=1)
+
+    @torch.inference_mode()
+    def decode_images(self, image_ids: Tensor) -> list[Image.Image]:
+        """Image ids [M, N] -> M pictures."""
+        return to_images(self.model.generation.tokenizer.decode(image_ids))
+
+    def chat(
+        self, conversation: Conversation, options: SamplingOptions | None = None, max_new_tokens: int = 256
+    ) -> Iterator[str]:
+        """Streams the assistant's next answer, piece by piece. Greedy unless options are given.
+
+        Raises ValueError for a conversation that is too long for the model.
+        """
+        options = replace(options, guidance=1.0) if options else SamplingOptions(temperature=0.0, guidance=1.0)
+        document = self.processor.prompt(conversation)
+        room = self.model.config.language_model.max_positions - num_tokens(document)
+        sampler = Sampler(options, [0])
+        text, given, ids = self.processor.text, "", []
+        for step in self._decode([document], Kind.TEXT, max(min(max_new_tokens, room), 1), sampler):
+            ids.append(int(step))
+            if ids[-1] == text.eos_id:
+                return
+            whole = text.decode(ids).removeprefix(" ")
+            if not whole.endswith("\ufffd"):  # half of a character: wait for its other bytes
+                yield whole[len(given) :]
+                given = whole
+
+    def ask(
+        self, image: Image.Image | Sequence[Image.Image], question: str, options: SamplingOptions | None = None
+    ) -> str:
+        """The answer to a question about one or several pictures."""
+        if not question.strip():
+            raise ValueError("empty question: ask something, such as 'what is it?'")
+        images = [image] if isinstance(image, Image.Image) else list(image)
+        return "".join(self.chat([Message("user", [*images, question.strip()])], options))
+
+    @torch.inference_mode()
+    def _decode(self, rows: list[Document], kind: Kind, num_steps: int, sampler: Sampler) -> Iterator[Tensor]:
+        """Yields the next ids [R] of all rows, `num_steps` times: prefill, then one position a step."""
+        guided = sampler.options.guidance != 1
+        if guided:
+            rows = rows + [self.processor.unconditional(document) for document in rows]
+        batch = collate(rows).to(self._device)
+        B, T = batch.tokens.shape
+        limit = self.model.config.language_model.max_positions
+        if T + num_steps - 1 > limit:
+            raise ValueError(
+                f"the prompt takes {T} positions, the answer up to {num_steps}, but the model has {limit}: shorten it"
+            )
+        cache = self.model.language_model.make_cache(B, T + num_steps)
+        position = batch.position[:, -1]
+        head = {Kind.TEXT: self._text_logits, Kind.GENERATE: self.model.image_logits}[kind]
+        for step in range(num_steps):
+            logits = head(self.model(batch, cache)[:, -1])
+            ids = sampler.choose(guide(logits, sampler.options.guidance) if guided else logits)
+            yield ids
+            batch = next_batch(ids.repeat(2) if guided else ids, kind, position + step + 1)
+
+    def _text_logits(self, hidden: Tensor) -> Tensor:
+        """Text logits without the special tokens that an answer must not hold."""
+        text = self.processor.text
+        logits = self.model.text_logits(hidden)
+        logits[..., [text.pad_id, text.bos_id, text.begin_of_image_id, text.end_of_image_id]] = float("-inf")
+        return logits
+
+    @property
+    def _device(self) -> torch.device:
+        return self.model.language_model.norm.weight.device

@@ -1,0 +1,78 @@
+"""How the next id is chosen from logits: guidance, temperature, top-k, top-p, and a seed of its own for every row."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """Settings of one request.
+
+    temperature: divides the logits; 0 takes the most probable id.
+    top_k, top_p: keep the k most probable ids, the fewest ids of total probability p; 0 and 1 switch them off.
+    guidance: s in u + s (c - u) (arXiv 2410.13848 §3.4); 1 runs without an unconditional row. Drawings only.
+    seed: picture k of a request depends on (seed, k) alone, not on what else is drawn beside it.
+    n: pictures per prompt.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    guidance: float = 5.0
+    seed: int = 0
+    n: int = 1
+
+    def __post_init__(self) -> None:
+        rules = {
+            "temperature": (self.temperature >= 0, "0 or more"),
+            "top_k": (self.top_k >= 0, "0 or more"),
+            "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
+            "guidance": (self.guidance >= 1, "1 or more"),
+            "seed": (0 <= self.seed < 2**63, "0 or more"),
+            "n": (1 <= self.n <= 64, "1 to 64"),
+        }
+        for name, (good, expected) in rules.items():
+            if not good:  # also catches nan: every comparison with it is false
+                raise ValueError(f"{name} is {getattr(self, name)}, expected {expected}")
+
+
+class Sampler:
+    """Chooses ids for rows; row r draws its noise from a generator of its own."""
+
+    def __init__(self, options: SamplingOptions, rows: Sequence[int]):
+        """`rows`: for each row, its number k within its request."""
+        self.options = options
+        # On the CPU everywhere, so that a seed gives the same noise on every device.
+        self.generators = [torch.Generator().manual_seed(options.seed * 64 + k) for k in rows]
+
+    def choose(self, logits: Tensor) -> Tensor:
+        """logits [R, V] -> ids [R]."""
+        o = self.options
+        logits = logits.float()
+        if o.temperature == 0:
+            return logits.argmax(dim=-1)
+        probabilities = torch.softmax(restrict(logits / o.temperature, o.top_k, o.top_p), dim=-1)
+        # argmax of p / Exponential(1) noise is a draw from p, and needs no synchronisation with the host
+        noise = torch.stack([torch.empty(logits.shape[-1]).exponential_(generator=g) for g in self.generators])
+        return (probabilities / noise.to(logits.device)).argmax(dim=-1)
+
+
+def restrict(logits: Tensor, top_k: int, top_p: float) -> Tensor:
+    """Sets to -inf what lies outside the k most probable ids or the nucleus of probability p. [..., V] -> [..., V]"""
+    if 0 < top_k < logits.shape[-1]:
+        logits = logits.masked_fill(logits < logits.topk(top_k).values[..., -1:], float("-inf"))
+    if top_p < 1:
+        ordered, order = logits.sort(descending=True)
+        probabilities = ordered.softmax(dim=-1)
+        outside = probabilities.cumsum(dim=-1) - probabilities >= top_p  # the first id always stays
+        logits = logits.masked_fill(outside.scatter(-1, order, outside), float("-inf"))
+    return logits
+
+
+def guide(logits: Tensor, guidance: float) -> Tensor:
+    """[2R, V] conditional rows then unconditional ones -> [R, V]."""
+    conditional, unconditional = logits.chunk(2)
+    return unconditional + guidance * (conditional - unconditional)

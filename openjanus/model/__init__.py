@@ -1,0 +1,1 @@
+"""The network: two eyes, one causal body, two heads (floor 1)."""

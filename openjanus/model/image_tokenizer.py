@@ -1,0 +1,244 @@
+"""The generation eye: LlamaGen's VQ tokenizer, pixels <-> image ids.
+
+    pixels ─► encoder ─► 1x1 conv ─► nearest code (cosine) ─► image ids ─► code ─► 1x1 conv ─► decoder ─► pixels
+
+Codes and latents are L2-normalised before they are compared, and the code enters the decoder normalised. `stem_px` >
+1 folds squares of pixels into channels first (and unfolds them last): it spares a small model the costly
+full-resolution level; LlamaGen has 1. Sources: arXiv 2406.06525 §3.1; deepseek-ai/Janus, vq_model.py.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class ImageTokenizerConfig:
+    image_size_px: int = 384
+    base_width: int = 128
+    width_multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
+    num_res_blocks: int = 2
+    latent_width: int = 256
+    num_ids: int = 16384
+    code_width: int = 8
+    num_groups: int = 32
+    stem_px: int = 1
+
+    @property
+    def grid_side(self) -> int:
+        """Image ids along one side of a picture."""
+        return self.image_size_px // (self.stem_px * 2 ** (len(self.width_multipliers) - 1))
+
+    @property
+    def num_image_ids(self) -> int:
+        """Image ids per picture, N."""
+        return self.grid_side**2
+
+
+def group_norm(width: int, c: ImageTokenizerConfig) -> nn.GroupNorm:
+    return nn.GroupNorm(c.num_groups, width, eps=1e-6)
+
+
+class ResBlock(nn.Module):
+    def __init__(self, width_in: int, width_out: int, c: ImageTokenizerConfig):
+        super().__init__()
+        self.norm1 = group_norm(width_in, c)
+        self.conv1 = nn.Conv2d(width_in, width_out, 3, padding=1)
+        self.norm2 = group_norm(width_out, c)
+        self.conv2 = nn.Conv2d(width_out, width_out, 3, padding=1)
+        self.shortcut = nn.Conv2d(width_in, width_out, 1) if width_in != width_out else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:  # [M, C, h, w]
+        y = self.conv1(F.silu(self.norm1(x)))
+        return self.shortcut(x) + self.conv2(F.silu(self.norm2(y)))
+
+
+class SpatialAttention(nn.Module):
+    """Single-head attention over all places of a feature map."""
+
+    def __init__(self, width: int, c: ImageTokenizerConfig):
+        super().__init__()
+        self.norm = group_norm(width, c)
+        self.q, self.k, self.v, self.out = (nn.Conv2d(width, width, 1) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:  # [M, C, h, w]
+        M, C, h, w = x.shape
+        y = self.norm(x)
+        q, k, v = (p(y).flatten(2).transpose(1, 2)[:, None] for p in (self.q, self.k, self.v))
+        y = F.scaled_dot_product_attention(q, k, v)[:, 0]
+        return x + self.out(y.transpose(1, 2).reshape(M, C, h, w))
+
+
+class Downsample(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (0, 1, 0, 1)))  # right and bottom only, as in taming-transformers
+
+
+class Upsample(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class Level(nn.Module):
+    """The blocks at one resolution; attention only at the lowest; `resample` leads to the next level, if there is
+    one."""
+
+    def __init__(
+        self, widths: tuple[int, int], num_blocks: int, attention: bool, resample: nn.Module, c: ImageTokenizerConfig
+    ):
+        super().__init__()
+        width_in, width = widths
+        self.blocks = nn.ModuleList(ResBlock(width_in if i == 0 else width, width, c) for i in range(num_blocks))
+        self.attentions = nn.ModuleList(SpatialAttention(width, c) for _ in range(num_blocks if attention else 0))
+        self.resample = resample
+
+    def forward(self, x: Tensor) -> Tensor:
+        for i, block in enumerate(self.blocks):
+            x = block(x)
+            if self.attentions:
+                x = self.attentions[i](x)
+        return self.resample(x)
+
+
+def _middle(width: int, c: ImageTokenizerConfig) -> nn.Sequential:
+    return nn.Sequential(ResBlock(width, width, c), SpatialAttention(width, c), ResBlock(width, width, c))
+
+
+class Encoder(nn.Module):
+    """Pixels [M, 3, H, W] -> latents [M, Z, h, w]."""
+
+    def __init__(self, c: ImageTokenizerConfig):
+        super().__init__()
+        widths = [c.base_width * m for m in c.width_multipliers]
+        last = len(widths) - 1
+        self.stem_px = c.stem_px
+        self.conv_in = nn.Conv2d(3 * c.stem_px**2, c.base_width, 3, padding=1)
+        self.levels = nn.ModuleList(
+            Level(
+                (widths[max(i - 1, 0)] if i else c.base_width, width),
+                c.num_res_blocks,
+                i == last,
+                nn.Identity() if i == last else Downsample(width),
+                c,
+            )
+            for i, width in enumerate(widths)
+        )
+        self.middle = _middle(widths[last], c)
+        self.norm_out = group_norm(widths[last], c)
+        self.conv_out = nn.Conv2d(widths[last], c.latent_width, 3, padding=1)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x = self.conv_in(F.pixel_unshuffle(pixels, self.stem_px))
+        for level in self.levels:
+            x = level(x)
+        return self.conv_out(F.silu(self.norm_out(self.middle(x))))
+
+
+class Decoder(nn.Module):
+    """Latents [M, Z, h, w] -> pixels [M, 3, H, W]; one more block a level than the encoder."""
+
+    def __init__(self, c: ImageTokenizerConfig):
+        super().__init__()
+        widths = [c.base_width * m for m in reversed(c.width_multipliers)]
+        last = len(widths) - 1
+        self.stem_px = c.stem_px
+        self.conv_in = nn.Conv2d(c.latent_width, widths[0], 3, padding=1)
+        self.middle = _middle(widths[0], c)
+        self.levels = nn.ModuleList(
+            Level(
+                (widths[max(i - 1, 0)], width),
+                c.num_res_blocks + 1,
+                i == 0,
+                nn.Identity() if i == last else Upsample(width),
+                c,
+            )
+            for i, width in enumerate(widths)
+        )
+        self.norm_out = group_norm(widths[last], c)
+        self.conv_out = nn.Conv2d(widths[last], 3 * c.stem_px**2, 3, padding=1)
+
+    @property
+    def last_weight(self) -> Tensor:
+        return self.conv_out.weight
+
+    def forward(self, latents: Tensor) -> Tensor:
+        x = self.middle(self.conv_in(latents))
+        for level in self.levels:
+            x = level(x)
+        return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(x))), self.stem_px)
+
+
+class ImageTokenizer(nn.Module):
+    """VQ tokenizer: `encode` gives ids, `decode` gives pixels, `reconstruct` is the differentiable way through both."""
+
+    def __init__(self, c: ImageTokenizerConfig):
+        super().__init__()
+        self.config = c
+        self.encoder = Encoder(c)
+        self.to_code = nn.Conv2d(c.latent_width, c.code_width, 1)
+        self.codebook = nn.Embedding(c.num_ids, c.code_width)
+        self.from_code = nn.Conv2d(c.code_width, c.latent_width, 1)
+        self.decoder = Decoder(c)
+        self.initialise()
+
+    def initialise(self) -> None:
+        """Convolutions keep torch's default, as LlamaGen does; codes start evenly spread on the unit sphere."""
+        nn.init.normal_(self.codebook.weight)
+        if not self.codebook.weight.is_meta:
+            with torch.no_grad():
+                self.codebook.weight.copy_(F.normalize(self.codebook.weight, dim=-1))
+
+    def codes(self) -> Tensor:
+        """The codebook as it is used: unit vectors [num_ids, C]."""
+        return F.normalize(self.codebook.weight, dim=-1)
+
+    def quantise(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents z [M, C, h, w] -> unit latents, their nearest codes (both [M, C, h, w]) and image ids [M, N]."""
+        unit = F.normalize(z, dim=1)
+        rows = unit.detach().permute(0, 2, 3, 1).reshape(-1, unit.shape[1])
+        ids = (rows @ self.codes().T).argmax(dim=-1)  # for unit vectors, nearest is the largest cosine
+        M, _, h, w = z.shape
+        nearest = F.normalize(self.codebook(ids), dim=-1).view(M, h, w, -1).permute(0, 3, 1, 2)
+        return unit, nearest, ids.view(M, h * w)
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Pixels [M, 3, H, W] in [-1, 1] -> image ids [M, N], reading order."""
+        return self.quantise(self.to_code(self.encoder(pixels)))[2]
+
+    def decode(self, image_ids: Tensor) -> Tensor:
+        """Image ids [M, N] -> pixels [M, 3, H, W], about [-1, 1] (not clipped)."""
+        side = self.config.grid_side
+        if image_ids.shape[-1] != side * side:
+            raise ValueError(f"got {image_ids.shape[-1]} image ids a picture, expected {side * side} ({side} x {side})")
+        codes = F.normalize(self.codebook(image_ids), dim=-1)
+        return self.decode_codes(codes.view(-1, side, side, codes.shape[-1]).permute(0, 3, 1, 2))
+
+    def decode_codes(self, codes: Tensor) -> Tensor:
+        """Unit codes [M, C, h, w] -> pixels [M, 3, H, W]."""
+        return self.decoder(self.from_code(codes))
+
+    def reconstruct(self, pixels: Tensor, quantised: bool = True) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """-> (pixels again, unit latents, nearest codes, image ids); gradients pass the look-up straight through.
+
+        Not `quantised`, the decoder reads the latents themselves.
+        """
+        unit, nearest, ids = self.quantise(self.to_code(self.encoder(pixels)))
+        return self.decode_codes(unit + (nearest - unit).detach() if quantised else unit), unit, nearest, ids
+
+
+def code_usage(image_ids: Tensor, num_ids: int) -> tuple[float, float]:
+    """Share of the codebook that occurs in `image_ids`, and its perplexity (num_ids if all are used alike)."""
+    share = torch.bincount(image_ids.flatten(), minlength=num_ids).double()
+    share = share / share.sum()
+    entropy = -(share[share > 0] * share[share > 0].log()).sum()
+    return float((share > 0).double().mean()), float(entropy.exp())

@@ -1,0 +1,138 @@
+"""The causal body: a Llama-family transformer, embeddings in, hidden states out.
+
+    x = x + attention(norm(x));  x = x + SwiGLU(norm(x));  hidden = norm(x)
+
+RMSNorm, rotary positions, grouped-query attention, SwiGLU; optionally query/key norm (Qwen3), biases on q, k, v
+(Qwen2) and a text head tied to the embedding. Janus-1.3B uses DeepSeek-LLM-1.3B-base, a plain Llama (arXiv 2410.13848
+§3.1; arXiv 2401.02954). Names and order of operations follow transformers' modeling_llama.py.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from openjanus.model.attention import KVCache, attend, causal_document_mask, rotary_table, rotate
+
+
+@dataclass(frozen=True)
+class LanguageModelConfig:
+    vocab_size: int = 102400
+    width: int = 2048
+    num_layers: int = 24
+    num_heads: int = 16
+    num_kv_heads: int = 16
+    head_width: int = 128
+    ffn_width: int = 5632
+    rms_eps: float = 1e-6
+    rope_theta: float = 10000.0
+    max_positions: int = 16384
+    qk_norm: bool = False
+    qkv_bias: bool = False
+    tie_text_head: bool = False
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight, in float32 whatever the dtype, as Llama does (arXiv 1910.07467)."""
+
+    def __init__(self, width: int, eps: float):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype == torch.float32:
+            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        return self.weight * F.rms_norm(x.float(), self.weight.shape, None, self.eps).to(x.dtype)
+
+
+class Attention(nn.Module):
+    def __init__(self, c: LanguageModelConfig, layer: int):
+        super().__init__()
+        self.layer, self.head_width = layer, c.head_width
+        self.q = nn.Linear(c.width, c.num_heads * c.head_width, bias=c.qkv_bias)
+        self.k = nn.Linear(c.width, c.num_kv_heads * c.head_width, bias=c.qkv_bias)
+        self.v = nn.Linear(c.width, c.num_kv_heads * c.head_width, bias=c.qkv_bias)
+        self.out = nn.Linear(c.num_heads * c.head_width, c.width, bias=False)
+        self.q_norm = RMSNorm(c.head_width, c.rms_eps) if c.qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(c.head_width, c.rms_eps) if c.qk_norm else nn.Identity()
+
+    def forward(
+        self, x: Tensor, cosine: Tensor, sine: Tensor, mask: Tensor, cache: KVCache | None
+    ) -> Tensor:  # [B, T, D]
+        B, T, _ = x.shape
+        q, k, v = (p(x).view(B, T, -1, self.head_width).transpose(1, 2) for p in (self.q, self.k, self.v))
+        q, k = rotate(self.q_norm(q), cosine, sine), rotate(self.k_norm(k), cosine, sine)
+        if cache is not None:
+            k, v = cache.write(self.layer, k, v)
+        return self.out(attend(q, k, v, mask).transpose(1, 2).reshape(B, T, -1))
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate(x)) * up(x)) (arXiv 2002.05202)."""
+
+    def __init__(self, c: LanguageModelConfig):
+        super().__init__()
+        self.gate = nn.Linear(c.width, c.ffn_width, bias=False)
+        self.up = nn.Linear(c.width, c.ffn_width, bias=False)
+        self.down = nn.Linear(c.ffn_width, c.width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+class Layer(nn.Module):
+    def __init__(self, c: LanguageModelConfig, layer: int):
+        super().__init__()
+        self.attention_norm = RMSNorm(c.width, c.rms_eps)
+        self.attention = Attention(c, layer)
+        self.ffn_norm = RMSNorm(c.width, c.rms_eps)
+        self.ffn = SwiGLU(c)
+
+    def forward(
+        self, x: Tensor, cosine: Tensor, sine: Tensor, mask: Tensor, cache: KVCache | None
+    ) -> Tensor:  # [B, T, D]
+        x = x + self.attention(self.attention_norm(x), cosine, sine, mask, cache)
+        return x + self.ffn(self.ffn_norm(x))
+
+
+class LanguageModel(nn.Module):
+    """Embeddings [B, T, D] -> hidden states [B, T, D]; `embedding` and `text_head` stand at its two ends."""
+
+    def __init__(self, c: LanguageModelConfig):
+        super().__init__()
+        if c.num_heads % c.num_kv_heads:
+            raise ValueError(f"num_heads {c.num_heads} must be a multiple of num_kv_heads {c.num_kv_heads}")
+        self.config = c
+        self.embedding = nn.Embedding(c.vocab_size, c.width)
+        self.layers = nn.ModuleList(Layer(c, i) for i in range(c.num_layers))
+        self.norm = RMSNorm(c.width, c.rms_eps)
+        self.text_head = nn.Linear(c.width, c.vocab_size, bias=False)
+        self.initialise()
+
+    def initialise(self) -> None:
+        """Normal(0, 0.02); projections into the residual stream divided by sqrt(2 L) (GPT-2), so that depth adds no
+        variance."""
+        for name, p in self.named_parameters():
+            if p.dim() == 2:
+                residual = name.endswith(("out.weight", "down.weight"))
+                nn.init.normal_(p, std=0.02 / (2 * self.config.num_layers) ** 0.5 if residual else 0.02)
+            elif name.endswith("bias"):
+                nn.init.zeros_(p)
+        if self.config.tie_text_head:
+            self.text_head.weight = self.embedding.weight
+
+    def make_cache(self, B: int, S: int) -> KVCache:
+        """A cache for B rows of at most S positions, on the device and in the dtype of the weights."""
+        c = self.config
+        return KVCache(c.num_layers, B, c.num_kv_heads, S, c.head_width, like=self.norm.weight)
+
+    def forward(self, x: Tensor, position: Tensor, document: Tensor, cache: KVCache | None = None) -> Tensor:
+        """x [B, T, D], position and document [B, T] -> hidden [B, T, D]. With a cache, x continues what it holds."""
+        keys = document if cache is None else cache.extend(document)
+        mask = causal_document_mask(document, keys)
+        cosine, sine = rotary_table(position, self.config.head_width, self.config.rope_theta)
+        for layer in self.layers:
+            x = layer(x, cosine, sine, mask, cache)
+        return self.norm(x)

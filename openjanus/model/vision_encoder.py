@@ -1,0 +1,125 @@
+"""The understanding eye: SigLIP's vision transformer, pixels -> semantic features.
+
+    pixels ─► patches + positions ─► L × [x + attention(norm x); x + mlp(norm x)] ─► norm ─► features [M, N, D]
+                                                                                        └─► pooling head ─► [M, D]
+
+The pooling head (multi-head attention pooling by one learned query) is what the contrastive training reads; Janus
+reads the features, and stores the head without using it. Sources: arXiv 2303.15343; deepseek-ai/Janus, siglip_vit.py.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from openjanus.model.attention import attend
+
+
+@dataclass(frozen=True)
+class VisionEncoderConfig:
+    image_size_px: int = 384
+    patch_px: int = 16
+    width: int = 1024
+    num_layers: int = 24
+    num_heads: int = 16
+    mlp_width: int = 4096
+    pooling_head: bool = False
+
+    @property
+    def num_features(self) -> int:
+        return (self.image_size_px // self.patch_px) ** 2
+
+
+class EncoderAttention(nn.Module):
+    """Bidirectional self-attention with one fused q, k, v projection."""
+
+    def __init__(self, width: int, num_heads: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:  # [M, N, D]
+        M, N, D = x.shape
+        q, k, v = self.qkv(x).view(M, N, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        return self.out(attend(q, k, v, mask).transpose(1, 2).reshape(M, N, D))
+
+
+class EncoderMLP(nn.Module):
+    def __init__(self, width: int, mlp_width: int):
+        super().__init__()
+        self.up = nn.Linear(width, mlp_width)
+        self.down = nn.Linear(mlp_width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.gelu(self.up(x)))
+
+
+class EncoderBlock(nn.Module):
+    """A pre-norm transformer block; also the block of the contrastive text tower."""
+
+    def __init__(self, width: int, num_heads: int, mlp_width: int):
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(width, eps=1e-6)
+        self.attention = EncoderAttention(width, num_heads)
+        self.mlp_norm = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = EncoderMLP(width, mlp_width)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:  # [M, N, D]
+        x = x + self.attention(self.attention_norm(x), mask)
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class PoolingHead(nn.Module):
+    """One learned query attends to all features, then an MLP: [M, N, D] -> [M, D] (timm's AttentionPoolLatent)."""
+
+    def __init__(self, width: int, num_heads: int, mlp_width: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.latent = nn.Parameter(torch.zeros(1, 1, width))
+        self.q = nn.Linear(width, width)
+        self.kv = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = EncoderMLP(width, mlp_width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        M, N, D = x.shape
+        q = self.q(self.latent).expand(M, -1, -1).view(M, 1, self.num_heads, -1).transpose(1, 2)
+        k, v = self.kv(x).view(M, N, 2, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        pooled = self.out(attend(q, k, v, None).transpose(1, 2).reshape(M, D))
+        return pooled + self.mlp(self.norm(pooled))
+
+
+class VisionEncoder(nn.Module):
+    """Pixels [M, 3, H, W] in [-1, 1] -> features [M, N, D], N = (image size / patch size)², reading order."""
+
+    def __init__(self, c: VisionEncoderConfig):
+        super().__init__()
+        if c.image_size_px % c.patch_px:
+            raise ValueError(f"image_size_px {c.image_size_px} must be a multiple of patch_px {c.patch_px}")
+        self.config = c
+        self.patch = nn.Conv2d(3, c.width, c.patch_px, stride=c.patch_px)
+        self.position = nn.Parameter(torch.zeros(1, c.num_features, c.width))
+        self.blocks = nn.ModuleList(EncoderBlock(c.width, c.num_heads, c.mlp_width) for _ in range(c.num_layers))
+        self.norm = nn.LayerNorm(c.width, eps=1e-6)
+        self.pooling_head = PoolingHead(c.width, c.num_heads, c.mlp_width) if c.pooling_head else None
+        self.initialise()
+
+    def initialise(self) -> None:
+        """big_vision's: Xavier-uniform matrices, zero biases, positions Normal(0, 1/sqrt(D))."""
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.Conv2d)):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.normal_(self.position, std=self.config.width**-0.5)
+        if self.pooling_head is not None:
+            nn.init.xavier_uniform_(self.pooling_head.latent)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x = self.patch(pixels).flatten(2).transpose(1, 2) + self.position
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)

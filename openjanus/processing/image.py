@@ -1,0 +1,82 @@
+"""Pictures to pixels and back.
+
+`understanding_pixels` fits the whole picture into a square on grey; `generation_pixels` fills the square and crops what
+hangs over (arXiv 2410.13848 §4.1; deepseek-ai/Janus, image_processing_vlm.py). Pixels are NCHW float in [-1, 1].
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+GREY = (127, 127, 127)
+# A small file can declare a huge picture: refuse before decoding. Pillow's own limit only warns.
+MAX_PIXELS = 64_000_000
+
+
+def open_image(path: Path | str) -> Image.Image:
+    """Reads a picture as RGB: upright by its EXIF, transparency on white, the first frame of an animation.
+
+    Raises ValueError for a file that is missing, no picture, truncated, or larger than `MAX_PIXELS`.
+    """
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise ValueError(
+                    f"{path}: {width} x {height} pixels, at most {MAX_PIXELS:,} are read: shrink the picture"
+                )
+            image.seek(0)
+            return to_rgb(ImageOps.exif_transpose(image))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except Image.DecompressionBombError:
+        raise ValueError(f"{path}: more than {MAX_PIXELS:,} pixels: shrink the picture") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, EOFError) as error:
+        raise ValueError(f"{path}: not a readable picture ({error})") from None
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any mode of Pillow to RGB; transparent parts become white, 16-bit greys keep their upper 8 bits."""
+    if image.mode.startswith("I"):
+        high = np.asarray(image).astype(np.float64)
+        return Image.fromarray((high / 257 if high.max() > 255 else high).round().astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        paper = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(paper, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def understanding_pixels(image: Image.Image, size_px: int) -> Tensor:
+    """The whole picture, long side to `size_px`, centred on grey: [3, size, size] in [-1, 1]."""
+    width, height = image.size
+    scale = size_px / max(width, height)
+    size = (max(int(width * scale), 14), max(int(height * scale), 14))
+    if size != image.size:
+        image = image.resize(size, Image.Resampling.BICUBIC)
+    if size != (size_px, size_px):
+        square = Image.new("RGB", (size_px, size_px), GREY)
+        square.paste(image, ((size_px - size[0]) // 2, (size_px - size[1]) // 2))
+        image = square
+    return to_pixels(np.asarray(image))
+
+
+def generation_pixels(image: Image.Image, size_px: int) -> Tensor:
+    """Short side to `size_px`, the middle of the long side: [3, size, size] in [-1, 1]."""
+    if image.size != (size_px, size_px):
+        image = ImageOps.fit(image, (size_px, size_px), Image.Resampling.BICUBIC)
+    return to_pixels(np.asarray(image))
+
+
+def to_pixels(array: np.ndarray) -> Tensor:
+    """uint8 [H, W, 3] -> float [3, H, W] in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1))).float() / 127.5 - 1
+
+
+def to_images(pixels: Tensor) -> list[Image.Image]:
+    """float [M, 3, H, W], clipped to [-1, 1] -> M pictures. Truncates, as the official code does."""
+    levels = ((pixels.float().cpu().clamp(-1, 1) + 1) * 127.5).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    return [Image.fromarray(array) for array in levels]

@@ -1,0 +1,68 @@
+"""Text to ids and back: a Hugging Face `tokenizers` file and the special tokens that Janus needs.
+
+Special ids are looked up by their string: the official checkpoints differ in the numbers. Users' text is encoded with
+the special tokens switched off, so that nobody can type `<begin_of_image>` into a conversation.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+BOS = "<｜begin▁of▁sentence｜>"
+EOS = "<｜end▁of▁sentence｜>"
+PAD = "<｜▁pad▁｜>"
+BEGIN_OF_IMAGE = "<begin_of_image>"
+END_OF_IMAGE = "<end_of_image>"
+SPECIAL_TOKENS = (PAD, BOS, EOS, BEGIN_OF_IMAGE, END_OF_IMAGE)
+
+
+class TextTokenizer:
+    """Wraps a `tokenizers.Tokenizer`; `pad_id`, `bos_id`, `eos_id`, `begin_of_image_id`, `end_of_image_id` are ints."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        missing = [token for token in SPECIAL_TOKENS if tokenizer.token_to_id(token) is None]
+        if missing:
+            raise ValueError(f"the tokenizer lacks {', '.join(missing)}: is it a Janus tokenizer?")
+        self.tokenizer = tokenizer
+        ids = [id for id in map(tokenizer.token_to_id, SPECIAL_TOKENS) if id is not None]
+        self.pad_id, self.bos_id, self.eos_id, self.begin_of_image_id, self.end_of_image_id = ids
+
+    @classmethod
+    def load(cls, path: Path | str) -> "TextTokenizer":
+        try:
+            return cls(Tokenizer.from_file(str(path)))
+        except ValueError:
+            raise
+        except Exception as error:  # `tokenizers` raises bare Exception
+            raise ValueError(f"{path}: not a tokenizer file ({error})") from None
+
+    def save(self, path: Path | str) -> None:
+        self.tokenizer.save(str(path))
+
+    @property
+    def vocab_size(self) -> int:
+        return self.tokenizer.get_vocab_size()
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of plain text; a special token's string in it is text like any other."""
+        self.tokenizer.encode_special_tokens = True
+        return self.tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+
+
+def train_text_tokenizer(corpus: Iterator[str], vocab_size: int) -> TextTokenizer:
+    """A byte-level BPE tokenizer: any text can be encoded, the corpus's own words cheaply."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(corpus, trainer)
+    return TextTokenizer(tokenizer)

@@ -1,0 +1,120 @@
+"""The bundled nano model from nothing: eyes first, then Janus in three stages, in the built-in emoji world.
+
+    openjanus train nano.tokenizer       the generation eye (VQ tokenizer)
+    openjanus train nano.encoder         the understanding eye (SigLIP)
+    openjanus train nano.janus           adaptors, body and heads, in the paper's stages
+
+64-px pictures, 64 ids each; sizes were chosen so that all of it trains on two laptop cores in a few hours.
+"""
+
+import dataclasses
+
+from openjanus.model.image_tokenizer import ImageTokenizerConfig
+from openjanus.model.janus import JanusConfig
+from openjanus.model.language_model import LanguageModelConfig
+from openjanus.model.vision_encoder import VisionEncoderConfig
+from openjanus.processing.processor import ProcessorConfig
+from openjanus.training.contrastive import ContrastiveTraining
+from openjanus.training.janus import JanusTraining
+from openjanus.training.run import Run
+from openjanus.training.stage import Stage
+from openjanus.training.tokenizer import TokenizerTraining
+
+IMAGE_TOKENIZER = ImageTokenizerConfig(
+    image_size_px=64,
+    base_width=32,
+    width_multipliers=(1, 2, 4),
+    num_res_blocks=1,
+    latent_width=64,
+    num_ids=1024,
+    code_width=8,
+    num_groups=16,
+    stem_px=2,
+)
+VISION_ENCODER = VisionEncoderConfig(
+    image_size_px=64, patch_px=8, width=192, num_layers=4, num_heads=3, mlp_width=768, pooling_head=True
+)
+
+
+def tokenizer() -> Run:
+    """LlamaGen's losses with an L1 term; the discriminator joins for the last sixth."""
+    task = TokenizerTraining(
+        IMAGE_TOKENIZER,
+        l1_weight=1.0,
+        perceptual_weight=0.1,
+        gan_weight=0.02,
+        discriminator_width=32,
+        discriminator_start=3500,
+        quantise_start=400,
+        revive_steps=25,
+    )
+    stage = Stage("reconstruct", 4200, 1e-3, {"emoji.pictures": 16}, schedule="cosine", warmup_steps=100)
+    return Run("nano.tokenizer", task, (stage,))
+
+
+def encoder() -> Run:
+    """SigLIP on pictures and their captions; every second caption describes the whole picture."""
+    task = ContrastiveTraining(
+        VISION_ENCODER, text_num_layers=2, text_num_heads=3, text_mlp_width=768, num_text_tokens=48, bias=-5.0
+    )
+    stage = Stage(
+        "contrast", 600, 1e-3, {"emoji.captions": 128}, schedule="cosine", warmup_steps=100, weight_decay=0.05
+    )
+    return Run("nano.encoder", task, (stage,))
+
+
+def janus() -> Run:
+    """The paper's three stages after a short one that gives the body its language (the paper starts from a pretrained
+    LLM)."""
+    model = JanusConfig(
+        language_model=LanguageModelConfig(
+            vocab_size=1024,
+            width=192,
+            num_layers=5,
+            num_heads=6,
+            num_kv_heads=6,
+            head_width=32,
+            ffn_width=512,
+            max_positions=512,
+            qk_norm=True,
+            tie_text_head=True,
+        ),
+        vision_encoder=dataclasses.replace(VISION_ENCODER, pooling_head=False),
+        image_tokenizer=IMAGE_TOKENIZER,
+        image_head_width=192,
+    )
+    task = JanusTraining(
+        model,
+        ProcessorConfig(image_size_px=64, num_features=64),
+        tokenizer_from="runs/nano.tokenizer",
+        encoder_from="runs/nano.encoder",
+        image_ids="runs/nano.image_ids.safetensors",
+        row_tokens=256,
+        micro_batch_rows=16,
+        text_weight=4.0,
+        sampling={"guidance": 3.0, "temperature": 0.6},
+    )
+    adaptors = ("understanding.adaptor.*", "generation.adaptor.*", "generation.embedding.*", "generation.head.*")
+    body = ("language_model.*",)
+    stages = (
+        Stage("language", 200, 1e-3, {"emoji.texts": 64}, body, warmup_steps=50),
+        Stage("adapt", 100, 1e-3, {"emoji.questions": 16, "emoji.drawings": 32}, adaptors, "cosine", warmup_steps=20),
+        Stage(
+            "unify",
+            2500,
+            1.5e-3,
+            {"emoji.questions": 16, "emoji.texts": 8, "emoji.drawings": 48},
+            adaptors + body,
+            warmup_steps=100,
+        ),
+        Stage(
+            "tune",
+            1000,
+            1e-3,
+            {"emoji.questions": 24, "emoji.texts": 4, "emoji.drawings": 48},
+            ("*", "!generation.tokenizer.*"),
+            "cosine",
+            weight_decay=0.1,
+        ),
+    )
+    return Run("nano.janus", task, stages)

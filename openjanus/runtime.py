@@ -1,0 +1,50 @@
+"""Where and how numbers are computed: device, dtype and threads in one explicit object (floor 0)."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The device and dtype that a run uses, with the reason why they were chosen."""
+
+    device: torch.device
+    dtype: torch.dtype
+    reason: str
+
+    @classmethod
+    def choose(cls, device: str = "auto", dtype: str = "auto", num_threads: int = 0) -> "Runtime":
+        """Picks CUDA, then Apple MPS, then the CPU; bfloat16 on CUDA, float32 elsewhere.
+
+        `num_threads` bounds the CPU threads (0 leaves torch's own choice). Raises ValueError for a device that is not
+        there.
+        """
+        if num_threads:
+            torch.set_num_threads(num_threads)
+        available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+        if device == "auto":
+            kind = next(name for name, there in available.items() if there)
+            reason = f"{kind}: the first of cuda, mps, cpu that is there"
+        else:
+            kind = device.partition(":")[0]
+            if kind not in available:
+                raise ValueError(f"device {device!r}: expected auto, cpu, cuda, cuda:N or mps")
+            if not available[kind]:
+                raise ValueError(f"device {device!r} is not available here: use auto or cpu")
+            reason = f"{device}: asked for"
+        if dtype == "auto":
+            chosen = torch.bfloat16 if kind == "cuda" else torch.float32
+        elif dtype in DTYPES:
+            chosen = DTYPES[dtype]
+        else:
+            raise ValueError(f"dtype {dtype!r}: expected auto, {', '.join(DTYPES)}")
+        return cls(torch.device(kind if device == "auto" else device), chosen, reason)
+
+    def __str__(self) -> str:
+        name = str(self.dtype).removeprefix("torch.")
+        threads = f", {torch.get_num_threads()} of {os.cpu_count()} cores" if self.device.type == "cpu" else ""
+        return f"{self.device} {name}{threads} ({self.reason})"

@@ -1,0 +1,135 @@
+"""Training the understanding eye: SigLIP's sigmoid loss on pictures and their captions (arXiv 2303.15343).
+
+    loss = - mean over images i of sum_j log sigmoid(z_ij (t x_i·y_j + b)),  z_ij = 1 for i's own caption, else -1
+
+Embeddings x, y have unit length; t = exp(t') starts at 10, b at `bias`: -10 for the paper's batches of
+32k, about -log(batch) elsewhere, so that the loss starts near its prior. In a small world two pictures of a batch may
+have the
+same caption: equal captions count as belonging to both. The text tower is dropped afterwards.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from openjanus.data.sources import SOURCES, stack_pictures, world_text_tokenizer
+from openjanus.model.vision_encoder import EncoderBlock, VisionEncoder, VisionEncoderConfig
+from openjanus.training.loop import Measures
+from openjanus.training.stage import Stage
+
+
+@dataclass(frozen=True)
+class ContrastiveTraining:
+    """`vision_encoder` must have its pooling head; the text tower has the same width."""
+
+    vision_encoder: VisionEncoderConfig = field(default_factory=lambda: VisionEncoderConfig(pooling_head=True))
+    text_num_layers: int = 24
+    text_num_heads: int = 16
+    text_mlp_width: int = 4096
+    num_text_tokens: int = 64
+    bias: float = -10.0
+
+
+class TextTower(nn.Module):
+    """Text ids [M, T] with -1 as padding -> embeddings [M, D]."""
+
+    def __init__(self, c: ContrastiveTraining, vocab_size: int):
+        super().__init__()
+        width = c.vision_encoder.width
+        self.embedding = nn.Embedding(vocab_size, width)
+        self.position = nn.Parameter(torch.zeros(1, c.num_text_tokens, width))
+        self.blocks = nn.ModuleList(
+            EncoderBlock(width, c.text_num_heads, c.text_mlp_width) for _ in range(c.text_num_layers)
+        )
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.initialise()
+
+    def initialise(self) -> None:
+        nn.init.normal_(self.embedding.weight, std=self.embedding.embedding_dim**-0.5)
+        nn.init.normal_(self.position, std=self.embedding.embedding_dim**-0.5)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, text_ids: Tensor) -> Tensor:
+        there = text_ids >= 0
+        x = self.embedding(text_ids.clamp(min=0)) + self.position[:, : text_ids.shape[1]]
+        for block in self.blocks:
+            x = block(x, there[:, None, None])
+        return (self.norm(x) * there[..., None]).sum(dim=1) / there.sum(dim=1, keepdim=True)
+
+
+class TwoTowers(nn.Module):
+    """Vision encoder and text tower, with the loss's temperature and bias."""
+
+    def __init__(self, c: ContrastiveTraining, vocab_size: int):
+        super().__init__()
+        width = c.vision_encoder.width
+        self.vision_encoder = VisionEncoder(c.vision_encoder)
+        self.text_tower = TextTower(c, vocab_size)
+        self.text_projection = nn.Linear(width, width)
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(10.0)))
+        self.bias = nn.Parameter(torch.tensor(c.bias))
+
+    def forward(self, pixels: Tensor, text_ids: Tensor) -> Tensor:
+        """-> logits [M, M], images by captions."""
+        assert self.vision_encoder.pooling_head is not None
+        x = F.normalize(self.vision_encoder.pooling_head(self.vision_encoder(pixels)), dim=-1)
+        y = F.normalize(self.text_projection(self.text_tower(text_ids)), dim=-1)
+        return self.log_temperature.exp() * x @ y.T + self.bias
+
+
+@dataclass
+class PairBatch:
+    """Pixels [M, 3, H, W], text ids [M, T] (-1 padding), belongs bool [M, M]."""
+
+    pixels: Tensor
+    text_ids: Tensor
+    belongs: Tensor
+
+
+class ContrastiveObjective:
+    """SigLIP; of the model only `vision_encoder` is kept."""
+
+    def __init__(self, c: ContrastiveTraining, seed: int):
+        if not c.vision_encoder.pooling_head:
+            raise ValueError("contrastive training reads the pooling head: set vision_encoder.pooling_head=true")
+        self.config, self.seed = c, seed
+        self.text = world_text_tokenizer()
+        self.model = TwoTowers(c, self.text.vocab_size)
+
+    def micro_batches(self, stage: Stage, step: int) -> Sequence[PairBatch]:
+        pictures, captions = [], []
+        for name, count in stage.mixture.items():
+            source = SOURCES[name]("train", self.seed)
+            for i in range(count):
+                picture, caption = source(step * count + i)
+                pictures.append(picture)
+                captions.append(caption.lower())
+        text_ids = torch.full((len(captions), self.config.num_text_tokens), -1)
+        for row, caption in zip(text_ids, captions, strict=True):
+            ids = self.text.encode(caption)[: self.config.num_text_tokens]
+            row[: len(ids)] = torch.tensor(ids)
+        text_ids = text_ids[:, : int((text_ids >= 0).sum(dim=1).max())]
+        belongs = torch.tensor([[a == b for b in captions] for a in captions])
+        device = self.model.bias.device
+        pixels = stack_pictures(pictures, self.config.vision_encoder.image_size_px)
+        return [PairBatch(pixels.to(device), text_ids.to(device), belongs.to(device))]
+
+    def count(self, batch: PairBatch) -> int:
+        return len(batch.pixels)
+
+    def clip_groups(self, trainable: dict[str, nn.Parameter]) -> list[list[nn.Parameter]]:
+        return [list(trainable.values())]
+
+    def loss(self, batch: PairBatch, stage: Stage, step: int) -> tuple[Tensor, Measures]:
+        logits = self.model(batch.pixels, batch.text_ids).float()
+        loss = -F.logsigmoid(torch.where(batch.belongs, logits, -logits)).sum()
+        best = logits.detach().argmax(dim=1)
+        found = batch.belongs[torch.arange(len(best)), best].sum()
+        return loss, {"image_to_text": (found, len(best))}

@@ -1,0 +1,52 @@
+"""A run: what is trained (its type selects the objective), in which stages, from which seed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from openjanus import config as configs
+from openjanus.runtime import Runtime
+from openjanus.training.contrastive import ContrastiveObjective, ContrastiveTraining
+from openjanus.training.janus import JanusObjective, JanusTraining
+from openjanus.training.loop import Evaluator, Objective, Schedule, fit
+from openjanus.training.stage import Stage
+from openjanus.training.tokenizer import TokenizerObjective, TokenizerTraining
+
+
+@dataclass(frozen=True)
+class Run:
+    """A recipe's training as plain data: it can be printed, overridden by `key=value`, and stored beside its
+    results."""
+
+    name: str
+    task: TokenizerTraining | ContrastiveTraining | JanusTraining
+    stages: tuple[Stage, ...]
+    seed: int = 0
+    schedule: Schedule = field(default_factory=Schedule)
+
+
+def make_objective(run: Run) -> Objective:
+    """The objective that the task's type selects, with parameters initialised from the run's seed."""
+    torch.manual_seed(run.seed)
+    if isinstance(run.task, TokenizerTraining):
+        return TokenizerObjective(run.task, run.seed)
+    if isinstance(run.task, ContrastiveTraining):
+        return ContrastiveObjective(run.task, run.seed)
+    return JanusObjective(run.task, run.seed)
+
+
+def train(
+    run: Run,
+    folder: Path,
+    runtime: Runtime,
+    evaluators: Sequence[Evaluator] = (),
+    stop_after: int | None = None,
+) -> Objective:
+    """Trains a run in its folder, or resumes it there; returns the objective with the trained model."""
+    objective = make_objective(run)
+    folder.mkdir(parents=True, exist_ok=True)
+    configs.save(run, folder / "run.json")
+    fit(objective, run.stages, folder, runtime, evaluators, run.schedule, stop_after)
+    return objective

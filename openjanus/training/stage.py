@@ -1,0 +1,66 @@
+"""What a training is made of: stages, and the schedule and optimiser of a stage.
+
+A *stage* says for how long, at which rate, which parameters and which mixture of examples (arXiv 2410.13848, Table 1).
+"""
+
+import math
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Literal
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a training. `mixture` is examples per step of each source: every step holds all kinds, mixed.
+
+    `trainable` are patterns over parameter names (`fnmatch`); a pattern that matches nothing is an error. A pattern
+    that starts with `!` excludes again what an earlier one took.
+    """
+
+    name: str
+    num_steps: int
+    lr: float
+    mixture: dict[str, int]
+    trainable: tuple[str, ...] = ("*",)
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup_steps: int = 0
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip_norm: float = 1.0
+
+    def lr_at(self, step: int) -> float:
+        """Learning rate of step 0, 1, ...: linear warm-up, then constant or a cosine to zero at the stage's end."""
+        if step < self.warmup_steps:
+            return self.lr * (step + 1) / self.warmup_steps
+        if self.schedule == "constant":
+            return self.lr
+        progress = (step - self.warmup_steps) / max(1, self.num_steps - self.warmup_steps)
+        return self.lr * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def choose_trainable(model: nn.Module, patterns: tuple[str, ...]) -> dict[str, nn.Parameter]:
+    """Sets `requires_grad` by the patterns, in order; returns the trainable parameters by name."""
+    parameters = dict(model.named_parameters())
+    chosen: dict[str, bool] = dict.fromkeys(parameters, False)
+    for pattern in patterns:
+        matched = [name for name in parameters if fnmatchcase(name, pattern.removeprefix("!"))]
+        if not matched:
+            raise ValueError(
+                f"trainable pattern {pattern!r} matches no parameter; names look like {next(iter(parameters))!r}"
+            )
+        chosen.update(dict.fromkeys(matched, not pattern.startswith("!")))
+    for name, p in parameters.items():
+        p.requires_grad_(chosen[name])
+    return {name: p for name, p in parameters.items() if chosen[name]}
+
+
+def make_optimizer(stage: Stage, parameters: dict[str, nn.Parameter]) -> torch.optim.AdamW:
+    """AdamW. Weight decay touches matrices only, as is common; the paper does not say."""
+    groups = [
+        {"params": [p for p in parameters.values() if p.dim() > 1], "weight_decay": stage.weight_decay},
+        {"params": [p for p in parameters.values() if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=stage.lr, betas=stage.betas, fused=True)

@@ -1,0 +1,195 @@
+"""Training the image tokenizer by LlamaGen's recipe (arXiv 2406.06525 §3.1; FoundationVision/LlamaGen, vq_loss.py).
+
+    loss = l2 |x' - x|² + l1 |x' - x| + perceptual d(x', x) + |sg[z] - e|² + commitment |z - sg[e]|² + gan -D(x')
+
+From `discriminator_start` on, a PatchGAN with hinge loss judges the reconstructions. Both players take their
+gradients in one
+step: the generator sees the discriminator with detached weights, the discriminator sees the reconstruction detached.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from openjanus.data.sources import SOURCES, stack_pictures
+from openjanus.model.image_tokenizer import ImageTokenizer, ImageTokenizerConfig, code_usage
+from openjanus.training.loop import Measures
+from openjanus.training.perceptual import PerceptualDistance
+from openjanus.training.stage import Stage
+
+USES_DECAY = 0.9
+RARE = 0.1
+SEED_BATCHES = 16
+SEED_ROUNDS = 20
+
+
+@dataclass(frozen=True)
+class TokenizerTraining:
+    """Loss weights as LlamaGen's.
+
+    `quantise_start` > 0: until this step latents reach the decoder as they are; then the codebook starts as the
+    centres of what the encoder gives. `revive_steps` > 0: in the first half of a stage, every so many steps, codes
+    that hardly occur move to latents that no code describes well. LlamaGen has neither (0, 0); a short training
+    without them leaves most of a codebook unused.
+    """
+
+    tokenizer: ImageTokenizerConfig = field(default_factory=ImageTokenizerConfig)
+    l2_weight: float = 1.0
+    l1_weight: float = 0.0
+    perceptual_weight: float = 1.0
+    commitment_weight: float = 0.25
+    gan_weight: float = 0.5
+    discriminator_width: int = 64
+    discriminator_start: int = 20000
+    quantise_start: int = 0
+    revive_steps: int = 0
+
+
+class PatchDiscriminator(nn.Module):
+    """PatchGAN: 4x4 convolutions, stride 2 three times, one logit a patch [M, 1, h, w] (arXiv 1611.07004; pix2pix)."""
+
+    def __init__(self, width: int, num_layers: int = 3):
+        super().__init__()
+        layers: list[nn.Module] = [nn.Conv2d(3, width, 4, 2, 1), nn.LeakyReLU(0.2)]
+        for i in range(1, num_layers + 1):
+            narrow, wide = width * min(2 ** (i - 1), 8), width * min(2**i, 8)
+            stride = 2 if i < num_layers else 1
+            layers += [nn.Conv2d(narrow, wide, 4, stride, 1, bias=False), nn.BatchNorm2d(wide), nn.LeakyReLU(0.2)]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(wide, 1, 4, 1, 1))
+        self.initialise()
+
+    def initialise(self) -> None:
+        """pix2pix's: convolutions Normal(0, 0.02), norms around 1."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.02)
+            elif isinstance(module, nn.BatchNorm2d):
+                nn.init.normal_(module.weight, 1.0, 0.02)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.layers(pixels)
+
+
+class TokenizerAndDiscriminator(nn.Module):
+    """The two players, and how often each code was used lately (moving average of uses per step, [num_ids])."""
+
+    uses: Tensor
+
+    def __init__(self, c: TokenizerTraining):
+        super().__init__()
+        self.tokenizer = ImageTokenizer(c.tokenizer)
+        for p in self.tokenizer.parameters():
+            if p.dim() == 4:  # channels-last convolutions: the fastest on the CPU and on CUDA
+                p.data = p.data.contiguous(memory_format=torch.channels_last)
+        self.discriminator = PatchDiscriminator(c.discriminator_width)
+        self.register_buffer("uses", torch.ones(c.tokenizer.num_ids))
+
+
+class TokenizerObjective:
+    """Reconstruction; of the model only the tokenizer is kept."""
+
+    def __init__(self, c: TokenizerTraining, seed: int):
+        self.config, self.seed = c, seed
+        self.model = TokenizerAndDiscriminator(c)
+        self.perceptual = PerceptualDistance() if c.perceptual_weight else None
+
+    def micro_batches(self, stage: Stage, step: int) -> Sequence[Tensor]:
+        device = next(self.model.parameters()).device
+        arrays = []
+        for name, count in stage.mixture.items():
+            source = SOURCES[name]("train", self.seed)
+            arrays += [source(step * count + i) for i in range(count)]
+        pixels = stack_pictures(arrays, self.config.tokenizer.image_size_px)
+        return [pixels.to(device, memory_format=torch.channels_last)]
+
+    def count(self, batch: Tensor) -> int:
+        return len(batch)
+
+    def clip_groups(self, trainable: dict[str, nn.Parameter]) -> list[list[nn.Parameter]]:
+        players = ("tokenizer.", "discriminator.")
+        groups = [[p for n, p in trainable.items() if n.startswith(player)] for player in players]
+        return [group for group in groups if group]
+
+    def loss(self, batch: Tensor, stage: Stage, step: int) -> tuple[Tensor, Measures]:
+        c, M = self.config, len(batch)
+        if c.quantise_start and step == c.quantise_start:
+            self._seed_codebook(stage, step)
+        if (
+            c.revive_steps
+            and step > c.quantise_start
+            and step % c.revive_steps == c.revive_steps - 1
+            and step < stage.num_steps // 2
+        ):
+            self._revive(batch, step)
+        again, unit, nearest, ids = self.model.tokenizer.reconstruct(batch, quantised=step >= c.quantise_start)
+        uses = torch.bincount(ids.flatten(), minlength=c.tokenizer.num_ids)
+        self.model.uses.lerp_(uses.to(self.model.uses), 1 - USES_DECAY)
+        l1, l2 = (again - batch).abs().mean(), (again - batch).square().mean()
+        codebook = (unit.detach() - nearest).square().mean()
+        commitment = (unit - nearest.detach()).square().mean()
+        loss = c.l2_weight * l2 + c.l1_weight * l1
+        if step >= c.quantise_start:
+            loss = loss + codebook + c.commitment_weight * commitment
+        measures: Measures = {"psnr_db": (-10 * (l2.detach() / 4).log10() * M, M)}
+        measures["codes_used"] = (code_usage(ids, c.tokenizer.num_ids)[0] * M, M)
+        if self.perceptual is not None:
+            self.perceptual.to(batch.device)
+            distance = self.perceptual(again, batch).mean()
+            loss = loss + c.perceptual_weight * distance
+            measures["perceptual"] = (distance.detach() * M, M)
+        if c.gan_weight and step >= c.discriminator_start:
+            fooling, judging = self._adversarial(again, batch)
+            loss = loss + c.gan_weight * fooling + judging
+            measures["discriminator"] = (judging.detach() * M, M)
+        return loss * M, measures
+
+    @torch.no_grad()
+    def _unit_latents(self, batch: Tensor) -> Tensor:
+        """Pixels [M, 3, H, W] -> unit latents of all places, [M N, C]."""
+        tokenizer = self.model.tokenizer
+        unit = F.normalize(tokenizer.to_code(tokenizer.encoder(batch)), dim=1)
+        return unit.permute(0, 2, 3, 1).reshape(-1, unit.shape[1])
+
+    @torch.no_grad()
+    def _seed_codebook(self, stage: Stage, step: int) -> None:
+        """Spherical k-means over the latents of some batches; centres that attract nothing move to ill-described
+        latents."""
+        rows = torch.cat([self._unit_latents(self.micro_batches(stage, step + i)[0]) for i in range(SEED_BATCHES)])
+        centres = self.model.tokenizer.codes()
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+        for round in range(SEED_ROUNDS):
+            cosine, nearest = (rows @ centres.T).max(dim=1)
+            if round % 2 == 0 and round < SEED_ROUNDS - 4:
+                rare = (torch.bincount(nearest, minlength=len(centres)) < 2).nonzero()[:, 0]
+                if len(rare):
+                    chosen = torch.multinomial((1 - cosine).clamp(min=1e-6).cpu(), len(rare), generator=generator)
+                    centres[rare] = rows[chosen.to(rows.device)]
+            else:
+                centres = F.normalize(centres * 1e-3 + torch.zeros_like(centres).index_add(0, nearest, rows), dim=1)
+        self.model.tokenizer.codebook.weight.copy_(centres)
+
+    @torch.no_grad()
+    def _revive(self, batch: Tensor, step: int) -> None:
+        """Moves codes used less than `RARE` times a step to latents of the batch, the ill-described ones first."""
+        rows = self._unit_latents(batch)
+        error = (1 - (rows @ self.model.tokenizer.codes().T).max(dim=1).values).clamp(min=1e-6)
+        rare = (self.model.uses < RARE).nonzero()[:, 0][: len(rows)]
+        if not len(rare):
+            return
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+        chosen = torch.multinomial(error.cpu(), len(rare), generator=generator).to(rows.device)
+        self.model.tokenizer.codebook.weight[rare] = rows[chosen]
+        self.model.uses[rare] = 1.0
+
+    def _adversarial(self, again: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """(the generator's loss, half the discriminator's hinge loss)."""
+        discriminator = self.model.discriminator
+        fixed = {name: p.detach() for name, p in discriminator.named_parameters()}
+        fooling = -functional_call(discriminator, fixed, (again,)).mean()
+        real, fake = discriminator(batch), discriminator(again.detach())
+        judging = 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
+        return fooling, 0.5 * judging

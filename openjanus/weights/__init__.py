@@ -1,0 +1,1 @@
+"""Checkpoint folders (floor 2)."""

@@ -1,0 +1,27 @@
+"""What every test relies on: one CPU thread, no network, a fixed seed, and gpu tests skipped where there is no GPU."""
+
+import os
+
+# One thread: the tests' tensors are tiny, and other work may share the cores. Before torch is imported, and through the
+# environment, so that subprocesses inherit it; a given OMP_NUM_THREADS wins.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed_and_threads() -> Iterator[None]:
+    """Each test starts from the same seed and leaves the thread count as it found it."""
+    torch.manual_seed(0)
+    num_threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(num_threads)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
