@@ -21,11 +21,15 @@ console = Console(stderr=True, highlight=False)
 Model = Annotated[str, arg(help="a checkpoint folder, or nano: the bundled small model")]
 Device = Annotated[str, arg(help="auto, cpu, cuda or mps")]
 DType = Annotated[str, arg(help="auto, float32, bfloat16 or float16")]
+Recipe = Annotated[Positional[str], arg(metavar="RECIPE", help="such as nano.janus")]
+Overrides = Annotated[
+    Positional[tuple[str, ...]], arg(metavar="KEY=VALUE ...", help="such as stages.unify.num_steps=100 or seed=1")
+]
 Threads = Annotated[int, arg(help="CPU threads; 0: torch's own choice")]
 
 
 def generate(
-    prompts: Positional[tuple[str, ...]],
+    prompts: Annotated[Positional[tuple[str, ...]], arg(metavar="PROMPT ...", help="what to draw")],
     n: Annotated[int, arg(aliases=["-n"], help="pictures per prompt")] = 1,
     seed: Annotated[int, arg(help="picture k of a prompt depends on (seed, k) alone")] = 0,
     guidance: Annotated[float | None, arg(help="classifier-free guidance; 1: off; default: the model's own")] = None,
@@ -41,6 +45,8 @@ def generate(
     """Draw pictures of one or several prompts into PNG files, with a contact sheet for more than one."""
     from openjanus.inference.picture_files import save_contact_sheet, save_png
 
+    if not prompts or not all(prompt.strip() for prompt in prompts):
+        raise ValueError("empty prompt: say what to draw, such as 'two red apples'")
     _check_folder(out)
     engine = _engine(model, device, dtype, threads)
     options = engine.options(n=n, seed=seed, guidance=guidance, temperature=temperature, top_k=top_k, top_p=top_p)
@@ -59,8 +65,8 @@ def generate(
 
 
 def ask(
-    picture: Positional[Path],
-    question: Positional[str],
+    picture: Annotated[Positional[Path], arg(metavar="PICTURE", help="any picture file")],
+    question: Annotated[Positional[str], arg(metavar="QUESTION")],
     temperature: Annotated[float, arg(help="0: the most probable answer")] = 0.0,
     seed: int = 0,
     max_new_tokens: int = 256,
@@ -112,8 +118,8 @@ def demo(out: Annotated[Path, arg(help="folder for the drawing")] = Path("demo")
 
 
 def train(
-    recipe: Positional[str],
-    overrides: Annotated[Positional[tuple[str, ...]], arg(help="key=value, such as stages.unify.num_steps=100")] = (),
+    recipe: Recipe,
+    overrides: Overrides = (),
     out: Annotated[Path | None, arg(help="folder of the run; default runs/RECIPE")] = None,
     stop_after: Annotated[int | None, arg(help="stop after this many steps; the same command goes on")] = None,
     device: Device = "auto",
@@ -134,8 +140,8 @@ def train(
 
 
 def tokenize(
-    recipe: Positional[str],
-    overrides: Annotated[Positional[tuple[str, ...]], arg(help="key=value")] = (),
+    recipe: Recipe,
+    overrides: Overrides = (),
     num: Annotated[int, arg(help="how many drawings")] = 80_000,
     source: Annotated[str, arg(help="source whose pictures are drawn")] = "emoji.drawings",
     device: Device = "auto",
@@ -163,7 +169,7 @@ def tokenize(
 
 
 def evaluate(
-    model: Positional[str] = "nano",
+    model: Annotated[Positional[str], arg(metavar="MODEL", help="a checkpoint folder, or nano")] = "nano",
     n: Annotated[int, arg(help="prompts and questions per split")] = 300,
     seed: Annotated[int, arg(help="seed of prompts, questions and drawings")] = 1,
     guidance: float | None = None,
@@ -185,8 +191,8 @@ def evaluate(
 
 
 def convert(
-    source: Positional[Path],
-    target: Positional[Path],
+    source: Annotated[Positional[Path], arg(metavar="SOURCE", help="a checkpoint folder")],
+    target: Annotated[Positional[Path], arg(metavar="TARGET", help="the folder to write")],
     dtype: Annotated[str, arg(help="float32, bfloat16 or float16")] = "float16",
 ) -> None:
     """Write a checkpoint folder again in another dtype."""

@@ -4,6 +4,7 @@ The training loop knows none of this: it is handed callables.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,10 @@ from torch import nn
 from openjanus.data import grammar, world
 from openjanus.data.splits import stream
 from openjanus.evaluation.drawing_score import judge
+from openjanus.evaluation.world_report import WorldReport, report_on_world
 from openjanus.inference.engine import Engine
 from openjanus.inference.picture_files import contact_sheet
+from openjanus.inference.sampling import SamplingOptions
 from openjanus.processing.image import to_images, to_pixels
 from openjanus.training.janus import JanusObjective, JanusTraining
 from openjanus.training.loop import Evaluator, Objective
@@ -26,6 +29,7 @@ from openjanus.weights.checkpoint import Checkpoint
 
 PREVIEW_SEED = 7
 NUM_PREVIEWS = 32
+BATCH = 50
 
 
 def evaluators_of(run: Run) -> Sequence[Evaluator]:
@@ -86,3 +90,26 @@ class JanusPreview:
             question = grammar.question(scene, stream("seen", PREVIEW_SEED, i, 2))
             right.append(engine.ask(Image.fromarray(world.render(scene)), question.text) == question.answer)
         return {"preview_accepted": float(np.mean(accepted)), "preview_answers": float(np.mean(right))}
+
+
+def evaluate_emoji_world(engine: Engine, options: SamplingOptions, n: int, seed: int) -> WorldReport:
+    """The report on an engine, drawing with the given options, picture k of prompt k with seed `options.seed + k`."""
+
+    def draw(prompts: Sequence[str]) -> list[Image.Image]:
+        images: list[Image.Image] = []
+        for start in range(0, len(prompts), BATCH):
+            images += engine.generate(prompts[start : start + BATCH], replace(options, seed=options.seed + start))
+        return images
+
+    def redraw(pictures: Sequence[np.ndarray]) -> list[Image.Image]:
+        tokenizer = engine.model.generation.tokenizer
+        where = tokenizer.codebook.weight
+        images: list[Image.Image] = []
+        for start in range(0, len(pictures), BATCH):
+            pixels = torch.stack([to_pixels(p) for p in pictures[start : start + BATCH]]).to(where.device, where.dtype)
+            images += to_images(tokenizer.decode(tokenizer.encode(pixels)))
+        return images
+
+    settings = {"guidance": options.guidance, "temperature": options.temperature}
+    with torch.inference_mode():
+        return report_on_world(draw, engine.ask, redraw, n, seed, settings)

@@ -44,11 +44,11 @@ def tokenizer() -> Run:
         perceptual_weight=0.1,
         gan_weight=0.02,
         discriminator_width=32,
-        discriminator_start=3500,
+        discriminator_start=7800,
         quantise_start=400,
         revive_steps=25,
     )
-    stage = Stage("reconstruct", 4200, 1e-3, {"emoji.pictures": 16}, schedule="cosine", warmup_steps=100)
+    stage = Stage("reconstruct", 9000, 1e-3, {"emoji.pictures": 16}, schedule="cosine", warmup_steps=100)
     return Run("nano.tokenizer", task, (stage,))
 
 

@@ -103,6 +103,8 @@ def fit(
                 if step % schedule.log_steps == 0 or step == end:
                     line = log.flush(step, stage, stage.lr_at(step - 1 - first))
                     progress.update(bar, note=_note(line))
+                    if not progress.console.is_terminal and step % (10 * schedule.log_steps) == 0:
+                        progress.console.print(f"{stage.name} {step - first}/{stage.num_steps}  {_note(line)}")
                 progress.update(bar, completed=step - first)
                 if step % schedule.evaluate_steps == 0 or step == total_steps:
                     log.write(step, stage, _evaluate(evaluators, model, step, folder))
