@@ -64,33 +64,30 @@ def override(config: C, assignments: Iterable[str]) -> C:
             value = json.loads(text)
         except json.JSONDecodeError:
             value = text
-        config = _override_one(config, path.split("."), value, path)
+        data = to_dict(config)
+        _assign(data, path.split("."), value, path)
+        config = from_dict(type(config), data)
     return config
 
 
-def _override_one(config: Any, steps: list[str], value: Any, path: str) -> Any:
-    head, rest = steps[0], steps[1:]
-    if isinstance(config, tuple):
-        names = [getattr(item, "name", str(index)) for index, item in enumerate(config)]
-        if head not in names and not (head.isdigit() and int(head) < len(config)):
-            raise ValueError(f"override {path}: no item {head!r}{_nearest(head, names)}")
-        index = names.index(head) if head in names else int(head)
-        return (*config[:index], _override_one(config[index], rest, value, path), *config[index + 1 :])
-    if isinstance(config, dict):
-        if head not in config:
-            raise ValueError(f"override {path}: unknown key {head!r}{_nearest(head, config)}")
-        return {**config, head: value if not rest else _override_one(config[head], rest, value, path)}
-    names = [f.name for f in dataclasses.fields(config)]
-    if head not in names:
-        raise ValueError(f"override {path}: unknown key {head!r}{_nearest(head, names)}")
-    current = getattr(config, head)
-    if rest:
-        if not (dataclasses.is_dataclass(current) or isinstance(current, (tuple, dict))):
-            raise ValueError(f"override {path}: {head!r} is a plain value and has no key {rest[0]!r}")
-        changed = _override_one(current, rest, value, path)
+def _assign(data: Any, steps: list[str], value: Any, path: str) -> None:
+    """Sets one value inside plain data; keys of mappings may hold dots themselves, as the names of sources do."""
+    known: dict[str, Any] = {}
+    if isinstance(data, list):
+        named = {item["name"]: i for i, item in enumerate(data) if isinstance(item, dict) and "name" in item}
+        known = {str(i): i for i in range(len(data))} | named
+    elif isinstance(data, dict):
+        known = {key: key for key in data if key != "type"}
     else:
-        changed = _build(typing.get_type_hints(type(config))[head], value, path)
-    return dataclasses.replace(config, **{head: changed})
+        raise ValueError(f"override {path}: {data!r} is a plain value and has no key {steps[0]!r}")
+    length = next((n for n in range(len(steps), 0, -1) if ".".join(steps[:n]) in known), 0)
+    if not length:
+        raise ValueError(f"override {path}: unknown key {steps[0]!r}{_nearest(steps[0], known)}")
+    key, rest = known[".".join(steps[:length])], steps[length:]
+    if rest:
+        _assign(data[key], rest, value, path)
+    else:
+        data[key] = value
 
 
 def _nearest(key: str, known: Iterable[str]) -> str:

@@ -23,6 +23,8 @@ class Runtime:
         `num_threads` bounds the CPU threads (0 leaves torch's own choice). Raises ValueError for a device that is not
         there.
         """
+        if num_threads < 0:
+            raise ValueError(f"threads is {num_threads}, expected 0 (torch's own choice) or more")
         if num_threads:
             torch.set_num_threads(num_threads)
         available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
@@ -42,7 +44,10 @@ class Runtime:
             chosen = DTYPES[dtype]
         else:
             raise ValueError(f"dtype {dtype!r}: expected auto, {', '.join(DTYPES)}")
-        return cls(torch.device(kind if device == "auto" else device), chosen, reason)
+        try:
+            return cls(torch.device(kind if device == "auto" else device), chosen, reason)
+        except RuntimeError:
+            raise ValueError(f"device {device!r}: expected auto, cpu, cuda, cuda:N or mps") from None
 
     def __str__(self) -> str:
         name = str(self.dtype).removeprefix("torch.")

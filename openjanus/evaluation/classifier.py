@@ -69,7 +69,7 @@ def shipped_classifier() -> Classifier:
 
 def crop_of(image: np.ndarray, background: str, x: int, y: int, size: int) -> np.ndarray:  # -> uint8 [32, 32, 3]
     """The box with a margin, on plain background where it leaves the picture, shrunk to the network's size."""
-    pad = MARGIN_PX + 4
+    pad = MARGIN_PX + size  # a box may lie wholly outside
     height, width, _ = image.shape
     wide = np.empty((height + 2 * pad, width + 2 * pad, 3), np.uint8)
     wide[:] = BACKGROUNDS[background]

@@ -239,3 +239,10 @@ def format_report(report: DrawingReport, error: Error | None = None) -> str:
     if report.reasons:
         lines.append("refused for: " + ", ".join(f"{what} {count}" for what, count in report.reasons.most_common()))
     return "\n".join([*lines, "", format_error(measured_error() if error is None else error)])
+
+
+if __name__ == "__main__":
+    table = scorer_error(n=300, seed=2)
+    MEASURED_ERROR.parent.mkdir(exist_ok=True)
+    MEASURED_ERROR.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+    print(format_error(table))

@@ -41,10 +41,10 @@ LAB_SCALE = np.array([1.0, 2.0, 2.0], np.float32)  # hue tells more than lightne
 RENDER_PX = 32
 
 # Thresholds, calibrated with scorer_error: see drawing_score.
-MIN_FIT = 0.70  # share of the template's energy that the picture explains
-MAX_RIVAL = 0.90  # error of the best template over that of the best template of another object
-MAX_SHAPE = 0.85  # and over that of the best plain shape
-MIN_DETAIL = 0.5
+MIN_FIT = 0.75  # share of the template's energy that the picture explains
+MAX_RIVAL = 0.95  # error of the best template over that of the best template of another object
+MAX_SHAPE = 0.90  # and over that of the best plain shape
+MIN_DETAIL = 0.3
 FLAT_SHARE = 0.03  # artwork with less than this share of detail is a mere silhouette
 MIN_CONTRAST = 0.2
 MAX_COLOR_DISTANCE = 0.2  # scaled OKLab distance of the body to the nearest nominal colour; red to orange is 0.25

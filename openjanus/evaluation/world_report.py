@@ -93,7 +93,7 @@ def grouped(report: DrawingReport) -> dict[str, Share]:
 def report_on_world(
     draw: Draw, ask: Ask, redraw: Redraw, n: int, seed: int, settings: dict[str, Any] | None = None
 ) -> WorldReport:
-    """Draws `n` captions of each drawing split, answers `n` questions of each answer split, redraws `n` true pictures."""
+    """Draws `n` captions and answers `n` questions of each split, and redraws `n` true pictures."""
     if n < 1:
         raise ValueError(f"n is {n}, expected 1 or more")
     report = WorldReport({**(settings or {}), "n": n, "seed": seed})

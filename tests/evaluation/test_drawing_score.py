@@ -22,8 +22,8 @@ from openjanus.evaluation.drawing_score import (
 from openjanus.evaluation.scene_reader import FoundItem, Reading
 
 SEED = 31
-# Bars for small samples; the measured shares (n = 1,000) are in assets/scorer_error.json.
-MOST_ACCEPTED = {"disc": 0.03, "square": 0.03, "smudge": 0.05, "silhouette": 0.05, "half": 0.05, "chimera": 0.1}
+# Bars for samples of some forty; the measured shares (n = 300) are in assets/scorer_error.json.
+MOST_ACCEPTED = {"disc": 0.03, "square": 0.03, "smudge": 0.08, "silhouette": 0.05, "half": 0.05, "chimera": 0.1}
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,84 @@
+"""The fast attention against the textbook formula, its mask against a loop, rotary positions against complex numbers."""
+
+import pytest
+import torch
+
+from openjanus.model.attention import KVCache, attend, attend_slowly, causal_document_mask, rotary_table, rotate
+
+
+def qkv(num_heads: int, num_kv_heads: int, T: int, S: int):
+    return torch.randn(2, num_heads, T, 8), torch.randn(2, num_kv_heads, S, 8), torch.randn(2, num_kv_heads, S, 8)
+
+
+@pytest.mark.parametrize("num_kv_heads", [4, 2, 1])
+@pytest.mark.parametrize("masked", [True, False])
+def test_attend_equals_the_textbook(num_kv_heads, masked):
+    document = torch.tensor([[0, 0, 1, 1, 1, -1], [-1, -1, 0, 0, 0, 0]])
+    mask = causal_document_mask(document[:, 3:], document) if masked else None
+    q, k, v = qkv(4, num_kv_heads, 3, 6)
+    torch.testing.assert_close(attend(q, k, v, mask), attend_slowly(q, k, v, mask), rtol=1e-5, atol=1e-6)
+
+
+def test_query_heads_share_their_own_groups_key_head():
+    q, k, v = qkv(4, 2, 3, 3)
+    for group in range(2):
+        heads = slice(2 * group, 2 * group + 2)
+        alone = attend_slowly(q[:, heads], k[:, [group, group]], v[:, [group, group]], None)
+        torch.testing.assert_close(attend(q, k, v, None)[:, heads], alone, rtol=1e-5, atol=1e-6)
+
+
+def test_mask_is_true_within_a_document_up_to_the_query():
+    document = torch.tensor([[-1, -1, 0, 0, 1], [0, 1, 1, 2, -1]])
+    T, S = 3, 5
+    mask = causal_document_mask(document[:, -T:], document)
+    assert mask.shape == (2, 1, T, S)
+    for b in range(2):
+        for t in range(T):
+            query = S - T + t
+            for s in range(S):
+                allowed = s <= query and document[b, s] == document[b, query]
+                assert mask[b, 0, t, s] == allowed
+
+
+def test_padding_rows_are_finite_and_do_not_reach_others():
+    document = torch.tensor([[-1, -1, 0, 0], [0, 0, -1, -1]])
+    mask = causal_document_mask(document, document)
+    q, k, v = qkv(4, 2, 4, 4)
+    before = attend(q, k, v, mask)
+    assert before.isfinite().all()
+    padding = (document == -1)[:, None, :, None]
+    after = attend(q, k.masked_fill(padding, 100.0), v.masked_fill(padding, -100.0), mask)
+    real = ~padding.expand_as(before)
+    assert torch.equal(before[real], after[real])
+
+
+def test_rotation_is_multiplication_by_complex_numbers():
+    K, theta = 8, 100.0
+    position = torch.tensor([[0, 1, 2, 300], [7, 0, 1, 2]])
+    x = torch.randn(2, 3, 4, K)
+    turned = rotate(x, *rotary_table(position, K, theta))
+    z = torch.complex(x[..., : K // 2].double(), x[..., K // 2 :].double())
+    for i in range(K // 2):
+        angle = position.double()[:, None] * theta ** (-2 * i / K)
+        wanted = z[..., i] * torch.polar(torch.ones_like(angle), angle)
+        torch.testing.assert_close(turned[..., i].double(), wanted.real, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(turned[..., i + K // 2].double(), wanted.imag, rtol=1e-4, atol=1e-4)
+
+
+def test_rotated_products_depend_on_distance_alone():
+    q, k = torch.randn(8), torch.randn(8)
+
+    def product(m: int, n: int) -> float:
+        rows = torch.stack((q, k)).view(1, 1, 2, 8)
+        turned = rotate(rows, *rotary_table(torch.tensor([[m, n]]), 8, 10000.0))
+        return float(turned[0, 0, 0] @ turned[0, 0, 1])
+
+    assert product(5, 3) == pytest.approx(product(105, 103), abs=1e-4)
+    assert product(5, 3) != pytest.approx(product(5, 4), abs=1e-3)
+
+
+def test_a_full_cache_says_so():
+    cache = KVCache(1, 2, 1, 4, 8, like=torch.zeros(1))
+    cache.extend(torch.zeros(2, 3, dtype=torch.int64))
+    with pytest.raises(ValueError, match="3 \\+ 2 positions, 4 reserved"):
+        cache.extend(torch.zeros(2, 2, dtype=torch.int64))

@@ -1,0 +1,71 @@
+"""The runtime chooses what is there, and says so when it is not."""
+
+import pytest
+import torch
+
+from openjanus.runtime import DTYPES, Runtime
+
+
+def pretend(monkeypatch, cuda: bool, mps: bool) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "device", "dtype"),
+    [
+        (True, True, "cuda", torch.bfloat16),
+        (False, True, "mps", torch.float32),
+        (False, False, "cpu", torch.float32),
+    ],
+)
+def test_auto_takes_the_first_that_is_there(monkeypatch, cuda, mps, device, dtype):
+    pretend(monkeypatch, cuda, mps)
+    runtime = Runtime.choose()
+    assert (runtime.device, runtime.dtype) == (torch.device(device), dtype)
+    assert device in runtime.reason
+
+
+def test_what_is_asked_for_is_taken(monkeypatch):
+    pretend(monkeypatch, True, False)
+    assert Runtime.choose("cpu").device == torch.device("cpu")
+    assert Runtime.choose("cuda:1").device == torch.device("cuda:1")
+    for name, dtype in DTYPES.items():
+        assert Runtime.choose("cpu", name).dtype == dtype
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", "mps"])
+def test_a_device_that_is_not_there_is_an_error(monkeypatch, device):
+    pretend(monkeypatch, False, False)
+    with pytest.raises(ValueError, match=f"device '{device}' is not available here: use auto or cpu"):
+        Runtime.choose(device)
+
+
+@pytest.mark.parametrize("device", ["gpu", "", "cpu:first", "cpu:"])
+def test_an_unknown_device_is_an_error(device):
+    with pytest.raises(ValueError, match=f"device '{device}'"):
+        Runtime.choose(device)
+
+
+def test_an_unknown_dtype_is_an_error():
+    with pytest.raises(ValueError, match="dtype 'float8': expected auto, float32, bfloat16, float16"):
+        Runtime.choose("cpu", "float8")
+
+
+def test_threads_are_bounded():
+    before = torch.get_num_threads()
+    Runtime.choose("cpu", num_threads=1)
+    assert torch.get_num_threads() == 1
+    Runtime.choose("cpu", num_threads=0)
+    assert torch.get_num_threads() == 1
+    torch.set_num_threads(before)
+
+
+def test_a_negative_number_of_threads_is_an_error():
+    with pytest.raises(ValueError, match="-1"):
+        Runtime.choose("cpu", num_threads=-1)
+
+
+def test_text_says_what_and_why():
+    assert str(Runtime.choose("cpu", "bfloat16")).startswith("cpu bfloat16, ")
+    assert "asked for" in str(Runtime.choose("cpu"))
