@@ -187,7 +187,7 @@ def training_crop(rng: np.random.Generator) -> tuple[np.ndarray, int, int]:  # u
         small = Image.fromarray(canvas).resize((len(canvas) // 2,) * 2, Image.Resampling.BOX)
         canvas = np.asarray(small.resize((len(canvas),) * 2, Image.Resampling.BICUBIC))
     grow = int(rng.integers(-2, 3))
-    shift = rng.integers(-2, 3, 2)
+    shift = rng.integers(-2, 3, 2).astype(np.float64)
     if fault == len(GARBAGE) + 1:  # a box beside the object
         shift = np.array(pick(rng, ((1, 0), (-1, 0), (0, 1), (0, -1)))) * rng.uniform(0.4, 0.6) * size
     crop = crop_of(canvas, background, int(room + shift[0] - grow // 2), int(room + shift[1] - grow // 2), size + grow)

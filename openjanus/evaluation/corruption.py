@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from openjanus.data.sprites import BACKGROUNDS, COLORS, NOUNS, OBJECTS, scaled_sprite
-from openjanus.data.words import pick
+from openjanus.data.words import coin, pick
 from openjanus.data.world import CANVAS_PX, GAP_PX, LATTICE_PX, MULTI_PX, SIZES_PX, Item, Scene, place_of, render
 
 Artwork = tuple[np.ndarray, np.ndarray]  # premultiplied colour [s, s, 3], one minus alpha [s, s, 1]
@@ -103,9 +103,12 @@ def _silhouette(item: Item, style: str, rng: np.random.Generator) -> Artwork | N
 
 def _half(item: Item, style: str, rng: np.random.Generator) -> Artwork:
     pixels, keep = artwork_of(item, style)
-    gone = np.zeros((item.size, item.size, 1), bool)
     middle = item.size // 2
-    gone[pick(rng, (np.s_[:middle], np.s_[middle:], np.s_[:, :middle], np.s_[:, middle:]))] = True
+    start = pick(rng, (0, middle))
+    gone = np.zeros((item.size, item.size, 1), bool)
+    gone[start : start + middle] = True
+    if coin(rng, 0.5):
+        gone = gone.transpose(1, 0, 2)
     return np.where(gone, 0, pixels), np.where(gone, 1, keep)
 
 

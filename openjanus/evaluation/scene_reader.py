@@ -233,7 +233,7 @@ def read_scene(image: np.ndarray, styles: tuple[str, ...] = TRAIN_STYLES) -> Rea
         # A window over two objects can explain more than one over either, but never well.
         fit = np.clip(explained / np.maximum((crops**2).sum(1), 1e-6), 0, 1)
         gain[chosen] = explained * fit**2 * (side / COARSE) ** 2
-    items = []
+    items: list[FoundItem] = []
     free = np.ones(len(x), bool)
     while len(items) < 8:
         best = int(np.where(free, gain, -np.inf).argmax())
@@ -265,7 +265,8 @@ def _recognise(picture: np.ndarray, total: np.ndarray, bank: Bank, x: int, y: in
         xs, ys = (np.unique(np.clip(corner + shift, 0, CANVAS_PX - side)) for corner in (x, y))
         crop = _windows(picture, side, FINE, xs, ys).reshape(len(ys) * len(xs), -1)
         corners = [(int(left), int(top), side) for top in ys for left in xs]
-        missed = around - _box_sum(total, *np.array(corners).T, grow=0)
+        lefts, tops, sides = np.array(corners).T
+        missed = around - _box_sum(total, lefts, tops, sides, grow=0)
         own = (crop**2).sum(1)
         area = (side / FINE) ** 2
         errors.append(missed[:, None] + (own[:, None] - 2 * crop @ bank.fine.T + bank.fine_energy) * area)
