@@ -37,7 +37,7 @@ VISION_ENCODER = VisionEncoderConfig(
 
 
 def tokenizer() -> Run:
-    """LlamaGen's losses with an L1 term; the discriminator joins for the last sixth."""
+    """LlamaGen's losses with an L1 term; the discriminator joins for the last eighth."""
     task = TokenizerTraining(
         IMAGE_TOKENIZER,
         l1_weight=1.0,
@@ -101,7 +101,7 @@ def janus() -> Run:
         Stage("adapt", 100, 1e-3, {"emoji.questions": 16, "emoji.drawings": 32}, adaptors, "cosine", warmup_steps=20),
         Stage(
             "unify",
-            2500,
+            7000,
             1.5e-3,
             {"emoji.questions": 16, "emoji.texts": 8, "emoji.drawings": 48},
             adaptors + body,
@@ -109,7 +109,7 @@ def janus() -> Run:
         ),
         Stage(
             "tune",
-            1000,
+            2500,
             1e-3,
             {"emoji.questions": 24, "emoji.texts": 4, "emoji.drawings": 48},
             ("*", "!generation.tokenizer.*"),

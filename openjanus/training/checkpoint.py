@@ -57,8 +57,10 @@ def restore_optimizer(checkpoint: Path, optimizer: torch.optim.Optimizer) -> Non
     for key, tensor in load_file(checkpoint / "optimizer.safetensors").items():
         number, name = key.split(".")
         p = parameters[int(number)]
-        # AdamW counts its steps in a scalar that need not live where the parameter does
-        optimizer.state[p][name] = tensor if name == "step" and not p.is_cuda else tensor.to(p.device)
+        if name == "step":  # a scalar, which AdamW keeps on the CPU unless the parameter is on a GPU
+            optimizer.state[p][name] = tensor.to(p.device) if p.is_cuda else tensor
+        else:  # in the parameter's own memory order: the fused kernel walks both side by side
+            optimizer.state[p][name] = torch.empty_like(p).copy_(tensor)
 
 
 def _all(folder: Path) -> list[Path]:

@@ -46,23 +46,25 @@ class Checkpoint:
 
 def save(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None = None) -> None:
     """Writes a checkpoint folder, whole or not at all; floating tensors are stored as `dtype` (None: as they are)."""
-    draft = folder.with_name(f".{folder.name}.draft-{os.getpid()}")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
     config = CheckpointConfig(checkpoint.model.config, checkpoint.processor.config, checkpoint.sampling)
-    configs.save(config, draft / "config.json")
     tensors = {
         name: (t.to(dtype) if dtype is not None and t.is_floating_point() else t).detach().cpu().clone().contiguous()
         for name, t in _stored(checkpoint.model).items()
     }
-    save_file(tensors, draft / "model.safetensors", {"format": "openjanus"})
-    checkpoint.processor.text.save(draft / "tokenizer.json")
-    if folder.is_dir():  # keep what others put beside the checkpoint, such as a model card
-        for name in FILES:
-            os.replace(draft / name, folder / name)
-        draft.rmdir()
-    else:
-        os.replace(draft, folder)
+    draft = folder.with_name(f".{folder.name}.draft-{os.getpid()}")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        configs.save(config, draft / "config.json")
+        save_file(tensors, draft / "model.safetensors", {"format": "openjanus"})
+        checkpoint.processor.text.save(draft / "tokenizer.json")
+        if folder.is_dir():  # keep what others put beside the checkpoint, such as a model card
+            for name in FILES:
+                os.replace(draft / name, folder / name)
+        else:
+            os.replace(draft, folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def load(folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Checkpoint:

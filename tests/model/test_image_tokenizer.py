@@ -83,7 +83,7 @@ def test_encode_and_decode_shapes(changes, side):
     with torch.no_grad():
         ids = model.encode(pixels(3))
         assert ids.shape == (3, side**2) and ids.dtype == torch.int64
-        assert 0 <= ids.min() and ids.max() < IMAGE_TOKENIZER.num_ids
+        assert ids.min() >= 0 and ids.max() < IMAGE_TOKENIZER.num_ids
         assert model.decode(ids).shape == (3, 3, 16, 16)
 
 

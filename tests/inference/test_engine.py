@@ -1,0 +1,146 @@
+"""Both doors against oracles that recompute the whole sequence at every step."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+
+from openjanus.inference.engine import Engine
+from openjanus.inference.sampling import SamplingOptions, guide
+from openjanus.processing.processor import Message
+from openjanus.sequence import Document, GenerateSpan, TextSpan, collate
+from tests import tiny
+
+PROMPTS = ["a red car", "two big purple butterflies on a white background, in noto style"]
+PICTURE = Image.new("RGB", (20, 12), (200, 30, 60))
+GREEDY = SamplingOptions(temperature=0.0, guidance=5.0)
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return Engine(tiny.checkpoint())
+
+
+def slow_drawing(engine: Engine, prompt: str, guidance: float) -> list[int]:
+    """Greedy ids of one prompt without a cache: one document at a time, from its beginning, at every step."""
+    start = engine.processor.prompt([Message("user", [prompt])], draw=True)
+    ids: list[int] = []
+    for _ in range(engine.model.config.image_tokenizer.num_image_ids):
+        logits = []
+        for document in (start, engine.processor.unconditional(start)):
+            batch = collate([[*document, GenerateSpan(ids)] if ids else document])
+            logits.append(engine.model.image_logits(engine.model(batch)[:, -1]))
+        blended = logits[0] if guidance == 1 else guide(torch.cat(logits), guidance)
+        ids.append(int(blended.argmax()))
+    return ids
+
+
+@pytest.mark.parametrize("guidance", [1.0, 5.0])
+def test_greedy_drawings_equal_the_oracle_for_prompts_of_different_lengths(engine, guidance) -> None:
+    drawn = engine.generate_ids(PROMPTS, replace(GREEDY, guidance=guidance))
+    assert drawn.tolist() == [slow_drawing(engine, prompt, guidance) for prompt in PROMPTS]
+
+
+def test_picture_k_of_a_prompt_does_not_depend_on_its_company(engine) -> None:
+    options = SamplingOptions(temperature=1.0, guidance=2.0, seed=3, n=3)
+    company = engine.generate_ids(PROMPTS, options)
+    alone = engine.generate_ids(PROMPTS[1], options)
+    assert torch.equal(company[3:], alone)
+    assert torch.equal(engine.generate_ids(PROMPTS[1], replace(options, n=1))[0], alone[0])
+    assert not torch.equal(alone[0], alone[1])
+    assert not torch.equal(alone, engine.generate_ids(PROMPTS[1], replace(options, seed=4)))
+
+
+def test_without_guidance_there_is_no_unconditional_row(engine, monkeypatch) -> None:
+    rows = []
+    original = engine.model.image_logits
+    monkeypatch.setattr(engine.model, "image_logits", lambda hidden: rows.append(len(hidden)) or original(hidden))
+    engine.generate_ids(PROMPTS, replace(GREEDY, guidance=1.0))
+    engine.generate_ids(PROMPTS, GREEDY)
+    assert set(rows[:16]) == {2} and set(rows[16:]) == {4}
+
+
+def test_pictures_have_the_tokenizers_size_and_progress_is_told(engine) -> None:
+    told: list[tuple[int, int]] = []
+    images = engine.generate(PROMPTS, replace(GREEDY, n=2), lambda done, total: told.append((done, total)))
+    assert [image.size for image in images] == [(16, 16)] * 4
+    assert told == [(step, 16) for step in range(1, 17)]
+
+
+def slow_answer(engine: Engine, document: Document, num_steps: int) -> list[int]:
+    text, ids = engine.processor.text, []
+    barred = [text.pad_id, text.bos_id, text.begin_of_image_id, text.end_of_image_id]
+    for _ in range(num_steps):
+        batch = collate([[*document, TextSpan(ids)] if ids else document])
+        logits = engine.model.text_logits(engine.model(batch)[0, -1])
+        logits[barred] = float("-inf")
+        ids.append(int(logits.argmax()))
+        if ids[-1] == text.eos_id:
+            break
+    return ids
+
+
+@pytest.mark.parametrize("pictures", [0, 1, 2])
+def test_greedy_answers_equal_the_oracle_and_pieces_join(engine, pictures) -> None:
+    conversation = [Message("user", [*[PICTURE] * pictures, "what is it?"])]
+    pieces = list(engine.chat(conversation, max_new_tokens=12))
+    ids = slow_answer(engine, engine.processor.prompt(conversation), 12)
+    text = engine.processor.text
+    whole = text.decode([i for i in ids if i != text.eos_id]).removeprefix(" ").rstrip("\ufffd")
+    assert "".join(pieces) == whole
+
+
+def script(engine: Engine, monkeypatch, ids: list[int]) -> None:
+    """Makes the text head say these ids, one after the other."""
+    said = iter(ids)
+
+    def logits(hidden: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.one_hot(torch.tensor([next(said)]), 1024).float()
+
+    monkeypatch.setattr(engine.model, "text_logits", logits)
+
+
+def test_an_answer_ends_at_the_end_of_sentence(engine, monkeypatch) -> None:
+    text = engine.processor.text
+    script(engine, monkeypatch, [*text.encode(" a cat"), text.eos_id, *text.encode(" never")])
+    assert engine.ask(PICTURE, "what is it?") == "a cat"
+
+
+def test_characters_of_several_ids_come_out_whole(engine, monkeypatch) -> None:
+    text = engine.processor.text
+    ids = text.encode(" a ☃ né")
+    assert len(ids) > 6  # the snowman takes three
+    script(engine, monkeypatch, [*ids, text.eos_id])
+    pieces = list(engine.chat([Message("user", ["hello"])]))
+    assert "".join(pieces) == "a ☃ né"
+    assert not any("\ufffd" in piece for piece in pieces)
+
+
+def test_special_tokens_never_come_out_of_chat(engine, monkeypatch) -> None:
+    text = engine.processor.text
+    wanted = torch.zeros(1, 1024)
+    wanted[0, text.begin_of_image_id] = 9.0
+    wanted[0, text.encode("cat")[0]] = 5.0
+    monkeypatch.setattr(engine.model, "text_logits", lambda hidden: wanted.clone())
+    assert "begin_of_image" not in "".join(engine.chat([Message("user", ["hello"])], max_new_tokens=3))
+
+
+def test_bad_requests_are_told_what_is_wrong(engine) -> None:
+    for bad in ("", "  ", []):
+        with pytest.raises(ValueError, match="empty prompt"):
+            engine.generate(bad)
+    with pytest.raises(ValueError, match="empty question"):
+        engine.ask(PICTURE, " ")
+    with pytest.raises(ValueError, match=r"positions.*192.*shorten"):
+        engine.generate("cat " * 300)
+    with pytest.raises(ValueError, match="shorten"):
+        list(engine.chat([Message("user", ["cat " * 300])]))
+    with pytest.raises(ValueError, match="unknown sampling option 'guidence'"):
+        engine.options(guidence=3.0)
+
+
+def test_the_checkpoints_own_settings_hold_until_told_otherwise() -> None:
+    engine = Engine(tiny.checkpoint(sampling={"guidance": 3.0, "temperature": 0.5}))
+    assert engine.options() == SamplingOptions(guidance=3.0, temperature=0.5)
+    assert engine.options(guidance=7.0, seed=None) == SamplingOptions(guidance=7.0, temperature=0.5)

@@ -1,0 +1,61 @@
+"""Choosing ids: the distribution, its restrictions against a loop oracle, guidance, and refused settings."""
+
+import math
+
+import pytest
+import torch
+
+from openjanus.inference.sampling import Sampler, SamplingOptions, guide, restrict
+
+
+def test_choices_follow_the_softmax() -> None:
+    logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
+    sampler = Sampler(SamplingOptions(temperature=0.7, seed=5), [0])
+    n = 4000
+    counts = torch.zeros(4)
+    for _ in range(n):
+        counts[sampler.choose(logits)] += 1
+    wanted = (logits[0] / 0.7).softmax(-1)
+    assert ((counts / n - wanted).abs() < 4 * (wanted * (1 - wanted) / n).sqrt() + 1e-3).all()
+
+
+def test_temperature_zero_takes_the_most_probable() -> None:
+    logits = torch.randn(5, 9)
+    assert torch.equal(Sampler(SamplingOptions(temperature=0.0), range(5)).choose(logits), logits.argmax(-1))
+
+
+def slow_restrict(row: list[float], top_k: int, top_p: float) -> list[float]:
+    order = sorted(range(len(row)), key=lambda i: -row[i])
+    kept = order[:top_k] if top_k else order
+    total = sum(math.exp(row[i]) for i in kept)
+    nucleus, mass = [], 0.0
+    for i in kept:
+        if mass >= top_p:
+            break
+        nucleus.append(i)
+        mass += math.exp(row[i]) / total
+    return [row[i] if i in nucleus else float("-inf") for i in range(len(row))]
+
+
+@pytest.mark.parametrize(("top_k", "top_p"), [(0, 1.0), (3, 1.0), (0, 0.6), (5, 0.5), (1, 0.1), (50, 0.99)])
+def test_restrict_equals_the_loop(top_k, top_p) -> None:
+    logits = torch.randn(6, 12, generator=torch.Generator().manual_seed(0))
+    wanted = torch.tensor([slow_restrict(row, top_k, top_p) for row in logits.tolist()])
+    torch.testing.assert_close(restrict(logits, top_k, top_p), wanted)
+
+
+def test_guidance_is_the_papers_formula() -> None:
+    conditional, unconditional = torch.randn(2, 7), torch.randn(2, 7)
+    blended = guide(torch.cat((conditional, unconditional)), 5.0)
+    torch.testing.assert_close(blended, unconditional + 5 * (conditional - unconditional))
+    torch.testing.assert_close(guide(torch.cat((conditional, unconditional)), 1.0), conditional)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"temperature": -1.0}, {"temperature": math.nan}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5},
+     {"guidance": 0.5}, {"guidance": math.nan}, {"seed": -1}, {"n": 0}, {"n": -1}, {"n": 65}],
+)  # fmt: skip
+def test_settings_out_of_range_are_refused(bad) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(bad))} is .*, expected"):
+        SamplingOptions(**bad)

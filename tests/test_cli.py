@@ -1,0 +1,106 @@
+"""The command line: bad input ends in one line and exit code 2, good input in files and answers."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from openjanus.cli import main
+from openjanus.weights import checkpoint
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("cli") / "model"
+    checkpoint.save(tiny.checkpoint(), folder)
+    return folder
+
+
+@pytest.fixture
+def picture(tmp_path) -> Path:
+    Image.new("RGB", (30, 20), "red").save(tmp_path / "picture.png")
+    return tmp_path / "picture.png"
+
+
+def refusal(capsys, *words: str) -> str:
+    """Runs a command that must fail; returns its one line."""
+    with pytest.raises(SystemExit) as stop:
+        main([str(word) for word in words])
+    assert stop.value.code == 2
+    captured = capsys.readouterr()
+    lines = [line for line in captured.err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert "Traceback" not in captured.err
+    return lines[0]
+
+
+def test_pictures_that_cannot_be_read(model, tmp_path, capsys) -> None:
+    assert "no such file" in refusal(capsys, "ask", tmp_path / "no.png", "what is it?", "--model", model)
+    (tmp_path / "text.png").write_text("not a picture")
+    assert "not a readable picture" in refusal(capsys, "ask", tmp_path / "text.png", "what is it?", "--model", model)
+    assert "picture" in refusal(capsys, "ask", tmp_path, "what is it?", "--model", model)
+
+
+def test_empty_words_and_wrong_numbers(model, picture, tmp_path, capsys) -> None:
+    out = tmp_path / "out"
+    assert "empty prompt" in refusal(capsys, "generate", "", "--model", model, "--out", out)
+    assert "empty prompt" in refusal(capsys, "generate", "--model", model, "--out", out)
+    assert "empty question" in refusal(capsys, "ask", picture, " ", "--model", model)
+    assert "n is -1" in refusal(capsys, "generate", "a cat", "-n", "-1", "--model", model, "--out", out)
+    assert "temperature is nan" in refusal(
+        capsys, "generate", "a cat", "--temperature", "nan", "--model", model, "--out", out
+    )
+    assert "shorten" in refusal(capsys, "generate", "cat " * 300, "--model", model, "--out", out)
+    assert not list(out.glob("*"))
+
+
+def test_an_output_folder_that_cannot_be_written(model, picture, capsys) -> None:
+    below_a_file = picture / "folder"
+    assert "cannot write there" in refusal(capsys, "generate", "a cat", "--model", model, "--out", below_a_file)
+
+
+def test_damaged_checkpoints_name_the_tensor(model, tmp_path, capsys) -> None:
+    changes = {
+        "missing generation.head.out.bias": lambda t: t.pop("generation.head.out.bias"),
+        "unknown stranger": lambda t: t.update(stranger=torch.zeros(1)),
+        "language_model.norm.weight has shape [7]": lambda t: t.update({"language_model.norm.weight": torch.zeros(7)}),
+    }
+    for message, change in changes.items():
+        checkpoint.save(tiny.checkpoint(), tmp_path / "bad")
+        tensors = load_file(tmp_path / "bad" / "model.safetensors")
+        change(tensors)
+        save_file(tensors, tmp_path / "bad" / "model.safetensors")
+        assert message in refusal(capsys, "generate", "a cat", "--model", tmp_path / "bad", "--out", tmp_path)
+    assert "no such folder" in refusal(capsys, "generate", "a cat", "--model", tmp_path / "none", "--out", tmp_path)
+
+
+def test_recipes_and_keys_that_do_not_exist_name_the_nearest(tmp_path, capsys) -> None:
+    assert "did you mean 'nano.janus'" in refusal(capsys, "train", "nano.janu")
+    out = ("--out", tmp_path / "run")
+    assert "did you mean 'num_steps'" in refusal(capsys, "train", "nano.encoder", "stages.contrast.num_step=1", *out)
+    assert "expected int" in refusal(capsys, "train", "nano.encoder", "stages.contrast.num_steps=many", *out)
+    assert not (tmp_path / "run").exists()
+
+
+def test_drawings_become_files_with_their_settings_inside(model, tmp_path, capsys) -> None:
+    main(["generate", "a red car", "-n", "2", "--seed", "3", "--model", str(model), "--out", str(tmp_path / "new")])
+    names = ["a-red-car-seed3-0.png", "a-red-car-seed3-1.png", "a-red-car-seed3-sheet.png"]
+    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == names
+    with Image.open(tmp_path / "new" / names[0]) as image:
+        assert image.size == (16, 16)
+        assert image.text["prompt"] == "a red car"
+        assert image.text["seed"] == "3"
+    assert capsys.readouterr().out.splitlines() == [str(tmp_path / "new" / name) for name in names]
+
+
+def test_an_answer_is_printed(model, picture, capsys) -> None:
+    main(["ask", str(picture), "what is it?", "--model", str(model), "--max-new-tokens", "4"])
+    assert capsys.readouterr().out.endswith("\n")
+
+
+def test_convert_stores_another_dtype(model, tmp_path) -> None:
+    main(["convert", str(model), str(tmp_path / "half"), "--dtype", "float16"])
+    assert load_file(tmp_path / "half" / "model.safetensors")["language_model.norm.weight"].dtype == torch.float16

@@ -1,0 +1,96 @@
+"""Checkpoint folders: bit-identical round trips, and every kind of damage named."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from openjanus.weights import checkpoint
+from tests import tiny
+
+
+@pytest.fixture
+def folder(tmp_path):
+    checkpoint.save(tiny.checkpoint(sampling={"guidance": 3.0}), tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_what_was_saved_comes_back_bit_for_bit(folder) -> None:
+    again = checkpoint.load(folder)
+    assert tiny.equal_trees(again.model.state_dict(), tiny.janus().state_dict())
+    assert again.sampling == {"guidance": 3.0}
+    assert again.processor.config == tiny.PROCESSOR
+    assert again.model.config == tiny.CONFIG
+
+
+def test_half_precision_is_stored_and_read_as_float32(tmp_path) -> None:
+    checkpoint.save(tiny.checkpoint(), tmp_path / "half", torch.float16)
+    again = checkpoint.load(tmp_path / "half").model.state_dict()
+    for name, tensor in tiny.janus().state_dict().items():
+        assert again[name].dtype == torch.float32
+        torch.testing.assert_close(again[name], tensor.half().float(), rtol=0, atol=0)
+
+
+def test_a_tied_head_is_stored_once_and_tied_again(tmp_path) -> None:
+    from dataclasses import replace
+
+    tied = replace(tiny.CONFIG, language_model=replace(tiny.LANGUAGE_MODEL, tie_text_head=True))
+    checkpoint.save(tiny.checkpoint(tied), tmp_path / "tied")
+    assert "language_model.text_head.weight" not in load_file(tmp_path / "tied" / "model.safetensors")
+    model = checkpoint.load(tmp_path / "tied").model.language_model
+    assert model.text_head.weight is model.embedding.weight
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop("generation.head.out.bias"), r"missing generation\.head\.out\.bias"),
+        (lambda t: t.update(stranger=torch.zeros(1)), "unknown stranger"),
+        (lambda t: t.update({"language_model.norm.weight": torch.zeros(7)}), r"norm\.weight has shape \[7\], expected"),
+    ],
+)
+def test_a_missing_extra_or_misshaped_tensor_is_named(folder, change, message) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(ValueError, match=message):
+        checkpoint.load(folder)
+
+
+def test_a_truncated_file_is_an_error_of_one_line(folder) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="damaged or not safetensors"):
+        checkpoint.load(folder)
+
+
+def test_missing_files_and_unknown_keys_are_named(folder) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["model"]["language_model"]["num_layer"] = 3
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"num_layer'; did you mean 'num_layers'"):
+        checkpoint.load(folder)
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ValueError, match=r"no tokenizer\.json"):
+        checkpoint.load(folder)
+
+
+def test_saving_over_a_folder_keeps_what_else_lies_there(folder) -> None:
+    (folder / "README.md").write_text("card")
+    checkpoint.save(tiny.checkpoint(), folder)
+    assert (folder / "README.md").read_text() == "card"
+    assert not [p for p in folder.parent.iterdir() if p != folder]
+
+
+def test_a_failed_save_leaves_the_old_checkpoint(folder, monkeypatch) -> None:
+    before = (folder / "model.safetensors").read_bytes()
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(checkpoint, "save_file", fail)
+    with pytest.raises(OSError, match="disk full"):
+        checkpoint.save(tiny.checkpoint(), folder)
+    assert (folder / "model.safetensors").read_bytes() == before
+    assert not [p for p in folder.parent.iterdir() if p != folder]
