@@ -196,7 +196,7 @@ def test_a_misspelt_recipe_is_named():
     assert find_recipe("nano.janus") is nano.janus
     with pytest.raises(ValueError, match=r"unknown recipe 'nano.jnaus'; did you mean 'nano.janus'\?"):
         find_recipe("nano.jnaus")
-    with pytest.raises(ValueError, match="known: nano.tokenizer"):
+    with pytest.raises(ValueError, match=r"known: nano\.tokenizer"):
         find_recipe("zzz")
 
 

@@ -1,4 +1,4 @@
-"""The fast attention against the textbook formula, its mask against a loop, rotary positions against complex numbers."""
+"""The fast attention against the textbook formula, its mask against a loop, rotation against complex numbers."""
 
 import pytest
 import torch
