@@ -191,18 +191,27 @@ def evaluate(
 
 
 def convert(
-    source: Annotated[Positional[Path], arg(metavar="SOURCE", help="a checkpoint folder")],
+    source: Annotated[Positional[Path], arg(metavar="SOURCE", help="a checkpoint folder, or the run of a Janus")],
     target: Annotated[Positional[Path], arg(metavar="TARGET", help="the folder to write")],
     dtype: Annotated[str, arg(help="float32, bfloat16 or float16")] = "float16",
 ) -> None:
-    """Write a checkpoint folder again in another dtype."""
+    """Write a checkpoint folder again in another dtype, or a run's newest state as a checkpoint folder."""
     from openjanus.runtime import DTYPES
+    from openjanus.training.janus import JanusObjective
+    from openjanus.training.run import restore
     from openjanus.weights import checkpoint
 
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
     _check_folder(target)
-    checkpoint.save(checkpoint.load(source), target, DTYPES[dtype])
+    if (source / "run.json").is_file():
+        objective = restore(source)
+        if not isinstance(objective, JanusObjective):
+            raise ValueError(f"{source}: not the run of a Janus")
+        kept = objective.checkpoint()
+    else:
+        kept = checkpoint.load(source)
+    checkpoint.save(kept, target, DTYPES[dtype])
     print(target)
 
 

@@ -8,6 +8,7 @@ import torch
 
 from openjanus import config as configs
 from openjanus.runtime import Runtime
+from openjanus.training import checkpoint
 from openjanus.training.contrastive import ContrastiveObjective, ContrastiveTraining
 from openjanus.training.janus import JanusObjective, JanusTraining
 from openjanus.training.loop import Evaluator, Objective, Schedule, fit
@@ -35,6 +36,17 @@ def make_objective(run: Run) -> Objective:
     if isinstance(run.task, ContrastiveTraining):
         return ContrastiveObjective(run.task, run.seed)
     return JanusObjective(run.task, run.seed)
+
+
+def restore(folder: Path) -> Objective:
+    """The objective of a run as its newest checkpoint left it. Raises ValueError if there is none."""
+    run = configs.load(Run, folder / "run.json")
+    newest = checkpoint.latest(folder / "checkpoints")
+    if newest is None:
+        raise ValueError(f"{folder}: no checkpoint there yet")
+    objective = make_objective(run)
+    checkpoint.restore_model(newest, objective.model)
+    return objective
 
 
 def train(

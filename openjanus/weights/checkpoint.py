@@ -57,6 +57,7 @@ def save(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None = None)
     try:
         configs.save(config, draft / "config.json")
         save_file(tensors, draft / "model.safetensors", {"format": "openjanus"})
+        (draft / "model.safetensors").chmod(0o644)  # safetensors makes it readable by its owner alone
         checkpoint.processor.text.save(draft / "tokenizer.json")
         if folder.is_dir():  # keep what others put beside the checkpoint, such as a model card
             for name in FILES:
