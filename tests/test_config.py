@@ -150,7 +150,9 @@ def test_stages_are_found_by_name_and_by_index():
     run = nano.janus()
     by_name = configs.override(run, ["stages.unify.num_steps=7"])
     assert by_name == configs.override(run, ["stages.2.num_steps=7"])
-    assert [s.num_steps for s in by_name.stages] == [200, 100, 7, 1000]
+    wanted = [s.num_steps for s in run.stages]
+    wanted[2] = 7
+    assert [s.num_steps for s in by_name.stages] == wanted
     assert configs.override(run, ["stages.tune.betas.1=0.99"]).stages[3].betas == (0.9, 0.99)
     assert configs.override(run, ["task.model.language_model.width=64"]).task.model.language_model.width == 64
 
