@@ -150,18 +150,14 @@ def tokenize(
     """Turn the drawings that a recipe trains on into image ids, once, before `train`."""
     from openjanus import config as configs
     from openjanus.data.image_ids import tokenize_source
-    from openjanus.model.image_tokenizer import ImageTokenizer
     from openjanus.recipes import find_recipe
-    from openjanus.training.janus import JanusTraining
-    from openjanus.weights.checkpoint import load_part
+    from openjanus.training.janus import JanusTraining, starting_tokenizer
 
     run = configs.override(find_recipe(recipe)(), overrides)
     if not isinstance(run.task, JanusTraining):
         raise ValueError(f"recipe {recipe!r} trains no Janus: nothing to tokenize")
     runtime = _runtime(device, "float32", threads)
-    tokenizer = ImageTokenizer(run.task.model.image_tokenizer)
-    load_part(tokenizer, run.task.tokenizer_from, "tokenizer.")
-    tokenizer.to(runtime.device)
+    tokenizer = starting_tokenizer(run.task).to(runtime.device)
     target = Path(run.task.image_ids)
     with _progress("tokenizing") as progress:
         tokenize_source(tokenizer, source, run.seed, num, target, lambda done: progress(done, num))

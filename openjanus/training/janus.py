@@ -8,6 +8,7 @@ which is what classifier-free guidance compares with (§3.4). All kinds of examp
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch.nn.functional as F
@@ -16,30 +17,43 @@ from torch import Tensor, nn
 
 from openjanus.data.image_ids import ImageIds
 from openjanus.data.sources import SOURCES, world_text_tokenizer
+from openjanus.model.image_tokenizer import ImageTokenizer
 from openjanus.model.janus import Janus, JanusConfig
 from openjanus.processing.processor import Conversation, Message, Processor, ProcessorConfig
 from openjanus.sequence import Batch, Document, GenerateSpan, Kind, pack
 from openjanus.training.loop import Measures
 from openjanus.training.stage import Stage
-from openjanus.weights.checkpoint import Checkpoint, load_part
+from openjanus.weights.checkpoint import Checkpoint, check_tensors, load, load_part
 
 
 @dataclass(frozen=True)
 class JanusTraining:
-    """`tokenizer_from`, `encoder_from`: folders of finished runs whose eyes this one starts with; `image_ids`: the
-    file of
-    `openjanus tokenize`, the drawings as ids. `text_weight` 1 is the paper's loss (no task weights)."""
+    """`tokenizer_from`, `encoder_from`: folders of finished runs whose eyes this one starts with.
+
+    `start_from`: a checkpoint folder to start with instead, all of it (fine-tuning). `image_ids`: the file of
+    `openjanus tokenize`, the drawings as ids. `text_weight` 1 is the paper's loss (no task weights).
+    """
 
     model: JanusConfig
     processor: ProcessorConfig
     tokenizer_from: str
     encoder_from: str
     image_ids: str
+    start_from: str = ""
     row_tokens: int = 4096
     micro_batch_rows: int = 8
     drop_caption: float = 0.1
     text_weight: float = 1.0
     sampling: dict[str, float] = field(default_factory=dict)
+
+
+def starting_tokenizer(c: JanusTraining) -> ImageTokenizer:
+    """The generation eye that a training starts with: what its drawings must be tokenized by."""
+    if c.start_from:
+        return load(Path(c.start_from)).model.generation.tokenizer
+    tokenizer = ImageTokenizer(c.model.image_tokenizer)
+    load_part(tokenizer, c.tokenizer_from, "tokenizer.")
+    return tokenizer
 
 
 class JanusObjective:
@@ -48,9 +62,14 @@ class JanusObjective:
     def __init__(self, c: JanusTraining, seed: int):
         self.config, self.seed = c, seed
         self.model = Janus(c.model)
-        load_part(self.model.generation.tokenizer, c.tokenizer_from, "tokenizer.")
-        load_part(self.model.understanding.encoder, c.encoder_from, "vision_encoder.", dropped=("pooling_head.*",))
-        self.model.generation.initialise_from_codebook()
+        if c.start_from:
+            start = load(Path(c.start_from)).model.state_dict()
+            check_tensors(start, self.model.state_dict(), f"start_from {c.start_from}")
+            self.model.load_state_dict(start)
+        else:
+            load_part(self.model.generation.tokenizer, c.tokenizer_from, "tokenizer.")
+            load_part(self.model.understanding.encoder, c.encoder_from, "vision_encoder.", dropped=("pooling_head.*",))
+            self.model.generation.initialise_from_codebook()
         self.processor = Processor(c.processor, world_text_tokenizer())
         self.image_ids = ImageIds.load(c.image_ids, self.model.generation.tokenizer)
 

@@ -16,11 +16,12 @@ from openjanus.runtime import Runtime
 from openjanus.sequence import Batch, Kind, pack
 from openjanus.training import checkpoint
 from openjanus.training.contrastive import ContrastiveObjective, ContrastiveTraining, TwoTowers
-from openjanus.training.janus import JanusObjective, JanusTraining
+from openjanus.training.janus import JanusObjective, JanusTraining, starting_tokenizer
 from openjanus.training.loop import Schedule, fit
 from openjanus.training.run import Run, make_objective
 from openjanus.training.stage import Stage
 from openjanus.training.tokenizer import TokenizerAndDiscriminator, TokenizerTraining
+from openjanus.weights import checkpoint as checkpoints
 from tests import tiny
 
 CPU = Runtime(torch.device("cpu"), torch.float32, "test")
@@ -192,3 +193,12 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(janus_tas
     assert newest is not None and newest.name == "00000002"
     assert all(torch.equal(t, kept[name]) for name, t in load_file(newest / "model.safetensors").items())
     assert not list((tmp_path / "checkpoints").glob(".draft*"))
+
+
+def test_a_training_can_start_from_a_whole_checkpoint(janus_task, tmp_path) -> None:
+    checkpoints.save(tiny.checkpoint(), tmp_path / "start")
+    task = replace(janus_task, start_from=str(tmp_path / "start"), image_ids=str(tmp_path / "ids"))
+    with pytest.raises(ValueError, match="openjanus tokenize"):
+        JanusObjective(task, 0)
+    tokenize_source(starting_tokenizer(task), "emoji.drawings", 0, 8, tmp_path / "ids")
+    assert tiny.equal_trees(JanusObjective(task, 0).model.state_dict(), tiny.janus().state_dict())
