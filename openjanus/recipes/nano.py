@@ -101,7 +101,7 @@ def janus() -> Run:
         Stage("adapt", 100, 1e-3, {"emoji.questions": 16, "emoji.drawings": 32}, adaptors, "cosine", warmup_steps=20),
         Stage(
             "unify",
-            7000,
+            5500,
             1.5e-3,
             {"emoji.questions": 16, "emoji.texts": 8, "emoji.drawings": 48},
             adaptors + body,
@@ -109,7 +109,7 @@ def janus() -> Run:
         ),
         Stage(
             "tune",
-            2500,
+            2000,
             1e-3,
             {"emoji.questions": 24, "emoji.texts": 4, "emoji.drawings": 48},
             ("*", "!generation.tokenizer.*"),
