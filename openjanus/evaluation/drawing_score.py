@@ -228,7 +228,7 @@ def format_error(error: Error) -> str:
 
 
 def format_report(report: DrawingReport, error: Error | None = None) -> str:
-    """The scores, and the judges' own error beside them (the shipped measurement unless another is given)."""
+    """The scores, and the judges' own error beside them (the shipped measurement unless another, or {}, is given)."""
     lines = [f"{'task':12}{'first judge':>32}{'second judge':>34}"]
     for task in (task for task in TASKS if task in report.first):
         lines.append(f"{task:12}{report.first[task]!s:>32}{report.second[task]!s:>34}")
@@ -238,7 +238,8 @@ def format_report(report: DrawingReport, error: Error | None = None) -> str:
         lines.append(f"style right where named {report.style}")
     if report.reasons:
         lines.append("refused for: " + ", ".join(f"{what} {count}" for what, count in report.reasons.most_common()))
-    return "\n".join([*lines, "", format_error(measured_error() if error is None else error)])
+    table = measured_error() if error is None else error
+    return "\n".join([*lines, "", format_error(table)] if table else lines)
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ class WorldReport:
             named["true pictures through the image tokenizer alone, seen"] = self.reconstructions
         for title, report in named.items():
             groups = [f"  {name}: {share}" for name, share in grouped(report).items()]
-            parts.append("\n".join([f"== {title} ==", format_report(report, {}).rstrip(), *groups]))
+            parts.append("\n".join([f"== {title} ==", format_report(report, {}), *groups]))
         parts.append("== the judges' own error ==\n" + format_error(measured_error()))
         parts += [f"== answers, {split} ==\n{format_answers(scores)}" for split, scores in self.answers.items()]
         return "\n\n".join(parts)
