@@ -5,7 +5,7 @@ It shares nothing with the template reader but the boxes. It learns from rendere
 no object: ellipses, polygons, lumps, halves of two objects side by side, thick blur, boxes beside the object. The
 spoilt pictures of corruption.py, on which it is measured, are drawn by other code and are partly of other kinds.
 
-    crop [32, 32] -> five convolutions -> object (40 or none), colour (8 or none)      144 thousand parameters
+    crop [32, 32] -> five convolutions -> object (40 or none), colour (8 or none)      131 thousand parameters
 
 The shipped weights: `python -m openjanus.evaluation.classifier`, minutes on one core.
 """

@@ -243,7 +243,7 @@ def format_report(report: DrawingReport, error: Error | None = None) -> str:
 
 
 if __name__ == "__main__":
-    table = scorer_error(n=300, seed=2)
+    table = scorer_error(n=300, seed=31337)
     MEASURED_ERROR.parent.mkdir(exist_ok=True)
     MEASURED_ERROR.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
     print(format_error(table))

@@ -4,8 +4,8 @@ The scorer of drawings needs an exact witness: it must accept a slightly blurred
 right colour. Everything happens in OKLab differences from the background, where flat artwork is mostly silhouette:
 
     image -> background, one of five -> D = OKLab(image) - OKLab(background)
-          -> D under every square window (five sizes, every second pixel) x every template T at 12 x 12
-          -> the window and template that explain most, refined at 24 x 24; the same again on what is left
+          -> D under every square window (five sizes, every second pixel) x every template T at 8 x 8
+          -> the window and template that explain most, refined at 16 x 16; the same again on what is left
 
 "Explains" is ||D||^2 - ||D - T||^2, as in matching pursuit: it prefers the window that holds all of an object to one
 that holds a part, so no connected components are needed and a sprite in pieces stays one object. The templates also
