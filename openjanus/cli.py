@@ -5,6 +5,7 @@ Every wrong input ends in one line on stderr and exit code 2; nothing is half-wr
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -52,14 +53,14 @@ def generate(
     options = engine.options(n=n, seed=seed, guidance=guidance, temperature=temperature, top_k=top_k, top_p=top_p)
     with _progress("drawing") as progress:
         images = engine.generate(prompts, options, progress)
-    paths = []
+    paths, names = [], _file_names(prompts)
     for number, image in enumerate(images):
-        prompt, index = prompts[number // n], number % n
-        path = out / f"{_slug(prompt)}-seed{seed}-{index}.png"
-        save_png(image, path, prompt, options, index)
+        request, index = divmod(number, n)
+        path = out / f"{names[request]}-seed{seed}-{index}.png"
+        save_png(image, path, prompts[request], options, index)
         paths.append(path)
     if len(images) > 1:
-        paths.append(out / f"{_slug(prompts[0])}-seed{seed}-sheet.png")
+        paths.append(out / f"{names[0]}-seed{seed}-sheet.png")
         save_contact_sheet(images, paths[-1])
     print(*paths, sep="\n")
 
@@ -256,10 +257,15 @@ def _check_folder(folder: Path) -> None:
         raise ValueError(f"{folder}: cannot write there ({error.strerror})") from None
 
 
-def _slug(prompt: str) -> str:
-    """A file name from a prompt."""
-    words = "".join(c if c.isalnum() and c.isascii() else " " for c in prompt.lower()).split()
-    return "-".join(words)[:60].strip("-") or "drawing"
+def _file_names(prompts: Sequence[str]) -> list[str]:
+    """The words of each prompt as a file name, numbered where two prompts have the same."""
+    names: list[str] = []
+    for prompt in prompts:
+        words = "".join(c if c.isalnum() and c.isascii() else " " for c in prompt.lower()).split()
+        slug = "-".join(words)[:60].strip("-") or "drawing"
+        more = (f"{slug}-{number}" for number in range(2, len(prompts) + 1))
+        names.append(slug if slug not in names else next(name for name in more if name not in names))
+    return names
 
 
 class _progress:

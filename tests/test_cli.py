@@ -104,3 +104,39 @@ def test_an_answer_is_printed(model, picture, capsys) -> None:
 def test_convert_stores_another_dtype(model, tmp_path) -> None:
     main(["convert", str(model), str(tmp_path / "half"), "--dtype", "float16"])
     assert load_file(tmp_path / "half" / "model.safetensors")["language_model.norm.weight"].dtype == torch.float16
+
+
+def test_prompts_of_the_same_words_get_files_of_their_own(model, tmp_path, capsys) -> None:
+    prompts = ["a red car", "A red car!", "红苹果", "蓝色", "a red car 2"]
+    main(["generate", *prompts, "--model", str(model), "--out", str(tmp_path / "new")])
+    files = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(set(files)) == len(prompts) + 1
+    told = []
+    for file in files[:-1]:
+        with Image.open(file) as image:
+            told.append(image.text["prompt"])
+    assert told == prompts
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--seed", "1000000000000000000", "seed is 1000000000000000000"),
+        ("--guidance", "inf", "guidance is inf"),
+        ("--threads", "-1", "threads is -1"),
+        ("--device", "cpu:first", "device 'cpu:first'"),
+        ("--dtype", "float8", "dtype 'float8'"),
+        ("--top-p", "2", "top_p is 2.0"),
+    ],
+)
+def test_options_that_mean_nothing_are_named(model, tmp_path, capsys, option, value, message) -> None:
+    assert message in refusal(capsys, "generate", "a cat", "--model", model, "--out", tmp_path, option, value)
+
+
+def test_a_training_without_its_eyes_says_what_to_do(tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "train it first" in refusal(capsys, "train", "nano.janus")
+    eye = tmp_path / "runs" / "nano.tokenizer" / "checkpoints" / "00000001"
+    eye.mkdir(parents=True)
+    (eye / "model.safetensors").write_bytes(b"half a file")
+    assert "damaged or not safetensors" in refusal(capsys, "train", "nano.janus")

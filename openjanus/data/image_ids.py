@@ -1,8 +1,8 @@
 """Drawings as image ids, made once: the generation eye is frozen while Janus trains, so each picture is encoded one
 time.
 
-A file holds ids uint16 [num, N] of the first `num` examples of a source, and a fingerprint of the tokenizer that made
-them, so that ids of another tokenizer are refused instead of trained on.
+A file holds ids uint16 [num, N] of the first `num` examples of a source, that source's seed, and a fingerprint of the
+tokenizer that made them, so that ids of another tokenizer are refused instead of trained on.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from openjanus.data.sources import SOURCES
@@ -23,10 +23,10 @@ CHUNK = 64
 
 
 class ImageIds:
-    """`image_ids[index]`: int64 [N], the drawing of example `index` of `source`."""
+    """`image_ids[index]`: int64 [N], the drawing of example `index` of `source` with `seed`."""
 
-    def __init__(self, ids: np.ndarray, source: str):
-        self.ids, self.source = ids, source
+    def __init__(self, ids: np.ndarray, source: str, seed: int):
+        self.ids, self.source, self.seed = ids, source, seed
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -36,15 +36,18 @@ class ImageIds:
 
     @classmethod
     def load(cls, path: str, tokenizer: ImageTokenizer) -> "ImageIds":
-        """Raises ValueError if the file is missing or was made by another tokenizer."""
+        """Raises ValueError if the file is missing, damaged or made by another tokenizer."""
         if not Path(path).exists():
             raise ValueError(f"{path}: no such file; make it by `openjanus tokenize`")
-        with safe_open(path, "np") as file:
-            meta = file.metadata()
-            ids = file.get_tensor("ids")
-        if meta["tokenizer"] != fingerprint(tokenizer):
+        try:
+            with safe_open(path, "np") as file:
+                meta = file.metadata() or {}
+                ids = file.get_tensor("ids")
+        except SafetensorError as error:
+            raise ValueError(f"{path}: damaged ({error}); make it again by `openjanus tokenize`") from None
+        if meta.get("tokenizer") != fingerprint(tokenizer):
             raise ValueError(f"{path}: made by another image tokenizer; make it again by `openjanus tokenize`")
-        return cls(ids, meta["source"])
+        return cls(ids, meta["source"], int(meta.get("seed", 0)))
 
 
 def fingerprint(tokenizer: ImageTokenizer) -> str:
@@ -77,7 +80,8 @@ def tokenize_source(
         progress(min(start + CHUNK, num))
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.draft")
-    save_file({"ids": np.concatenate(rows)}, draft, {"source": name, "tokenizer": fingerprint(tokenizer)})
+    meta = {"source": name, "seed": str(seed), "tokenizer": fingerprint(tokenizer)}
+    save_file({"ids": np.concatenate(rows)}, draft, meta)
     draft.replace(path)
 
 

@@ -40,7 +40,8 @@ class Engine:
             raise ValueError(
                 f"unknown sampling option {sorted(unknown)[0]!r}, expected one of {', '.join(sorted(known))}"
             )
-        return SamplingOptions(**chosen)  # type: ignore[arg-type]  # ints stay ints: each comes from its own option
+        whole = {name: int(value) for name, value in chosen.items() if name in ("top_k", "seed", "n")}
+        return SamplingOptions(**{**chosen, **whole})  # type: ignore[arg-type]  # a checkpoint's settings are floats
 
     def generate(
         self, prompts: str | Sequence[str], options: SamplingOptions | None = None, progress: Progress | None = None

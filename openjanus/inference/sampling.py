@@ -1,5 +1,6 @@
 """How the next id is chosen from logits: guidance, temperature, top-k, top-p, and a seed of its own for every row."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,11 +28,11 @@ class SamplingOptions:
 
     def __post_init__(self) -> None:
         rules = {
-            "temperature": (self.temperature >= 0, "0 or more"),
+            "temperature": (0 <= self.temperature < math.inf, "0 or more"),
             "top_k": (self.top_k >= 0, "0 or more"),
             "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
-            "guidance": (self.guidance >= 1, "1 or more"),
-            "seed": (0 <= self.seed < 2**63, "0 or more"),
+            "guidance": (1 <= self.guidance < math.inf, "1 or more"),
+            "seed": (0 <= self.seed < 2**57, "0 to 2**57 - 1"),  # Sampler makes 64 generator seeds of each
             "n": (1 <= self.n <= 64, "1 to 64"),
         }
         for name, (good, expected) in rules.items():

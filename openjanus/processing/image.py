@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 GREY = (127, 127, 127)
@@ -25,24 +25,23 @@ def open_image(path: Path | str) -> Image.Image:
         with Image.open(path) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
-                raise ValueError(
-                    f"{path}: {width} x {height} pixels, at most {MAX_PIXELS:,} are read: shrink the picture"
-                )
+                raise Image.DecompressionBombError(f"{width} x {height} pixels")
             image.seek(0)
             return to_rgb(ImageOps.exif_transpose(image))
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
-    except Image.DecompressionBombError:
-        raise ValueError(f"{path}: more than {MAX_PIXELS:,} pixels: shrink the picture") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, EOFError) as error:
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path}: {error}; at most {MAX_PIXELS:,} pixels are read: shrink the picture") from None
+    except Exception as error:  # on damaged files Pillow's decoders raise whatever they stumble over
         raise ValueError(f"{path}: not a readable picture ({error})") from None
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode of Pillow to RGB; transparent parts become white, 16-bit greys keep their upper 8 bits."""
+    """Any mode of Pillow to RGB; transparent parts become white, 16-bit greys are scaled to 8 bits."""
     if image.mode.startswith("I"):
-        high = np.asarray(image).astype(np.float64)
-        return Image.fromarray((high / 257 if high.max() > 255 else high).round().astype(np.uint8)).convert("RGB")
+        grey = np.asarray(image).astype(np.float64).clip(0, 65535)
+        is_16_bit = image.mode != "I" or grey.max() > 255  # mode I holds integers of any range
+        return Image.fromarray((grey / 257 if is_16_bit else grey).round().astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         paper = Image.new("RGBA", image.size, (255, 255, 255, 255))
@@ -53,8 +52,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def understanding_pixels(image: Image.Image, size_px: int) -> Tensor:
     """The whole picture, long side to `size_px`, centred on grey: [3, size, size] in [-1, 1]."""
     width, height = image.size
-    scale = size_px / max(width, height)
-    size = (max(int(width * scale), 14), max(int(height * scale), 14))
+    longest = max(width, height)
+    size = (max(int(width / longest * size_px), 14), max(int(height / longest * size_px), 14))
     if size != image.size:
         image = image.resize(size, Image.Resampling.BICUBIC)
     if size != (size_px, size_px):

@@ -24,14 +24,18 @@ KEEP = 2
 def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> Path:
     """Writes a checkpoint under `folder`, named by `state["step"]`; older ones beyond `KEEP` go."""
     target = folder / f"{state['step']:08d}"
+    for stale in folder.glob(".draft-*"):  # of a process that was killed while it saved
+        shutil.rmtree(stale, ignore_errors=True)
     draft = folder / f".draft-{os.getpid()}"
-    shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
-    save_file(_unshared(model.state_dict()), draft / "model.safetensors")
-    save_file(_optimizer_tensors(optimizer), draft / "optimizer.safetensors")
-    (draft / "state.json").write_text(json.dumps(state, indent=1))
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(draft, target)
+    try:
+        save_file(_unshared(model.state_dict()), draft / "model.safetensors")
+        save_file(_optimizer_tensors(optimizer), draft / "optimizer.safetensors")
+        (draft / "state.json").write_text(json.dumps(state, indent=1))
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(draft, target)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
     for old in _all(folder)[:-KEEP]:
         shutil.rmtree(old)
     return target

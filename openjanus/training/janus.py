@@ -80,7 +80,9 @@ class JanusObjective:
     def micro_batches(self, stage: Stage, step: int) -> Sequence[Batch]:
         documents = []
         for name, count in stage.mixture.items():
-            source = SOURCES[name]("train", self.seed)
+            # Ids were made of the drawings of one seed; another seed's captions would belong to other pictures.
+            seed = self.image_ids.seed if name == self.image_ids.source else self.seed
+            source = SOURCES[name]("train", seed)
             for index in range(step * count, (step + 1) * count):
                 documents.append(self._document(name, source, index))
         batch = pack(documents, self.config.row_tokens)
@@ -89,11 +91,12 @@ class JanusObjective:
         return [batch.rows(start, start + rows).to(device) for start in range(0, len(batch.tokens), rows)]
 
     def _document(self, name: str, source, index: int) -> Document:
+        # Drawn anew each time a drawing comes round, so that no caption is left out for good.
+        dropped = np.random.default_rng([self.seed, index, 3]).random() < self.config.drop_caption
         if name == self.image_ids.source:
             index %= len(self.image_ids)
         document = self.processor.document(with_image_ids(source(index), self.image_ids, index), train=True)
         drawn = any(isinstance(span, GenerateSpan) for span in document)
-        dropped = np.random.default_rng([self.seed, index, 3]).random() < self.config.drop_caption
         return self.processor.unconditional(document) if drawn and dropped else document
 
     def count(self, batch: Batch) -> int:

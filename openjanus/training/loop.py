@@ -77,8 +77,9 @@ def fit(
     stays).
     """
     folder.mkdir(parents=True, exist_ok=True)
+    check_stages(folder, stages)
     model = objective.model.to(runtime.device)
-    step = _resume(folder, model, stages)
+    step = _resume(folder, model)
     total_steps = sum(s.num_steps for s in stages)
     log = _Log(folder, step)
     end = total_steps if stop_after is None else min(total_steps, step + stop_after)
@@ -154,15 +155,19 @@ def _train_step(
     return measures
 
 
-def _resume(folder: Path, model: nn.Module, stages: tuple[Stage, ...]) -> int:
+def check_stages(folder: Path, stages: tuple[Stage, ...]) -> None:
+    """Raises ValueError if the folder holds a run of other stages."""
+    newest = checkpoint.latest(folder / "checkpoints")
+    if newest is not None and checkpoint.read_state(newest)["stages"] != configs.to_dict(stages):
+        raise ValueError(f"{folder} holds a run with other stages: use another folder, or remove it to start again")
+
+
+def _resume(folder: Path, model: nn.Module) -> int:
     newest = checkpoint.latest(folder / "checkpoints")
     if newest is None:
         return 0
-    state = checkpoint.read_state(newest)
-    if state["stages"] != configs.to_dict(stages):
-        raise ValueError(f"{folder} holds a run with other stages: use another folder, or remove it to start again")
     checkpoint.restore_model(newest, model)
-    return state["step"]
+    return checkpoint.read_state(newest)["step"]
 
 
 def _evaluate(evaluators: Sequence[Evaluator], model: nn.Module, step: int, folder: Path) -> dict[str, float]:
@@ -182,7 +187,7 @@ class _Log:
     def __init__(self, folder: Path, step: int):
         self.path = folder / "metrics.jsonl"
         lines = self.path.read_text().splitlines() if self.path.exists() else []
-        kept = [line for line in lines if json.loads(line)["step"] <= step]
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]  # whole lines only
         self.path.write_text("".join(line + "\n" for line in kept))
         self.sums: Measures = {}
         self.since = time.monotonic()

@@ -11,7 +11,7 @@ from openjanus.runtime import Runtime
 from openjanus.training import checkpoint
 from openjanus.training.contrastive import ContrastiveObjective, ContrastiveTraining
 from openjanus.training.janus import JanusObjective, JanusTraining
-from openjanus.training.loop import Evaluator, Objective, Schedule, fit
+from openjanus.training.loop import Evaluator, Objective, Schedule, check_stages, fit
 from openjanus.training.stage import Stage
 from openjanus.training.tokenizer import TokenizerObjective, TokenizerTraining
 
@@ -59,6 +59,7 @@ def train(
     """Trains a run in its folder, or resumes it there; returns the objective with the trained model."""
     objective = make_objective(run)
     folder.mkdir(parents=True, exist_ok=True)
+    check_stages(folder, run.stages)  # before run.json is written over
     configs.save(run, folder / "run.json")
     fit(objective, run.stages, folder, runtime, evaluators, run.schedule, stop_after)
     return objective

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from openjanus import config as configs
@@ -99,7 +99,7 @@ def load_part(part: nn.Module, run: str, prefix: str, dropped: tuple[str, ...] =
     found = sorted(Path(run).glob("checkpoints/*/model.safetensors"))
     if not found:
         raise ValueError(f"{run}: no checkpoint there; train it first")
-    tensors = {n.removeprefix(prefix): t for n, t in load_file(found[-1]).items() if n.startswith(prefix)}
+    tensors = {n.removeprefix(prefix): t for n, t in read_tensors(found[-1]).items() if n.startswith(prefix)}
     tensors = {n: t for n, t in tensors.items() if not any(fnmatchcase(n, pattern) for pattern in dropped)}
     check_tensors(tensors, part.state_dict(), str(found[-1]))
     part.load_state_dict(tensors)

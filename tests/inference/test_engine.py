@@ -9,7 +9,8 @@ from PIL import Image
 from openjanus.inference.engine import Engine
 from openjanus.inference.sampling import SamplingOptions, guide
 from openjanus.processing.processor import Message
-from openjanus.sequence import Document, GenerateSpan, TextSpan, collate
+from openjanus.sequence import Document, GenerateSpan, TextSpan, collate, num_tokens
+from openjanus.weights import checkpoint
 from tests import tiny
 
 PROMPTS = ["a red car", "two big purple butterflies on a white background, in noto style"]
@@ -119,11 +120,12 @@ def test_characters_of_several_ids_come_out_whole(engine, monkeypatch) -> None:
 
 def test_special_tokens_never_come_out_of_chat(engine, monkeypatch) -> None:
     text = engine.processor.text
+    (full_stop,) = text.encode(".")
     wanted = torch.zeros(1, 1024)
-    wanted[0, text.begin_of_image_id] = 9.0
-    wanted[0, text.encode("cat")[0]] = 5.0
+    wanted[0, [text.pad_id, text.bos_id, text.begin_of_image_id, text.end_of_image_id]] = 9.0
+    wanted[0, full_stop] = 5.0
     monkeypatch.setattr(engine.model, "text_logits", lambda hidden: wanted.clone())
-    assert "begin_of_image" not in "".join(engine.chat([Message("user", ["hello"])], max_new_tokens=3))
+    assert "".join(engine.chat([Message("user", ["hello"])], max_new_tokens=3)) == "..."
 
 
 def test_bad_requests_are_told_what_is_wrong(engine) -> None:
@@ -144,3 +146,30 @@ def test_the_checkpoints_own_settings_hold_until_told_otherwise() -> None:
     engine = Engine(tiny.checkpoint(sampling={"guidance": 3.0, "temperature": 0.5}))
     assert engine.options() == SamplingOptions(guidance=3.0, temperature=0.5)
     assert engine.options(guidance=7.0, seed=None) == SamplingOptions(guidance=7.0, temperature=0.5)
+
+
+def test_a_saved_checkpoints_settings_can_be_used(tmp_path) -> None:
+    checkpoint.save(tiny.checkpoint(sampling={"top_k": 5, "seed": 3, "n": 2, "top_p": 0.5}), tmp_path / "model")
+    engine = Engine(checkpoint.load(tmp_path / "model"))
+    assert engine.options() == SamplingOptions(top_k=5, seed=3, n=2, top_p=0.5)
+    assert engine.generate_ids("a cat").shape == (2, 16)
+
+
+def test_a_drawing_may_fill_the_model_to_its_last_position(engine) -> None:
+    def prompt(num_positions: int) -> str:
+        return (
+            "cat " * (num_positions - num_tokens(engine.processor.prompt([Message("user", ["cat"])], draw=True)))
+            + "cat"
+        )
+
+    assert engine.generate_ids(prompt(192 - 15), GREEDY).shape == (1, 16)  # the last id is not embedded
+    with pytest.raises(ValueError, match="the prompt takes 178 positions, the answer up to 16, but the model has 192"):
+        engine.generate_ids(prompt(192 - 14), GREEDY)
+
+
+def test_an_answer_may_fill_the_model_to_its_last_position(engine) -> None:
+    conversation = [Message("user", ["cat " * 170])]
+    room = 192 - num_tokens(engine.processor.prompt(conversation))
+    assert 0 < room < 50
+    full = list(engine.chat(conversation, max_new_tokens=10_000))
+    assert full == list(engine.chat(conversation, max_new_tokens=room))

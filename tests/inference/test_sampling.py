@@ -52,10 +52,30 @@ def test_guidance_is_the_papers_formula() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad",
-    [{"temperature": -1.0}, {"temperature": math.nan}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5},
-     {"guidance": 0.5}, {"guidance": math.nan}, {"seed": -1}, {"n": 0}, {"n": -1}, {"n": 65}],
-)  # fmt: skip
-def test_settings_out_of_range_are_refused(bad) -> None:
-    with pytest.raises(ValueError, match=f"{next(iter(bad))} is .*, expected"):
-        SamplingOptions(**bad)
+    ("name", "value"),
+    [
+        *(("temperature", v) for v in (-1.0, math.nan, math.inf)),
+        ("top_k", -1),
+        *(("top_p", v) for v in (0.0, 1.5, math.nan)),
+        *(("guidance", v) for v in (0.5, math.nan, math.inf)),
+        *(("seed", v) for v in (-1, 2**57)),
+        *(("n", v) for v in (0, -1, 65)),
+    ],
+)
+def test_settings_out_of_range_are_refused(name, value) -> None:
+    with pytest.raises(ValueError, match=f"{name} is .*, expected"):
+        SamplingOptions(**{name: value})
+
+
+def test_the_largest_seed_and_number_still_draw() -> None:
+    largest = SamplingOptions(seed=2**57 - 1, n=64)
+    assert Sampler(largest, range(64)).choose(torch.zeros(64, 5)).shape == (64,)
+
+
+def test_rows_draw_alone_what_they_draw_together() -> None:
+    logits, options = torch.randn(3, 50), SamplingOptions(seed=4)
+    together = Sampler(options, [0, 1, 2])
+    first, second = together.choose(logits), together.choose(logits)
+    for k in range(3):
+        alone = Sampler(options, [k])
+        assert [int(alone.choose(logits[k : k + 1])) for _ in range(2)] == [int(first[k]), int(second[k])]

@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, features
 
 from openjanus.processing.image import GREY, generation_pixels, open_image, to_images, to_pixels, understanding_pixels
 
@@ -64,6 +64,38 @@ def test_bombs_truncated_and_missing_files_are_one_clear_error(tmp_path) -> None
         open_image(tmp_path / "half.png")
     with pytest.raises(ValueError, match="no such file"):
         open_image(tmp_path / "none.png")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "TIFF", "BMP", "WEBP", "AVIF", "PPM"])
+@pytest.mark.filterwarnings("ignore")  # Pillow's, about what it skips
+def test_damaged_files_of_any_format_are_read_or_named(kind, tmp_path) -> None:
+    if kind in ("WEBP", "AVIF") and not features.check(kind.lower()):
+        pytest.skip(f"this Pillow has no {kind}")
+    path, rng = tmp_path / f"a.{kind.lower()}", np.random.default_rng(0)
+    whole = io.BytesIO()
+    Image.fromarray(rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(whole, kind)
+    for _ in range(60):
+        data = bytearray(whole.getvalue())
+        for place in rng.integers(0, min(len(data), 200), size=3):
+            data[place] = rng.integers(256)
+        path.write_bytes(data[: rng.integers(1, 2 * len(data))])
+        try:
+            assert open_image(path).mode == "RGB"
+        except ValueError as error:
+            assert str(error).startswith(f"{path}: ")
+
+
+def test_a_dark_picture_of_16_bits_stays_dark(tmp_path) -> None:
+    Image.fromarray(np.full((4, 6), 255, np.uint16)).save(tmp_path / "dark.png")
+    assert open_image(tmp_path / "dark.png").getpixel((0, 0)) == (1, 1, 1)
+    Image.fromarray(np.full((4, 6), 70_000, np.int32)).save(tmp_path / "bright.tiff")
+    assert open_image(tmp_path / "bright.tiff").getpixel((0, 0)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("side", [47, 94, 147, 173, 188, 253, 694])
+def test_a_square_picture_gets_no_grey_edge(side) -> None:
+    for size_px in (16, 64, 384):
+        assert (understanding_pixels(Image.new("RGB", (side, side), "white"), size_px) > 0.99).all()
 
 
 def test_understanding_shows_the_whole_picture_on_grey() -> None:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from math import isfinite
 from pathlib import Path
 
 import pytest
@@ -9,16 +10,19 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from openjanus.data.image_ids import tokenize_source
+from openjanus import config as configs
+from openjanus.data.image_ids import ImageIds, tokenize_source
 from openjanus.data.sources import SOURCES
 from openjanus.model.image_tokenizer import ImageTokenizer
+from openjanus.processing.image import generation_pixels
 from openjanus.runtime import Runtime
-from openjanus.sequence import Batch, Kind, pack
+from openjanus.sequence import Batch, Kind, TextSpan, pack
 from openjanus.training import checkpoint
 from openjanus.training.contrastive import ContrastiveObjective, ContrastiveTraining, TwoTowers
 from openjanus.training.janus import JanusObjective, JanusTraining, starting_tokenizer
 from openjanus.training.loop import Schedule, fit
 from openjanus.training.run import Run, make_objective
+from openjanus.training.run import train as train_run
 from openjanus.training.stage import Stage
 from openjanus.training.tokenizer import TokenizerAndDiscriminator, TokenizerTraining
 from openjanus.weights import checkpoint as checkpoints
@@ -123,6 +127,16 @@ def test_micro_batches_change_nothing_but_rounding(janus_task) -> None:
         torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-4, atol=1e-6)
 
 
+def test_the_loop_averages_over_the_whole_steps_targets(janus_task, tmp_path) -> None:
+    figures = []
+    for rows in (1, 100):
+        run = run_of("janus", replace(janus_task, micro_batch_rows=rows))
+        train(run, tmp_path / str(rows), 1)
+        line = json.loads((tmp_path / str(rows) / "metrics.jsonl").read_text())
+        figures.append([line[name] for name in ("loss", "text_loss", "image_loss", "grad_norm")])
+    assert figures[0] == pytest.approx(figures[1], rel=1e-4)
+
+
 def test_loss_is_that_of_each_document_alone(janus_task) -> None:
     """The oracle walks through every document by itself and asks each head for one position at a time."""
     objective = JanusObjective(janus_task, 0)
@@ -151,6 +165,7 @@ def test_every_step_holds_all_kinds_and_steps_differ(janus_task) -> None:
     stage = Stage("s", 3, 0.0, MIXTURE)
     steps = [list(objective.micro_batches(stage, step)) for step in range(3)]
     assert all({Kind.TEXT, Kind.UNDERSTAND, Kind.GENERATE} <= kinds_in(batches) for batches in steps)
+    assert all(sum(len(set(row.tolist()) - {-1}) for b in step for row in b.document) == 6 for step in steps)
     assert not torch.equal(steps[0][0].tokens, steps[1][0].tokens)
     assert torch.equal(objective.micro_batches(stage, 1)[0].tokens, steps[1][0].tokens)
 
@@ -158,25 +173,136 @@ def test_every_step_holds_all_kinds_and_steps_differ(janus_task) -> None:
 def test_a_tenth_of_the_captions_is_replaced_by_pads(janus_task) -> None:
     objective = JanusObjective(janus_task, 0)
     source = SOURCES["emoji.drawings"]("train", 0)
-    objective.image_ids.ids = objective.image_ids.ids.repeat(200, axis=0)  # an index of its own for each example
     pad = objective.processor.text.pad_id
     dropped = [pad in objective._document("emoji.drawings", source, index)[1].ids for index in range(1000)]
     assert 0.07 < sum(dropped) / len(dropped) < 0.13
+    for number in range(8):  # the eight drawings come round 125 times, now with their captions, now without
+        assert {True, False} == set(dropped[number::8])
+
+
+def test_nothing_but_captions_to_draw_is_replaced_by_pads(janus_task) -> None:
+    objective = JanusObjective(replace(janus_task, drop_caption=1.0), 0)
+    pad = objective.processor.text.pad_id
+    for name, blanked in (("emoji.drawings", True), ("emoji.questions", False), ("emoji.texts", False)):
+        for index in range(5):
+            document = objective._document(name, SOURCES[name]("train", 0), index)
+            assert any(pad in span.ids for span in document if isinstance(span, TextSpan)) == blanked
+
+
+def test_captions_belong_to_the_tokenized_drawings_whatever_the_runs_seed(janus_task) -> None:
+    objective = JanusObjective(replace(janus_task, drop_caption=0.0), seed=5)
+    (batch,) = objective.micro_batches(Stage("s", 1, 0.0, {"emoji.drawings": 1}), 0)
+    user, assistant = SOURCES["emoji.drawings"]("train", 0)(0)  # seed 0 made the ids
+    text_ids = batch.tokens[0, batch.kind[0] == Kind.TEXT].tolist()
+    assert objective.processor.text.decode(text_ids) == f"User: {user.content[0]}\n\nAssistant:"
+    pixels = generation_pixels(assistant.content[0], 16)[None]
+    drawn = batch.tokens[0, batch.kind[0] == Kind.GENERATE]
+    assert torch.equal(drawn, objective.model.generation.tokenizer.encode(pixels)[0])
 
 
 def test_image_ids_of_another_tokenizer_are_refused(janus_task) -> None:
     torch.manual_seed(1)
     with pytest.raises(ValueError, match="another image tokenizer"):
-        from openjanus.data.image_ids import ImageIds
-
         ImageIds.load(janus_task.image_ids, ImageTokenizer(tiny.IMAGE_TOKENIZER))
+
+
+def test_missing_and_damaged_image_ids_are_named(janus_task, tmp_path) -> None:
+    tokenizer = starting_tokenizer(janus_task)
+    with pytest.raises(ValueError, match="no such file; make it by `openjanus tokenize`"):
+        ImageIds.load(str(tmp_path / "none"), tokenizer)
+    (tmp_path / "half").write_bytes(Path(janus_task.image_ids).read_bytes()[:-10])
+    with pytest.raises(ValueError, match=r"half: damaged .*make it again"):
+        ImageIds.load(str(tmp_path / "half"), tokenizer)
+
+
+def test_image_ids_are_those_of_the_drawings(janus_task, tmp_path) -> None:
+    tokenizer = starting_tokenizer(janus_task)
+    image_ids = ImageIds.load(janus_task.image_ids, tokenizer)
+    assert (len(image_ids), image_ids.source, image_ids.seed) == (8, "emoji.drawings", 0)
+    tokenize_source(tokenizer, "emoji.drawings", 3, 2, tmp_path / "other")
+    assert ImageIds.load(str(tmp_path / "other"), tokenizer).seed == 3
+    for index in range(8):
+        picture = SOURCES["emoji.drawings"]("train", 0)(index)[1].content[0]
+        assert image_ids[index].tolist() == tokenizer.encode(generation_pixels(picture, 16)[None])[0].tolist()
 
 
 def test_a_folder_with_other_stages_is_refused(janus_task, tmp_path) -> None:
     run = run_of("encoder", janus_task)
-    train(run, tmp_path, 1)
+    train_run(run, tmp_path, CPU, stop_after=1)
+    before = (tmp_path / "run.json").read_text()
     with pytest.raises(ValueError, match="other stages"):
-        train(replace(run, stages=(replace(run.stages[0], lr=1.0),)), tmp_path)
+        train_run(replace(run, stages=(replace(run.stages[0], lr=1.0),)), tmp_path, CPU)
+    assert (tmp_path / "run.json").read_text() == before
+    assert configs.load(Run, tmp_path / "run.json") == run
+
+
+def test_a_log_cut_in_mid_line_reads_as_one_run_again(janus_task, tmp_path) -> None:
+    run = run_of("encoder", janus_task)
+    train(run, tmp_path, 2)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "stage": "all", "loss": 1.0}\n{"step": 4, "st')  # killed two steps later
+    train(run, tmp_path, 1)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    assert lines[2]["loss"] != 1.0 and all(isfinite(line["loss"]) and line["stage"] == "all" for line in lines)
+
+
+class Slide:
+    """The smallest objective: its gradient is always one, so that AdamW moves by just the learning rate."""
+
+    def __init__(self) -> None:
+        self.model = torch.nn.Linear(1, 1, bias=False)
+        self.calls: list[tuple[str, int, int]] = []
+
+    def micro_batches(self, stage: Stage, step: int) -> list[int]:
+        self.calls.append((stage.name, step, -1))
+        return [1, 2]
+
+    def count(self, batch: int) -> int:
+        return batch
+
+    def loss(self, batch: int, stage: Stage, step: int):
+        self.calls[-1] = (*self.calls[-1][:2], step)
+        return batch * self.model.weight.sum(), {}
+
+    def clip_groups(self, trainable: dict[str, torch.nn.Parameter]) -> list[list[torch.nn.Parameter]]:
+        return [list(trainable.values())]
+
+
+def test_each_step_moves_by_its_own_stages_learning_rate(tmp_path) -> None:
+    stages = (
+        Stage("up", 3, 0.1, {}, warmup_steps=3),
+        Stage("down", 4, 0.8, {}, schedule="cosine"),
+    )
+    objective, weights = Slide(), []
+
+    def remember(model, step: int, folder: Path) -> dict[str, float]:
+        weights.append(model.weight.item())
+        return {}
+
+    start = objective.model.weight.item()
+    fit(objective, stages, tmp_path, CPU, [remember], Schedule(log_steps=1, evaluate_steps=1))
+    rates = [stage.lr_at(step) for stage in stages for step in range(stage.num_steps)]
+    moved = [before - after for before, after in zip([start, *weights], weights, strict=False)]
+    assert moved == pytest.approx(rates, abs=1e-5)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["lr"] for line in lines] == pytest.approx(rates, abs=1e-6)
+    # batches are asked for by the step of the whole run, losses by the step within the stage
+    assert objective.calls == [*(("up", i, i) for i in range(3)), *(("down", 3 + i, i) for i in range(4))]
+
+
+def test_evaluators_see_the_model_at_rest_and_their_figures_are_logged(janus_task, tmp_path) -> None:
+    run, seen = run_of("encoder", janus_task), []
+
+    def evaluator(model, step: int, folder: Path) -> dict[str, float]:
+        seen.append((step, model.training, torch.is_grad_enabled(), folder.is_dir()))
+        return {"score": step / 10}
+
+    objective = make_objective(run)
+    fit(objective, run.stages, tmp_path, CPU, [evaluator], Schedule(log_steps=1, evaluate_steps=2))
+    assert seen == [(step, False, False, True) for step in (2, 4, 5)]
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert {line["step"]: line["score"] for line in lines if "score" in line} == {2: 0.2, 4: 0.4, 5: 0.5}
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(janus_task, tmp_path) -> None:

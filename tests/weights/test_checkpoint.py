@@ -1,6 +1,7 @@
 """Checkpoint folders: bit-identical round trips, and every kind of damage named."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -33,8 +34,6 @@ def test_half_precision_is_stored_and_read_as_float32(tmp_path) -> None:
 
 
 def test_a_tied_head_is_stored_once_and_tied_again(tmp_path) -> None:
-    from dataclasses import replace
-
     tied = replace(tiny.CONFIG, language_model=replace(tiny.LANGUAGE_MODEL, tie_text_head=True))
     checkpoint.save(tiny.checkpoint(tied), tmp_path / "tied")
     assert "language_model.text_head.weight" not in load_file(tmp_path / "tied" / "model.safetensors")
@@ -58,9 +57,10 @@ def test_a_missing_extra_or_misshaped_tensor_is_named(folder, change, message) -
         checkpoint.load(folder)
 
 
-def test_a_truncated_file_is_an_error_of_one_line(folder) -> None:
+@pytest.mark.parametrize("kept", [0, 4, 100, 5000, -100])
+def test_a_truncated_file_is_an_error_of_one_line(folder, kept) -> None:
     path = folder / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-100])
+    path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(ValueError, match="damaged or not safetensors"):
         checkpoint.load(folder)
 
@@ -94,3 +94,36 @@ def test_a_failed_save_leaves_the_old_checkpoint(folder, monkeypatch) -> None:
         checkpoint.save(tiny.checkpoint(), folder)
     assert (folder / "model.safetensors").read_bytes() == before
     assert not [p for p in folder.parent.iterdir() if p != folder]
+
+
+def test_a_failed_first_save_leaves_nothing(tmp_path, monkeypatch) -> None:
+    def fail_half_way(tensors, path, *_) -> None:
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(checkpoint, "save_file", fail_half_way)
+    with pytest.raises(OSError, match="disk full"):
+        checkpoint.save(tiny.checkpoint(), tmp_path / "model")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_tokenizer_larger_than_the_model_is_refused(folder) -> None:
+    small = replace(tiny.CONFIG, language_model=replace(tiny.LANGUAGE_MODEL, vocab_size=1000))
+    checkpoint.save(tiny.checkpoint(small), folder)
+    with pytest.raises(ValueError, match="the tokenizer has 1024 ids, the model only 1000"):
+        checkpoint.load(folder)
+
+
+def test_an_eye_is_taken_from_its_runs_newest_checkpoint(tmp_path) -> None:
+    adaptor = tiny.janus().understanding.adaptor
+    for step, value in (("00000009", 1.0), ("00000010", 2.0)):
+        (tmp_path / "checkpoints" / step).mkdir(parents=True)
+        tensors = {f"eye.{name}": torch.full_like(t, value) for name, t in adaptor.state_dict().items()}
+        others = {"other.weight": torch.zeros(1), "eye.head.weight": torch.zeros(1)}
+        save_file(tensors | others, tmp_path / "checkpoints" / step / "model.safetensors")
+    with pytest.raises(ValueError, match=r"unknown head\.weight"):
+        checkpoint.load_part(adaptor, str(tmp_path), "eye.")
+    checkpoint.load_part(adaptor, str(tmp_path), "eye.", dropped=("head.*",))
+    assert all((p == 2.0).all() for p in adaptor.parameters())
+    with pytest.raises(ValueError, match="no checkpoint there; train it first"):
+        checkpoint.load_part(adaptor, str(tmp_path / "none"), "eye.")
