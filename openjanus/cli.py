@@ -200,7 +200,6 @@ def convert(
 
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
-    _check_folder(target)
     if (source / "run.json").is_file():
         objective = restore(source)
         if not isinstance(objective, JanusObjective):
@@ -208,6 +207,7 @@ def convert(
         kept = objective.checkpoint()
     else:
         kept = checkpoint.load(source)
+    _check_folder(target)
     checkpoint.save(kept, target, DTYPES[dtype])
     print(target)
 
@@ -219,7 +219,7 @@ def main(arguments: list[str] | None = None) -> None:
     """The entry point; exits 2 with one line for what a user can mend."""
     try:
         tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="openjanus", args=arguments)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

@@ -78,9 +78,10 @@ def training():  # -> matplotlib figure
             points = [(line["step"], line[key]) for line in lines if key in line]
             axis.plot(*zip(*points, strict=True), label=key.replace("_", " "), linewidth=1.2)
         starts = {line["stage"]: line["step"] for line in reversed(lines)}
-        for stage, start in starts.items() if len(starts) > 1 else ():
+        for number, (stage, start) in enumerate(starts.items() if len(starts) > 1 else ()):
             axis.axvline(start, color="0.8", linewidth=0.8, zorder=0)
-            axis.annotate(stage, (start, 1.0), xycoords=("data", "axes fraction"), fontsize=8, color="0.4", va="top")
+            where = (start, 1.0 - 0.06 * number)  # one below the other: short stages lie close together
+            axis.annotate(f" {stage}", where, xycoords=("data", "axes fraction"), fontsize=8, color="0.4", va="top")
         axis.set(title=title, xlabel="step")
         axis.spines[["top", "right"]].set_visible(False)
         if len(keys) > 1:

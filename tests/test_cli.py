@@ -140,3 +140,8 @@ def test_a_training_without_its_eyes_says_what_to_do(tmp_path, capsys, monkeypat
     eye.mkdir(parents=True)
     (eye / "model.safetensors").write_bytes(b"half a file")
     assert "damaged or not safetensors" in refusal(capsys, "train", "nano.janus")
+
+
+def test_a_bad_source_leaves_no_target(tmp_path, capsys) -> None:
+    refusal(capsys, "convert", tmp_path, tmp_path / "target")
+    assert not (tmp_path / "target").exists()

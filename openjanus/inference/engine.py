@@ -130,10 +130,11 @@ class Engine:
             batch = next_batch(ids.repeat(2) if guided else ids, kind, position + step + 1)
 
     def _text_logits(self, hidden: Tensor) -> Tensor:
-        """Text logits without the special tokens that an answer must not hold."""
+        """Text logits without what an answer must not hold: special tokens, and rows that stand for no text."""
         text = self.processor.text
         logits = self.model.text_logits(hidden)
         logits[..., [text.pad_id, text.bos_id, text.begin_of_image_id, text.end_of_image_id]] = float("-inf")
+        logits[..., text.vocab_size :] = float("-inf")  # official heads are padded to 102,400 rows
         return logits
 
     @property

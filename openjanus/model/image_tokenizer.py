@@ -167,10 +167,6 @@ class Decoder(nn.Module):
         self.norm_out = group_norm(widths[last], c)
         self.conv_out = nn.Conv2d(widths[last], 3 * c.stem_px**2, 3, padding=1)
 
-    @property
-    def last_weight(self) -> Tensor:
-        return self.conv_out.weight
-
     def forward(self, latents: Tensor) -> Tensor:
         x = self.middle(self.conv_in(latents))
         for level in self.levels:

@@ -86,11 +86,14 @@ class Processor:
         return document
 
     def unconditional(self, document: Document) -> Document:
-        """What guidance compares with: every text id but BOS and `<begin_of_image>` becomes pad; lengths stay."""
+        """What guidance compares with: every text id but BOS and `<begin_of_image>` becomes pad; lengths stay.
+
+        Supervised spans stay as they are: they are answers, not conditions.
+        """
         kept = (self.text.bos_id, self.text.begin_of_image_id)
         return [
-            TextSpan([i if i in kept else self.text.pad_id for i in span.ids], span.loss)
-            if isinstance(span, TextSpan)
+            TextSpan([i if i in kept else self.text.pad_id for i in span.ids])
+            if isinstance(span, TextSpan) and not span.loss
             else span
             for span in document
         ]

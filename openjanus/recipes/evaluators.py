@@ -34,10 +34,9 @@ BATCH = 50
 
 def evaluators_of(run: Run) -> Sequence[Evaluator]:
     """The previews that suit what a run trains."""
-    by_task: dict[type, Sequence[Evaluator]] = {TokenizerTraining: [preview_reconstructions]}
     if isinstance(run.task, JanusTraining):
         return [JanusPreview(run.task)]
-    return by_task.get(type(run.task), [])
+    return [preview_reconstructions] if isinstance(run.task, TokenizerTraining) else []
 
 
 def keep_result(run: Run, objective: Objective, folder: Path) -> Path:

@@ -73,8 +73,8 @@ def fit(
     steps.
 
     Writes metrics.jsonl, TensorBoard events (where tensorboard is installed), previews/ and checkpoints/. Raises
-    ValueError if the folder holds a run of other stages, RuntimeError if the loss is not finite (the last checkpoint
-    stays).
+    ValueError if the folder holds a run of other stages, FloatingPointError if the gradient is not finite (the last
+    checkpoint stays).
     """
     folder.mkdir(parents=True, exist_ok=True)
     check_stages(folder, stages)
@@ -101,7 +101,7 @@ def fit(
                 figures = _train_step(objective, stage, step - first, step, trainable, optimizer, runtime)
                 step += 1
                 log.add(figures)
-                if step % schedule.log_steps == 0 or step == end:
+                if step % schedule.log_steps == 0 or step in (last, end):
                     line = log.flush(step, stage, stage.lr_at(step - 1 - first))
                     progress.update(bar, note=_note(line))
                     if not progress.console.is_terminal and step % (10 * schedule.log_steps) == 0:
@@ -114,7 +114,7 @@ def fit(
                     state = {"step": step, "stage": stage.name, "stages": configs.to_dict(stages)}
                     checkpoint.save(folder / "checkpoints", model, optimizer, state)
                     saved_at = time.monotonic()
-            if step >= end and step < last:
+            if step >= end:
                 break
             first = last
     log.close()
@@ -144,7 +144,7 @@ def _train_step(
             measures[name] = (before[0] + value, before[1] + count)
     norms = [nn.utils.clip_grad_norm_(group, stage.clip_norm) for group in objective.clip_groups(trainable)]
     if not math.isfinite(float(norms[0])):
-        raise RuntimeError(
+        raise FloatingPointError(
             f"step {step}: the gradient is not finite; lower the learning rate ({lr:g}) and run the same command again"
         )
     for group in optimizer.param_groups:

@@ -49,6 +49,22 @@ def restore(folder: Path) -> Objective:
     return objective
 
 
+# What may differ when a run goes on: it changes nothing of what is computed but rounding.
+FREE = ("micro_batch_rows", "sampling")
+
+
+def check_same(run: Run, folder: Path) -> None:
+    """Raises ValueError if the folder holds checkpoints of a run with another task, seed or stages."""
+    if checkpoint.latest(folder / "checkpoints") is None:
+        return
+    check_stages(folder, run.stages)
+    before = configs.load(Run, folder / "run.json")
+    one, other = ({**configs.to_dict(r.task), **dict.fromkeys(FREE)} for r in (before, run))
+    changed = [key for key in one if one[key] != other.get(key)] + ["seed"] * (before.seed != run.seed)
+    if changed:
+        raise ValueError(f"{folder} holds a run with another {changed[0]}: use another folder, or remove it")
+
+
 def train(
     run: Run,
     folder: Path,
@@ -57,9 +73,9 @@ def train(
     stop_after: int | None = None,
 ) -> Objective:
     """Trains a run in its folder, or resumes it there; returns the objective with the trained model."""
+    check_same(run, folder)
     objective = make_objective(run)
     folder.mkdir(parents=True, exist_ok=True)
-    check_stages(folder, run.stages)  # before run.json is written over
     configs.save(run, folder / "run.json")
     fit(objective, run.stages, folder, runtime, evaluators, run.schedule, stop_after)
     return objective

@@ -173,3 +173,13 @@ def test_an_answer_may_fill_the_model_to_its_last_position(engine) -> None:
     assert 0 < room < 50
     full = list(engine.chat(conversation, max_new_tokens=10_000))
     assert full == list(engine.chat(conversation, max_new_tokens=room))
+
+
+def test_chat_never_says_an_id_beyond_the_tokenizers(monkeypatch) -> None:
+    """Official text heads have more rows than their tokenizers have ids."""
+    engine = Engine(tiny.checkpoint())
+    wide = torch.zeros(1, 1100)
+    wide[0, 1099] = 9.0
+    wide[0, engine.processor.text.eos_id] = 5.0
+    monkeypatch.setattr(engine.model, "text_logits", lambda hidden: wide.clone())
+    assert "".join(engine.chat([Message("user", ["hello"])], max_new_tokens=3)) == ""

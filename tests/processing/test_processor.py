@@ -78,6 +78,12 @@ def test_unconditional_keeps_image_ids(processor) -> None:
     assert kept.image_ids == IDS.tolist() and kept.loss
 
 
+def test_unconditional_keeps_answers(processor) -> None:
+    conversation = [Message("user", ["x"]), Message("assistant", ["a cat"]), Message("user", ["draw it"])]
+    blank = processor.unconditional(processor.document(conversation, train=True))
+    assert shown(processor, [span for span in blank if span.loss]) == f" a cat{EOS}"
+
+
 def test_nobody_can_type_a_special_token(processor) -> None:
     text = processor.text
     for token in (BEGIN_OF_IMAGE, BOS, EOS, PAD):

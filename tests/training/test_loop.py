@@ -313,7 +313,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(janus_tas
     kept = load_file(tmp_path / "checkpoints" / "00000002" / "model.safetensors")
     original = objective.loss
     objective.loss = lambda *a: (original(*a)[0] * float("nan"), {})  # type: ignore[method-assign]
-    with pytest.raises(RuntimeError, match="not finite"):
+    with pytest.raises(FloatingPointError, match="not finite"):
         fit(objective, run.stages, tmp_path, CPU)
     newest = checkpoint.latest(tmp_path / "checkpoints")
     assert newest is not None and newest.name == "00000002"
@@ -328,3 +328,25 @@ def test_a_training_can_start_from_a_whole_checkpoint(janus_task, tmp_path) -> N
         JanusObjective(task, 0)
     tokenize_source(starting_tokenizer(task), "emoji.drawings", 0, 8, tmp_path / "ids")
     assert tiny.equal_trees(JanusObjective(task, 0).model.state_dict(), tiny.janus().state_dict())
+
+
+def test_a_run_goes_on_only_as_the_same_run(janus_task, tmp_path) -> None:
+    run = run_of("janus", janus_task)
+    train_run(run, tmp_path, CPU, stop_after=1)
+    for name, other in {
+        "seed": replace(run, seed=1),
+        "drop_caption": replace(run, task=replace(janus_task, drop_caption=0.5)),
+        "model": replace(run, task=replace(janus_task, model=replace(tiny.CONFIG, image_head_width=16))),
+    }.items():
+        with pytest.raises(ValueError, match=f"another {name}"):
+            train_run(other, tmp_path, CPU)
+    free = replace(janus_task, micro_batch_rows=1, sampling={"guidance": 2.0})
+    train_run(replace(run, task=free), tmp_path, CPU, stop_after=1)
+    assert checkpoint.read_state(checkpoint.latest(tmp_path / "checkpoints"))["step"] == 2
+
+
+def test_a_log_line_never_averages_over_a_stages_border(janus_task, tmp_path) -> None:
+    run = run_of("janus", janus_task)
+    fit(make_objective(run), run.stages, tmp_path, CPU, schedule=Schedule(log_steps=4))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["stage"]) for line in lines] == [(2, "adapt"), (4, "tune"), (5, "tune")]
