@@ -41,12 +41,15 @@ LAB_SCALE = np.array([1.0, 2.0, 2.0], np.float32)  # hue tells more than lightne
 RENDER_PX = 32
 
 # Thresholds, calibrated with scorer_error: see drawing_score.
-MIN_FIT = 0.75  # share of the template's energy that the picture explains
-MAX_RIVAL = 0.95  # error of the best template over that of the best template of another object
+# A clear lead over every other object is worth more than a close fit: decoded pictures are off in tone long before
+# they are off in shape, while halves and mixtures fit well and lead by little.
+MIN_FIT = 0.65  # share of the template's energy that the picture explains
+MIN_HALF = 0.50  # the same for the worst of the upper, lower, left and right half
+MAX_RIVAL = 0.70  # error of the best template over that of the best template of another object
 MAX_SHAPE = 0.90  # and over that of the best plain shape
-MIN_DETAIL = 0.3
+MIN_DETAIL = 0.2  # correlation of what the silhouette does not explain
 FLAT_SHARE = 0.03  # artwork with less than this share of detail is a mere silhouette
-MIN_CONTRAST = 0.2
+MIN_CONTRAST = 0.1  # and its strength, as a share of the artwork's
 MAX_COLOR_DISTANCE = 0.2  # scaled OKLab distance of the body to the nearest nominal colour; red to orange is 0.25
 MAX_COLOR_RATIO = 0.75  # and that over the distance to the second nearest
 FOREGROUND = 0.02  # squared difference from the background that counts as foreground
@@ -68,6 +71,7 @@ class FoundItem:
     shape: float  # the same for the best plain shape
     detail: float  # correlation of what the silhouette does not explain
     guess: str = ""  # best template, accepted or not
+    worst_half: float = 1.0  # fit of the half that fits least
 
 
 @dataclass(frozen=True)
@@ -165,7 +169,7 @@ def find_background(image: np.ndarray) -> str:  # uint8 [H, W, 3]
 
 
 @cache
-def _sampling(size: int, side: int, margin: int = 0) -> np.ndarray:  # [positions, side, CANVAS_PX]
+def _sampling(size: int, side: int) -> np.ndarray:  # [positions, side, CANVAS_PX]
     """Averaging matrices that shrink the window [x, x + size) to `side`, for every x in [0, CANVAS_PX - size]."""
     edges = np.arange(side + 1) * size / side
     pixel = np.arange(CANVAS_PX)
@@ -283,10 +287,21 @@ def _recognise(picture: np.ndarray, total: np.ndarray, bank: Bank, x: int, y: in
     shape = least / max(shape_error, 1e-9)
     noun, color, style = bank.keys[winner]
     detail = _detail(crop, bank, winner)
-    accepted = fit >= MIN_FIT and rival <= MAX_RIVAL and shape <= MAX_SHAPE and detail >= MIN_DETAIL
+    half = _worst_half(crop, bank.fine[winner])
+    accepted = fit >= MIN_FIT and half >= MIN_HALF and detail >= MIN_DETAIL
+    accepted &= rival <= MAX_RIVAL and shape <= MAX_SHAPE
     if color is not None:
         color = _body_color(crop, bank, winner)
-    return FoundItem(noun if accepted else None, color, style, left, top, side, fit, rival, shape, detail, noun)
+    return FoundItem(noun if accepted else None, color, style, left, top, side, fit, rival, shape, detail, noun, half)
+
+
+def _worst_half(crop: np.ndarray, template: np.ndarray) -> float:  # [FINE * FINE, 3], [FINE * FINE * 3]
+    """Fit of the upper, lower, left or right half, whichever is least; halves of little energy count as a quarter."""
+    wanted = template.reshape(FINE, FINE, 3)
+    missed, energy = ((crop.reshape(wanted.shape) - wanted) ** 2).sum(-1), (wanted**2).sum(-1)
+    middle, least = FINE // 2, energy.sum() / 4
+    halves = (np.s_[:middle], np.s_[middle:], np.s_[:, :middle], np.s_[:, middle:])
+    return min(float(1 - missed[half].sum() / max(energy[half].sum(), least)) for half in halves)
 
 
 def _detail(crop: np.ndarray, bank: Bank, winner: int) -> float:  # crop [FINE * FINE, 3]
