@@ -1,3 +1,28 @@
-"""openjanus: an open, complete implementation of Janus (arXiv 2410.13848)."""
+"""openjanus: an open, complete implementation of Janus (arXiv 2410.13848).
 
+import openjanus
+
+engine = openjanus.load("nano")
+engine.generate("two red apples", n=4, seed=1)[0].save("apples.png")
+engine.ask(picture, "what is it?")
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from openjanus.inference.engine import Engine, load
+    from openjanus.processing.processor import Message
+
+__all__ = ["Engine", "Message", "load"]
 __version__ = "0.1.0"
+
+_HOMES = {"Engine": "inference.engine", "load": "inference.engine", "Message": "processing.processor"}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports torch only when something needs it: `openjanus --help` answers at once."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'openjanus' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"openjanus.{_HOMES[name]}"), name)

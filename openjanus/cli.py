@@ -1,25 +1,30 @@
-"""The command line: openjanus generate | ask | demo | train | tokenize | evaluate | convert.
+"""The command line: openjanus generate | ask | chat | demo | train | tokenize | evaluate | convert.
 
 Every wrong input ends in one line on stderr and exit code 2; nothing is half-written.
 """
 
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tyro.conf import Positional, arg
 
+if TYPE_CHECKING:
+    from openjanus.inference.engine import Engine
+    from openjanus.runtime import Runtime
+
 # torch and all that needs it are imported where a command starts: `--help` and wrong arguments answer at once.
 
 BUNDLED = Path(__file__).parent / "assets"
 console = Console(stderr=True, highlight=False)
 
-Model = Annotated[str, arg(help="a checkpoint folder, or nano: the bundled small model")]
+Model = Annotated[str, arg(help="a checkpoint folder of any format, a hub id (owner/name), or nano: the bundled model")]
+Revision = Annotated[str | None, arg(help="branch, tag or commit of a hub id")]
+AsConfigured = Annotated[bool, arg(help="follow do_normalize: false of the first Janus-1.3B files, a known mistake")]
 Device = Annotated[str, arg(help="auto, cpu, cuda or mps")]
 DType = Annotated[str, arg(help="auto, float32, bfloat16 or float16")]
 Recipe = Annotated[Positional[str], arg(metavar="RECIPE", help="such as nano.janus")]
@@ -37,23 +42,27 @@ def generate(
     temperature: Annotated[float | None, arg(help="0: the most probable ids; default: the model's own")] = None,
     top_k: int | None = None,
     top_p: float | None = None,
+    size: Annotated[int | None, arg(help="side in pixels; a Janus draws the one size that it has learned")] = None,
     out: Annotated[Path, arg(help="folder for the pictures")] = Path("."),
     model: Model = "nano",
+    revision: Revision = None,
     device: Device = "auto",
     dtype: DType = "auto",
     threads: Threads = 0,
 ) -> None:
     """Draw pictures of one or several prompts into PNG files, with a contact sheet for more than one."""
-    from openjanus.inference.picture_files import save_contact_sheet, save_png
+    from openjanus.inference.picture_files import file_names, save_contact_sheet, save_png
 
     if not prompts or not all(prompt.strip() for prompt in prompts):
         raise ValueError("empty prompt: say what to draw, such as 'two red apples'")
     _check_folder(out)
-    engine = _engine(model, device, dtype, threads)
+    engine = _engine(model, device, dtype, threads, revision)
+    if size is not None and size not in engine.sizes_px:
+        raise ValueError(f"size {size}: this model draws {' or '.join(map(str, engine.sizes_px))} pixels a side")
     options = engine.options(n=n, seed=seed, guidance=guidance, temperature=temperature, top_k=top_k, top_p=top_p)
     with _progress("drawing") as progress:
         images = engine.generate(prompts, options, progress)
-    paths, names = [], _file_names(prompts)
+    paths, names = [], file_names(prompts)
     for number, image in enumerate(images):
         request, index = divmod(number, n)
         path = out / f"{names[request]}-seed{seed}-{index}.png"
@@ -66,28 +75,60 @@ def generate(
 
 
 def ask(
-    picture: Annotated[Positional[Path], arg(metavar="PICTURE", help="any picture file")],
-    question: Annotated[Positional[str], arg(metavar="QUESTION")],
+    words: Annotated[
+        Positional[tuple[str, ...]], arg(metavar="PICTURE ... QUESTION", help="picture files, then one question")
+    ],
     temperature: Annotated[float, arg(help="0: the most probable answer")] = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
     seed: int = 0,
-    max_new_tokens: int = 256,
+    max_new_tokens: int = 512,
     model: Model = "nano",
+    revision: Revision = None,
+    as_configured: AsConfigured = False,
     device: Device = "auto",
     dtype: DType = "auto",
     threads: Threads = 0,
 ) -> None:
-    """Answer a question about a picture, streaming."""
+    """Answer a question about one or several pictures, streaming."""
     from openjanus.processing.image import open_image
     from openjanus.processing.processor import Message
 
-    image = open_image(picture)
+    if len(words) < 2:
+        raise ValueError("expected one or several picture files and then a question in quotes")
+    *paths, question = words
     if not question.strip():
         raise ValueError("empty question: ask something, such as 'what is it?'")
-    engine = _engine(model, device, dtype, threads)
-    options = engine.options(temperature=temperature, seed=seed, guidance=1.0)
-    for piece in engine.chat([Message("user", [image, question.strip()])], options, max_new_tokens):
+    images = [open_image(path) for path in paths]
+    engine = _engine(model, device, dtype, threads, revision, as_configured)
+    options = engine.options(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    for piece in engine.chat([Message("user", [*images, question.strip()])], options, max_new_tokens):
         print(piece, end="", flush=True)
     print()
+
+
+def chat(
+    pictures: Annotated[Positional[tuple[Path, ...]], arg(metavar="[PICTURE ...]", help="to begin with")] = (),
+    temperature: Annotated[float, arg(help="0: the most probable answer")] = 0.0,
+    seed: int = 0,
+    max_new_tokens: int = 512,
+    system: Annotated[str | None, arg(help="system prompt; default: the checkpoint's own")] = None,
+    out: Annotated[Path, arg(help="folder for drawings")] = Path("."),
+    model: Model = "nano",
+    revision: Revision = None,
+    as_configured: AsConfigured = False,
+    device: Device = "auto",
+    dtype: DType = "auto",
+    threads: Threads = 0,
+) -> None:
+    """Talk with a model: @PATH puts a picture into what you say, /draw draws one, /help tells the rest."""
+    from openjanus.processing.image import open_image
+    from openjanus.terminal import Chat
+
+    images = [open_image(path) for path in pictures]
+    engine = _engine(model, device, dtype, threads, revision, as_configured)
+    options = engine.options(temperature=temperature, seed=seed)
+    Chat(engine, options, out, max_new_tokens, system).run(images)
 
 
 def demo(out: Annotated[Path, arg(help="folder for the drawing")] = Path("demo")) -> None:
@@ -188,31 +229,40 @@ def evaluate(
 
 
 def convert(
-    source: Annotated[Positional[Path], arg(metavar="SOURCE", help="a checkpoint folder, or the run of a Janus")],
+    source: Annotated[
+        Positional[str], arg(metavar="SOURCE", help="a checkpoint of any format, a hub id, or the run of a Janus")
+    ],
     target: Annotated[Positional[Path], arg(metavar="TARGET", help="the folder to write")],
-    dtype: Annotated[str, arg(help="float32, bfloat16 or float16")] = "float16",
+    format: Annotated[str, arg(help="openjanus, official or transformers")] = "openjanus",
+    dtype: Annotated[str, arg(help="stored (as they are), float32, bfloat16 or float16")] = "stored",
+    revision: Revision = None,
+    as_configured: AsConfigured = False,
 ) -> None:
-    """Write a checkpoint folder again in another dtype, or a run's newest state as a checkpoint folder."""
+    """Write a checkpoint again in another format or dtype, or a run's newest state as a checkpoint folder."""
     from openjanus.runtime import DTYPES
     from openjanus.training.janus import JanusObjective
     from openjanus.training.run import restore
     from openjanus.weights import checkpoint
+    from openjanus.weights.hub import find_checkpoint
 
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
-    if (source / "run.json").is_file():
-        objective = restore(source)
+    if dtype not in ("stored", *DTYPES):
+        raise ValueError(f"dtype {dtype!r}: expected one of stored, {', '.join(DTYPES)}")
+    if format not in checkpoint.FORMATS:
+        raise ValueError(f"format {format!r}: expected one of {', '.join(checkpoint.FORMATS)}")
+    if (Path(source) / "run.json").is_file():
+        objective = restore(Path(source))
         if not isinstance(objective, JanusObjective):
             raise ValueError(f"{source}: not the run of a Janus")
         kept = objective.checkpoint()
     else:
-        kept = checkpoint.load(source)
-    _check_folder(target)
-    checkpoint.save(kept, target, DTYPES[dtype])
+        with _progress("reading") as progress:
+            kept = checkpoint.load(find_checkpoint(source, revision), "cpu", None, as_configured, progress)
+    _check_folder(target.absolute().parent)
+    checkpoint.save(kept, target, DTYPES.get(dtype), format)
     print(target)
 
 
-COMMANDS = {f.__name__: f for f in (generate, ask, demo, train, tokenize, evaluate, convert)}
+COMMANDS = {f.__name__: f for f in (generate, ask, chat, demo, train, tokenize, evaluate, convert)}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -227,18 +277,17 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(130)
 
 
-def _engine(model: str, device: str, dtype: str, threads: int):
-    from openjanus.inference.engine import Engine
-    from openjanus.weights import checkpoint
+def _engine(
+    model: str, device: str, dtype: str, threads: int, revision: str | None = None, as_configured: bool = False
+) -> "Engine":
+    from openjanus.inference.engine import load
 
-    folder = BUNDLED / "nano" if model == "nano" else Path(model)
-    if not folder.is_dir():
-        raise ValueError(f"model {model!r}: no such folder; expected a checkpoint folder, or nano")
     runtime = _runtime(device, dtype, threads)
-    return Engine(checkpoint.load(folder, runtime.device, runtime.dtype))
+    with _progress("loading") as progress:
+        return load(model, runtime, revision=revision, as_configured=as_configured, progress=progress)
 
 
-def _runtime(device: str, dtype: str, threads: int):
+def _runtime(device: str, dtype: str, threads: int) -> "Runtime":
     from openjanus.runtime import Runtime
 
     runtime = Runtime.choose(device, dtype, threads)
@@ -255,17 +304,6 @@ def _check_folder(folder: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise ValueError(f"{folder}: cannot write there ({error.strerror})") from None
-
-
-def _file_names(prompts: Sequence[str]) -> list[str]:
-    """The words of each prompt as a file name, numbered where two prompts have the same."""
-    names: list[str] = []
-    for prompt in prompts:
-        words = "".join(c if c.isalnum() and c.isascii() else " " for c in prompt.lower()).split()
-        slug = "-".join(words)[:60].strip("-") or "drawing"
-        more = (f"{slug}-{number}" for number in range(2, len(prompts) + 1))
-        names.append(slug if slug not in names else next(name for name in more if name not in names))
-    return names
 
 
 class _progress:

@@ -1,14 +1,17 @@
 """The command line: bad input ends in one line and exit code 2, good input in files and answers."""
 
+import io
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub.utils import validate_repo_id
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from openjanus.cli import main
-from openjanus.weights import checkpoint
+from openjanus.testing import tiny_checkpoint
+from openjanus.weights import checkpoint, hub
 from tests import tiny
 
 
@@ -99,6 +102,66 @@ def test_drawings_become_files_with_their_settings_inside(model, tmp_path, capsy
 def test_an_answer_is_printed(model, picture, capsys) -> None:
     main(["ask", str(picture), "what is it?", "--model", str(model), "--max-new-tokens", "4"])
     assert capsys.readouterr().out.endswith("\n")
+
+
+def test_convert_writes_every_format(tmp_path, capsys) -> None:
+    folder = tiny_checkpoint(tmp_path / "official", "official")
+    for form in ("transformers", "openjanus"):
+        main(["convert", str(folder), str(tmp_path / form), "--format", form])
+        assert checkpoint.detect_format(tmp_path / form) == form
+        folder = tmp_path / form
+    assert "expected one of openjanus" in refusal(capsys, "convert", folder, tmp_path / "new", "--format", "gguf")
+    assert "expected one of stored" in refusal(capsys, "convert", folder, tmp_path / "new", "--dtype", "int8")
+    assert not (tmp_path / "new").exists()
+
+
+def test_several_pictures_and_one_question(model, picture, capsys) -> None:
+    main(["ask", str(picture), str(picture), "what differs?", "--model", str(model), "--max-new-tokens", "4"])
+    assert capsys.readouterr().out.endswith("\n")
+    assert "a question in quotes" in refusal(capsys, "ask", picture, "--model", model)
+
+
+def test_a_size_that_the_model_cannot_draw(model, tmp_path, capsys) -> None:
+    assert "this model draws 16" in refusal(
+        capsys, "generate", "a cat", "--size", "384", "--model", model, "--out", tmp_path
+    )
+
+
+def test_chat_reads_lines_until_the_end(model, picture, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("what is it?\n/quit\n"))
+    main(["chat", str(picture), "--model", str(model), "--max-new-tokens", "3"])
+    assert "janus> " in capsys.readouterr().out
+
+
+def test_a_model_that_is_nowhere(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(hub, "snapshot_download", unreachable)
+    for name, words in (
+        (tmp_path / "none", "no such folder"),
+        ("owner/name", "the hub cannot be reached (no network)"),
+        ("no such/name", "not a hub id"),
+    ):
+        assert words in refusal(capsys, "generate", "a cat", "--model", name, "--out", tmp_path)
+
+
+def unreachable(repo: str, **_: object) -> str:
+    validate_repo_id(repo)
+    raise ConnectionError("no network")
+
+
+def test_a_hub_id_is_downloaded_at_its_revision(model, tmp_path, monkeypatch, capsys) -> None:
+    asked = []
+
+    def download(repo: str, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append((repo, revision))
+        assert "*.safetensors" in allow_patterns and "pytorch_model*.bin" in allow_patterns
+        return str(model)
+
+    monkeypatch.setattr(hub, "snapshot_download", download)
+    main(["generate", "a cat", "--model", "owner/name", "--revision", "v1", "--out", str(tmp_path)])
+    assert asked == [("owner/name", "v1")]
+    assert "a revision belongs to a hub id" in refusal(
+        capsys, "generate", "a cat", "--model", model, "--revision", "v1", "--out", tmp_path
+    )
 
 
 def test_convert_stores_another_dtype(model, tmp_path) -> None:

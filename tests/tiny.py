@@ -10,10 +10,11 @@ from openjanus.model.image_tokenizer import ImageTokenizerConfig
 from openjanus.model.janus import Janus, JanusConfig
 from openjanus.model.language_model import LanguageModelConfig
 from openjanus.model.vision_encoder import VisionEncoderConfig
+from openjanus.processing.image import PixelConfig
 from openjanus.processing.processor import Processor, ProcessorConfig
 from openjanus.processing.text import TextTokenizer
 from openjanus.sequence import Document, TextSpan, UnderstandSpan
-from openjanus.weights.checkpoint import Checkpoint
+from openjanus.weights.config import Checkpoint
 
 LANGUAGE_MODEL = LanguageModelConfig(
     vocab_size=1024,
@@ -39,7 +40,7 @@ IMAGE_TOKENIZER = ImageTokenizerConfig(
     stem_px=2,
 )
 CONFIG = JanusConfig(LANGUAGE_MODEL, VISION_ENCODER, IMAGE_TOKENIZER, image_head_width=32)
-PROCESSOR = ProcessorConfig(image_size_px=16, num_features=4)
+PROCESSOR = ProcessorConfig(4, PixelConfig(size_px=16))
 M = TypeVar("M", bound=nn.Module)
 
 

@@ -7,7 +7,9 @@ Which head is read is a value (`Kind`), not a branch.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import TypedDict, Unpack
 
 import torch
 from PIL import Image
@@ -17,10 +19,46 @@ from openjanus.inference.sampling import Sampler, SamplingOptions, guide
 from openjanus.model.janus import Janus
 from openjanus.processing.image import to_images
 from openjanus.processing.processor import Conversation, Message
+from openjanus.runtime import Runtime
 from openjanus.sequence import Document, Kind, collate, next_batch, num_tokens
-from openjanus.weights.checkpoint import Checkpoint
+from openjanus.weights import checkpoint as checkpoints
+from openjanus.weights.config import Checkpoint
+from openjanus.weights.hub import find_checkpoint
 
 Progress = Callable[[int, int], None]  # (steps done, steps in all)
+
+
+def load(
+    model: str | Path = "nano",
+    device: str | Runtime = "auto",
+    dtype: str = "auto",
+    revision: str | None = None,
+    as_configured: bool = False,
+    progress: Progress | None = None,
+) -> "Engine":
+    """An engine for a model: `nano`, a folder in any of the three formats, or a hub id (`owner/name`).
+
+    device: auto (the first of cuda, mps, cpu that is there), or one of them; or a `Runtime`, which also sets dtype.
+    dtype: auto (bfloat16 on CUDA, float32 elsewhere), float32, bfloat16 or float16.
+    revision: branch, tag or commit of a hub id.
+    as_configured: follow the preprocessor file of the first Janus-1.3B even where it is known to be mistaken.
+
+    Raises ValueError naming what is wrong: a folder, file, config value or tensor.
+    """
+    runtime = device if isinstance(device, Runtime) else Runtime.choose(device, dtype)
+    folder = find_checkpoint(model, revision)
+    return Engine(checkpoints.load(folder, runtime.device, runtime.dtype, as_configured, progress))
+
+
+class Settings(TypedDict, total=False):
+    """Keyword settings of a drawing: those of `SamplingOptions`; None stands for the checkpoint's own default."""
+
+    n: int | None
+    seed: int | None
+    guidance: float | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
 
 
 class Engine:
@@ -31,33 +69,53 @@ class Engine:
         self.processor = checkpoint.processor
         self.sampling = checkpoint.sampling
 
-    def options(self, **given: float | None) -> SamplingOptions:
-        """Sampling options: what is given, else the checkpoint's own defaults, else the paper's."""
+    @property
+    def sizes_px(self) -> tuple[int, ...]:
+        """Sides of the square pictures that this checkpoint can draw. A Janus has learned one."""
+        return (self.model.config.image_tokenizer.image_size_px,)
+
+    def options(self, options: SamplingOptions | None = None, **settings: Unpack[Settings]) -> SamplingOptions:
+        """Sampling options: what is given, else `options`, else the checkpoint's own defaults, else the paper's."""
+        base = self.sampling if options is None else asdict(options)
+        given = {name: value for name, value in settings.items() if value is not None}
+        chosen: dict[str, object] = {**base, **given}
         known = {f.name for f in fields(SamplingOptions)}
-        chosen = {**self.sampling, **{name: value for name, value in given.items() if value is not None}}
         unknown = set(chosen) - known
         if unknown:
             raise ValueError(
                 f"unknown sampling option {sorted(unknown)[0]!r}, expected one of {', '.join(sorted(known))}"
             )
-        whole = {name: int(value) for name, value in chosen.items() if name in ("top_k", "seed", "n")}
-        return SamplingOptions(**{**chosen, **whole})  # type: ignore[arg-type]  # a checkpoint's settings are floats
+        for name in ("top_k", "seed", "n"):  # a checkpoint's settings are floats
+            if name in chosen and chosen[name] == int(chosen[name]):  # type: ignore[call-overload]
+                chosen[name] = int(chosen[name])  # type: ignore[call-overload]
+        return SamplingOptions(**chosen)  # type: ignore[arg-type]
 
     def generate(
-        self, prompts: str | Sequence[str], options: SamplingOptions | None = None, progress: Progress | None = None
+        self,
+        prompts: str | Sequence[str],
+        options: SamplingOptions | None = None,
+        progress: Progress | None = None,
+        **settings: Unpack[Settings],
     ) -> list[Image.Image]:
-        """Draws `options.n` pictures of each prompt, prompt by prompt.
+        """Draws n pictures of each prompt, prompt by prompt: prompts * n RGB pictures, `sizes_px` a side.
 
-        Raises ValueError for an empty prompt or one that is too long for the model.
+            engine.generate(["a red apple", "two cats"], n=4, seed=1, guidance=5, temperature=1)
+
+        Settings left out are the checkpoint's own, or the paper's. Picture k of a prompt depends on the prompt, the
+        settings and (seed, k) alone, not on what is drawn beside it. `progress(done, total)` is called at every step.
+        Raises ValueError for an empty prompt, one that is too long for the model, or a setting out of range.
         """
-        ids = self.generate_ids(prompts, options, progress)
-        return self.decode_images(ids)
+        return self.decode_images(self.generate_ids(prompts, options, progress, **settings))
 
     def generate_ids(
-        self, prompts: str | Sequence[str], options: SamplingOptions | None = None, progress: Progress | None = None
+        self,
+        prompts: str | Sequence[str],
+        options: SamplingOptions | None = None,
+        progress: Progress | None = None,
+        **settings: Unpack[Settings],
     ) -> Tensor:
-        """As `generate`, but gives the image ids: int64 [prompts * n, N]."""
-        options = options or self.options()
+        """As `generate`, but gives the image ids: int64 [prompts * n, N], in reading order of each picture."""
+        options = self.options(options, **settings)
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not prompts or not all(p.strip() for p in prompts):
             raise ValueError("empty prompt: say what to draw, such as 'two red apples'")
@@ -78,16 +136,22 @@ class Engine:
         return to_images(self.model.generation.tokenizer.decode(image_ids))
 
     def chat(
-        self, conversation: Conversation, options: SamplingOptions | None = None, max_new_tokens: int = 256
+        self,
+        messages: Conversation,
+        options: SamplingOptions | None = None,
+        max_new_tokens: int = 512,
+        **settings: Unpack[Settings],
     ) -> Iterator[str]:
-        """Streams the assistant's next answer, piece by piece. Greedy unless options are given.
+        """Streams the assistant's next answer, piece by piece; the pieces joined are the answer.
 
-        Raises ValueError for a conversation that is too long for the model.
+            for piece in engine.chat([Message("user", [picture, "what is it?"])]): print(piece, end="")
+
+        Greedy unless a temperature is given. Raises ValueError for a conversation that is too long for the model.
         """
-        options = replace(options, guidance=1.0) if options else SamplingOptions(temperature=0.0, guidance=1.0)
-        document = self.processor.prompt(conversation)
+        options = self.options(options or SamplingOptions(temperature=0.0), **settings)
+        document = self.processor.prompt(messages)
         room = self.model.config.language_model.max_positions - num_tokens(document)
-        sampler = Sampler(options, [0])
+        sampler = Sampler(replace(options, guidance=1.0, n=1), [0])
         text, given, ids = self.processor.text, "", []
         for step in self._decode([document], Kind.TEXT, max(min(max_new_tokens, room), 1), sampler):
             ids.append(int(step))
@@ -99,13 +163,21 @@ class Engine:
                 given = whole
 
     def ask(
-        self, image: Image.Image | Sequence[Image.Image], question: str, options: SamplingOptions | None = None
+        self,
+        image: Image.Image | Sequence[Image.Image],
+        question: str,
+        options: SamplingOptions | None = None,
+        max_new_tokens: int = 512,
+        **settings: Unpack[Settings],
     ) -> str:
-        """The answer to a question about one or several pictures."""
+        """The answer to a question about one or several pictures, greedy unless a temperature is given.
+
+        Raises ValueError for an empty question or what is too long for the model.
+        """
         if not question.strip():
             raise ValueError("empty question: ask something, such as 'what is it?'")
         images = [image] if isinstance(image, Image.Image) else list(image)
-        return "".join(self.chat([Message("user", [*images, question.strip()])], options))
+        return "".join(self.chat([Message("user", [*images, question.strip()])], options, max_new_tokens, **settings))
 
     @torch.inference_mode()
     def _decode(self, rows: list[Document], kind: Kind, num_steps: int, sampler: Sampler) -> Iterator[Tensor]:

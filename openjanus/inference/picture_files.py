@@ -42,6 +42,17 @@ def contact_sheet(images: Sequence[Image.Image], columns: int | None = None) -> 
     return sheet
 
 
+def file_names(prompts: Sequence[str]) -> list[str]:
+    """The words of each prompt as a file name, numbered where two prompts have the same."""
+    names: list[str] = []
+    for prompt in prompts:
+        words = "".join(c if c.isalnum() and c.isascii() else " " for c in prompt.lower()).split()
+        slug = "-".join(words)[:60].strip("-") or "drawing"
+        more = (f"{slug}-{number}" for number in range(2, len(prompts) + 1))
+        names.append(slug if slug not in names else next(name for name in more if name not in names))
+    return names
+
+
 def _write(image: Image.Image, path: Path, info: PngInfo | None) -> None:
     draft = path.with_name(f".{path.name}.draft-{os.getpid()}")
     try:

@@ -119,7 +119,7 @@ class VisionEncoder(nn.Module):
             nn.init.xavier_uniform_(self.pooling_head.latent)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        x = self.patch(pixels).flatten(2).transpose(1, 2) + self.position
+        x = self.patch(pixels.to(self.patch.weight.dtype)).flatten(2).transpose(1, 2) + self.position
         for block in self.blocks:
             x = block(x)
         return self.norm(x)

@@ -4,6 +4,7 @@
 hangs over (arXiv 2410.13848 §4.1; deepseek-ai/Janus, image_processing_vlm.py). Pixels are NCHW float in [-1, 1].
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,19 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-GREY = (127, 127, 127)
 # A small file can declare a huge picture: refuse before decoding. Pillow's own limit only warns.
 MAX_PIXELS = 64_000_000
+
+
+@dataclass(frozen=True)
+class PixelConfig:
+    """How the understanding eye wants its pictures: fitted into a square of `size_px`, then (x / 255 - mean) / std."""
+
+    size_px: int = 384
+    min_side_px: int = 14  # a long and narrow picture is not made narrower than this
+    background: tuple[int, int, int] = (127, 127, 127)
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
 
 
 def open_image(path: Path | str) -> Image.Image:
@@ -49,18 +60,19 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def understanding_pixels(image: Image.Image, size_px: int) -> Tensor:
-    """The whole picture, long side to `size_px`, centred on grey: [3, size, size] in [-1, 1]."""
+def understanding_pixels(image: Image.Image, c: PixelConfig) -> Tensor:
+    """The whole picture, long side to `size_px`, centred on the background: [3, size, size], normalised."""
     width, height = image.size
     longest = max(width, height)
-    size = (max(int(width / longest * size_px), 14), max(int(height / longest * size_px), 14))
+    size = (max(int(width / longest * c.size_px), c.min_side_px), max(int(height / longest * c.size_px), c.min_side_px))
     if size != image.size:
         image = image.resize(size, Image.Resampling.BICUBIC)
-    if size != (size_px, size_px):
-        square = Image.new("RGB", (size_px, size_px), GREY)
-        square.paste(image, ((size_px - size[0]) // 2, (size_px - size[1]) // 2))
+    if size != (c.size_px, c.size_px):
+        square = Image.new("RGB", (c.size_px, c.size_px), c.background)
+        square.paste(image, ((c.size_px - size[0]) // 2, (c.size_px - size[1]) // 2))
         image = square
-    return to_pixels(np.asarray(image))
+    pixels = torch.from_numpy(np.asarray(image).transpose(2, 0, 1) / np.float32(255))
+    return (pixels - torch.tensor(c.mean)[:, None, None]) / torch.tensor(c.std)[:, None, None]
 
 
 def generation_pixels(image: Image.Image, size_px: int) -> Tensor:
@@ -77,5 +89,5 @@ def to_pixels(array: np.ndarray) -> Tensor:
 
 def to_images(pixels: Tensor) -> list[Image.Image]:
     """float [M, 3, H, W], clipped to [-1, 1] -> M pictures. Truncates, as the official code does."""
-    levels = ((pixels.float().cpu().clamp(-1, 1) + 1) * 127.5).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    levels = ((pixels.float().cpu() + 1) / 2 * 255).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
     return [Image.fromarray(array) for array in levels]

@@ -7,18 +7,17 @@
     assistant: image ids                   ->  <boi> ids to generate
 
 The role decides which eye a picture meets: the user's pictures are understood, the assistant's are generated. Source
-of the
-template: deepseek-ai/Janus, conversation.py (`deepseek_old`; `deepseek` for Janus-Pro).
+of the template: deepseek-ai/Janus, conversation.py and processing_vlm.py (`deepseek_old`; `deepseek` for Janus-Pro).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 from PIL import Image
 
-from openjanus.processing.image import understanding_pixels
+from openjanus.processing.image import PixelConfig, understanding_pixels
 from openjanus.processing.text import TextTokenizer
 from openjanus.sequence import Document, GenerateSpan, TextSpan, UnderstandSpan
 
@@ -30,24 +29,58 @@ ROLES = {
 
 @dataclass(frozen=True)
 class Message:
-    """What one side says. `text` is a document without roles. An assistant's picture is given by its image ids, int
-    [N]."""
+    """What one side says. `system` replaces the checkpoint's own system prompt, `text` is a document without roles.
 
-    role: Literal["user", "assistant", "text"]
+    The user's pictures are PIL images, anywhere among the words; an assistant's picture is its image ids, int [N].
+    """
+
+    role: Literal["system", "user", "assistant", "text"]
     content: Sequence[str | Image.Image | np.ndarray]
 
 
-Conversation = list[Message]
+Conversation = Sequence[Message]
 
 
 @dataclass(frozen=True)
 class ProcessorConfig:
-    """`image_size_px` and `num_features` are the understanding eye's."""
+    """`num_features`: positions that a picture to understand takes. `system_prompt`: begins every conversation that
+    does not draw."""
 
-    image_size_px: int = 384
     num_features: int = 576
+    pixels: PixelConfig = field(default_factory=PixelConfig)
     template: Literal["deepseek_old", "deepseek"] = "deepseek_old"
     system_prompt: str = ""
+
+
+class _Writer:
+    """Collects words until something else comes: the original encodes them in one run, and so do we."""
+
+    def __init__(self, text: TextTokenizer):
+        self.text, self.words = text, ""
+        self.ids = [text.bos_id]
+        self.document: Document = []
+
+    def special(self, *ids: int) -> None:
+        self.ids += [*self.text.encode(self.words), *ids] if self.words else ids
+        self.words = ""
+
+    def role(self, name: str) -> None:
+        id = self.text.special_id(name)  # Janus-Pro has tokens for its roles; a user cannot type them
+        if id is None:
+            self.words += name
+        else:
+            self.special(id)
+
+    def span(self, span: TextSpan | UnderstandSpan | GenerateSpan) -> None:
+        self.close()
+        self.document.append(span)
+
+    def close(self) -> Document:
+        self.special()
+        if self.ids:
+            self.document.append(TextSpan(self.ids))
+            self.ids = []
+        return self.document
 
 
 class Processor:
@@ -61,29 +94,15 @@ class Processor:
 
         Raises ValueError for an empty conversation or an assistant's picture that has not been tokenized.
         """
-        if not conversation:
-            raise ValueError("empty conversation: expected at least one message")
-        document: Document = [TextSpan([self.text.bos_id])]
-        has_picture = any(isinstance(part, Image.Image) for m in conversation for part in m.content)
-        if self.config.system_prompt and has_picture:
-            self._say(document, self.config.system_prompt + "\n\n")
-        for message in conversation:
-            if message.role == "text":
-                for part in message.content:
-                    assert isinstance(part, str)
-                    self._say(document, part, train, end=True)
-            elif message.role == "user":
-                self._user(document, message)
-            else:
-                self._assistant(document, message, train)
-        return document
+        draws = any(isinstance(part, np.ndarray) for m in conversation for part in m.content)
+        return self._write(conversation, train, draws).close()
 
     def prompt(self, conversation: Conversation, draw: bool = False) -> Document:
         """A conversation that the assistant is to continue: by text, or after `<begin_of_image>` by a picture."""
-        document = self.document(conversation)
+        writer = self._write(conversation, False, draw)
         if draw:
-            document.append(TextSpan([self.text.begin_of_image_id]))
-        return document
+            writer.special(self.text.begin_of_image_id)
+        return writer.close()
 
     def unconditional(self, document: Document) -> Document:
         """What guidance compares with: every text id but BOS and `<begin_of_image>` becomes pad; lengths stay.
@@ -98,33 +117,72 @@ class Processor:
             for span in document
         ]
 
-    def _say(self, document: Document, text: str, loss: bool = False, end: bool = False) -> None:
-        ids = self.text.encode(text)
-        document.append(TextSpan(ids + [self.text.eos_id] * end, loss))
+    def _write(self, conversation: Conversation, train: bool, draws: bool) -> _Writer:
+        if not conversation:
+            raise ValueError("empty conversation: expected at least one message")
+        writer = _Writer(self.text)
+        system = self.config.system_prompt
+        if conversation[0].role == "system":
+            system, conversation = _words(conversation[0]), conversation[1:]
+        talks = any(m.role == "user" for m in conversation)
+        if system and talks and not draws:  # the original draws without a system prompt
+            writer.words += f"{system}\n\n"
+        for message in conversation:
+            if message.role == "system":
+                raise ValueError("a system message must come first, and only once")
+            if message.role == "text":
+                self._answer(writer, _words(message), train)
+            elif message.role == "user":
+                self._user(writer, message)
+            else:
+                self._assistant(writer, message, train)
+        return writer
 
-    def _user(self, document: Document, message: Message) -> None:
+    def _user(self, writer: _Writer, message: Message) -> None:
         roles = ROLES[self.config.template]
-        text = f"{roles['user']}: "
-        for part in message.content:
+        writer.role(roles["user"])
+        writer.words += ": "
+        parts = [part for part in message.content if not isinstance(part, str) or part.strip()]
+        for i, part in enumerate(parts):
             if isinstance(part, str):
-                text += part
-                continue
-            assert isinstance(part, Image.Image)
-            self._say(document, text)
-            document.append(TextSpan([self.text.begin_of_image_id]))
-            pixels = understanding_pixels(part, self.config.image_size_px)
-            document.append(UnderstandSpan(pixels, self.config.num_features))
-            document.append(TextSpan([self.text.end_of_image_id]))
-            text = "\n"
-        self._say(document, f"{text}\n\n{roles['assistant']}:")
+                text = part if i else part.lstrip()
+                text = text if i < len(parts) - 1 else text.rstrip()
+                gap = "\n" if i and isinstance(parts[i - 1], Image.Image) else " "
+                writer.words += text if i == 0 or text.startswith("\n") else gap + text
+            elif isinstance(part, Image.Image):
+                if i and not writer.words.endswith("\n"):
+                    writer.words += "\n"  # a picture stands on a line of its own
+                writer.special(self.text.begin_of_image_id)
+                pixels = understanding_pixels(part, self.config.pixels)
+                writer.span(UnderstandSpan(pixels, self.config.num_features))
+                writer.special(self.text.end_of_image_id)
+            else:
+                raise ValueError("a user's picture must be a PIL image: the user's pictures are looked at")
+        writer.words += "\n\n"
+        writer.role(roles["assistant"])
+        writer.words += ":"
 
-    def _assistant(self, document: Document, message: Message, train: bool) -> None:
+    def _assistant(self, writer: _Writer, message: Message, train: bool) -> None:
         for part in message.content:
             if isinstance(part, str):
-                self._say(document, f" {part}", train, end=True)
+                self._answer(writer, f" {part.strip()}", train)
             elif isinstance(part, np.ndarray):
-                document.append(TextSpan([self.text.begin_of_image_id]))
-                document.append(GenerateSpan(part.tolist(), train))
-                document.append(TextSpan([self.text.end_of_image_id, self.text.eos_id]))
+                writer.special(self.text.begin_of_image_id)
+                writer.span(GenerateSpan(part.tolist(), train))
+                writer.special(self.text.end_of_image_id, self.text.eos_id)
             else:
                 raise ValueError("an assistant's picture must be given by its image ids: tokenize it first")
+
+    def _answer(self, writer: _Writer, words: str, train: bool) -> None:
+        if train:
+            writer.span(TextSpan([*self.text.encode(words), self.text.eos_id], loss=True))
+        else:
+            writer.words += words
+            writer.special(self.text.eos_id)
+
+
+def _words(message: Message) -> str:
+    """The text of a message that can hold nothing else."""
+    if not all(isinstance(part, str) for part in message.content):
+        raise ValueError(f"a {message.role} message holds text alone")
+    return "".join(part for part in message.content if isinstance(part, str))

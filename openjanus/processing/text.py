@@ -14,6 +14,7 @@ EOS = "<｜end▁of▁sentence｜>"
 PAD = "<｜▁pad▁｜>"
 BEGIN_OF_IMAGE = "<begin_of_image>"
 END_OF_IMAGE = "<end_of_image>"
+IMAGE_PLACEHOLDER = "<image_placeholder>"  # only the formats of others need it: our pictures are spans
 SPECIAL_TOKENS = (PAD, BOS, EOS, BEGIN_OF_IMAGE, END_OF_IMAGE)
 
 
@@ -43,6 +44,17 @@ class TextTokenizer:
     @property
     def vocab_size(self) -> int:
         return self.tokenizer.get_vocab_size()
+
+    def special_id(self, token: str) -> int | None:
+        """The id of a special token, or None where the tokenizer does not know it as one."""
+        id = self.tokenizer.token_to_id(token)
+        return id if id in self.tokenizer.get_added_tokens_decoder() else None
+
+    def with_special(self, *tokens: str) -> "TextTokenizer":
+        """A copy that knows these special tokens too, after all others."""
+        copy = Tokenizer.from_str(self.tokenizer.to_str())
+        copy.add_special_tokens(list(tokens))
+        return TextTokenizer(copy)
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text; a special token's string in it is text like any other."""

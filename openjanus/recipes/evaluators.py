@@ -25,7 +25,7 @@ from openjanus.training.loop import Evaluator, Objective
 from openjanus.training.run import Run
 from openjanus.training.tokenizer import TokenizerAndDiscriminator, TokenizerTraining
 from openjanus.weights import checkpoint
-from openjanus.weights.checkpoint import Checkpoint
+from openjanus.weights.config import Checkpoint
 
 PREVIEW_SEED = 7
 NUM_PREVIEWS = 32

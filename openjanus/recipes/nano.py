@@ -13,6 +13,7 @@ from openjanus.model.image_tokenizer import ImageTokenizerConfig
 from openjanus.model.janus import JanusConfig
 from openjanus.model.language_model import LanguageModelConfig
 from openjanus.model.vision_encoder import VisionEncoderConfig
+from openjanus.processing.image import PixelConfig
 from openjanus.processing.processor import ProcessorConfig
 from openjanus.training.contrastive import ContrastiveTraining
 from openjanus.training.janus import JanusTraining
@@ -85,7 +86,7 @@ def janus() -> Run:
     )
     task = JanusTraining(
         model,
-        ProcessorConfig(image_size_px=64, num_features=64),
+        ProcessorConfig(64, PixelConfig(size_px=64)),
         tokenizer_from="runs/nano.tokenizer",
         encoder_from="runs/nano.encoder",
         image_ids="runs/nano.image_ids.safetensors",
@@ -101,7 +102,7 @@ def janus() -> Run:
         Stage("adapt", 100, 1e-3, {"emoji.questions": 16, "emoji.drawings": 32}, adaptors, "cosine", warmup_steps=20),
         Stage(
             "unify",
-            5500,
+            3210,
             1.5e-3,
             {"emoji.questions": 16, "emoji.texts": 8, "emoji.drawings": 48},
             adaptors + body,
@@ -109,11 +110,12 @@ def janus() -> Run:
         ),
         Stage(
             "tune",
-            2000,
+            3000,
             1e-3,
-            {"emoji.questions": 24, "emoji.texts": 4, "emoji.drawings": 48},
+            {"emoji.questions": 32, "emoji.texts": 4, "emoji.drawings": 48},
             ("*", "!generation.tokenizer.*"),
             "cosine",
+            warmup_steps=50,
             weight_decay=0.1,
         ),
     )

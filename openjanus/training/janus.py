@@ -23,7 +23,8 @@ from openjanus.processing.processor import Conversation, Message, Processor, Pro
 from openjanus.sequence import Batch, Document, GenerateSpan, Kind, pack
 from openjanus.training.loop import Measures
 from openjanus.training.stage import Stage
-from openjanus.weights.checkpoint import Checkpoint, check_tensors, load, load_part
+from openjanus.weights.checkpoint import check_tensors, load, load_part
+from openjanus.weights.config import Checkpoint
 
 
 @dataclass(frozen=True)

@@ -1,93 +1,141 @@
-"""Our own checkpoint folder: config.json, model.safetensors, tokenizer.json.
+"""Checkpoint folders, in three formats: our own, the official one, and that of transformers.
+
+Our own:
 
     config.json        {"model": JanusConfig, "processor": ProcessorConfig, "sampling": default sampling settings}
-    model.safetensors  all parameters by our own names; a tied text head is stored once
+    model.safetensors  all parameters by our own names, or shards with an index; a tied text head is stored once
     tokenizer.json     the text tokenizer (Hugging Face `tokenizers`)
 
-Loading is strict: a tensor that is missing, extra or of another shape is an error that names it.
+Loading is strict, in every format: a tensor that is missing, extra or of another shape is an error that names it.
+The model is built on the meta device and its tensors are mapped from the file, so that a load needs little more
+memory than the weights. Saving writes a folder whole or not at all.
 """
 
 import os
 import shutil
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from openjanus import config as configs
-from openjanus.model.janus import Janus, JanusConfig
-from openjanus.processing.processor import Processor, ProcessorConfig
+from openjanus.model.janus import Janus
+from openjanus.processing.processor import Processor
 from openjanus.processing.text import TextTokenizer
+from openjanus.weights import names, official, transformers_format
+from openjanus.weights.config import Checkpoint, CheckpointConfig
+from openjanus.weights.fields import Fields
+from openjanus.weights.tensors import TensorFiles, check_shapes, read_tensors, weight_files, write_tensors
 
-FILES = ("config.json", "model.safetensors", "tokenizer.json")
+Progress = Callable[[int, int], None]  # (tensors done, tensors in all)
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
-class CheckpointConfig:
-    """What config.json holds. `sampling`: this model's own default settings, such as guidance and temperature."""
+class Format:
+    """names: our parameter's name -> theirs, several where ours joins them. dropped: tensors nobody needs."""
 
-    model: JanusConfig
-    processor: ProcessorConfig
-    sampling: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass
-class Checkpoint:
-    """A model with all that belongs to it."""
-
-    model: Janus
-    processor: Processor
-    sampling: dict[str, float]
+    names: Callable[[str], tuple[str, ...]]
+    dropped: tuple[str, ...]
+    read_config: Callable[[Path, Mapping[str, Any], bool], CheckpointConfig]
+    write_config: Callable[[CheckpointConfig, TextTokenizer, Path], list[str]]
 
 
-def save(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None = None) -> None:
-    """Writes a checkpoint folder, whole or not at all; floating tensors are stored as `dtype` (None: as they are)."""
-    config = CheckpointConfig(checkpoint.model.config, checkpoint.processor.config, checkpoint.sampling)
-    tensors = {
-        name: (t.to(dtype) if dtype is not None and t.is_floating_point() else t).detach().cpu().clone().contiguous()
-        for name, t in _stored(checkpoint.model).items()
-    }
-    draft = folder.with_name(f".{folder.name}.draft-{os.getpid()}")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    try:
-        configs.save(config, draft / "config.json")
-        save_file(tensors, draft / "model.safetensors", {"format": "openjanus"})
-        (draft / "model.safetensors").chmod(0o644)  # safetensors makes it readable by its owner alone
-        checkpoint.processor.text.save(draft / "tokenizer.json")
-        if folder.is_dir():  # keep what others put beside the checkpoint, such as a model card
-            for name in FILES:
-                os.replace(draft / name, folder / name)
-        else:
-            os.replace(draft, folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+def _read_own_config(folder: Path, tensors: Mapping[str, Any], as_configured: bool) -> CheckpointConfig:
+    return configs.load(CheckpointConfig, folder / "config.json")
 
 
-def load(folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Checkpoint:
-    """Reads a checkpoint folder. Raises ValueError naming what is wrong: file, config key or tensor."""
-    folder = Path(folder)
-    missing = [name for name in FILES if not (folder / name).is_file()]
+def _write_own_config(config: CheckpointConfig, text: TextTokenizer, folder: Path) -> list[str]:
+    configs.save(config, folder / "config.json")
+    text.save(folder / "tokenizer.json")
+    return ["config.json", "tokenizer.json"]
+
+
+FORMATS = {
+    "openjanus": Format(names.own_names, (), _read_own_config, _write_own_config),
+    "official": Format(names.official_names, names.OFFICIAL_DROPPED, official.read_config, official.write_config),
+    "transformers": Format(
+        names.transformers_names,
+        names.TRANSFORMERS_DROPPED,
+        transformers_format.read_config,
+        transformers_format.write_config,
+    ),
+}
+
+
+def detect_format(folder: Path) -> str:
+    """Which of `FORMATS` a folder is in, by its config.json. Raises ValueError for something else."""
+    missing = [name for name in ("config.json", "tokenizer.json") if not (folder / name).is_file()]
     if missing:
-        raise ValueError(f"{folder}: no {', no '.join(missing)}; expected an openjanus checkpoint folder")
-    config = configs.load(CheckpointConfig, folder / "config.json")
-    with torch.device("meta"):
-        model = Janus(config.model)
-    tensors = read_tensors(folder / "model.safetensors")
-    check_tensors(tensors, _stored(model), str(folder / "model.safetensors"))
-    tensors = {name: t.to(device, dtype) if t.is_floating_point() else t.to(device) for name, t in tensors.items()}
-    model.load_state_dict(tensors, strict=False, assign=True)
-    if config.model.language_model.tie_text_head:
-        model.language_model.text_head.weight = model.language_model.embedding.weight
+        raise ValueError(f"{folder}: no {', no '.join(missing)}; expected a checkpoint folder")
+    data = Fields.load(folder / "config.json").data
+    kinds = {"multi_modality": "official", "janus": "transformers"}
+    if data.get("model_type") in kinds:
+        return kinds[data["model_type"]]
+    if "model_type" in data:
+        raise ValueError(f"{folder}: model_type {data['model_type']!r} is not a Janus; expected {' or '.join(kinds)}")
+    return "openjanus"
+
+
+def load(
+    folder: Path,
+    device: torch.device | str = CPU,
+    dtype: torch.dtype | None = torch.float32,
+    as_configured: bool = False,
+    progress: Progress | None = None,
+) -> Checkpoint:
+    """Reads a checkpoint folder of any format; `dtype` None keeps the stored one.
+
+    `as_configured` follows an official preprocessor file even where it is known to be mistaken (official.py). Raises
+    ValueError naming what is wrong: file, config key or tensor.
+    """
+    folder = Path(folder)
+    form = FORMATS[detect_format(folder)]
+    files = TensorFiles(folder)
+    config = form.read_config(folder, files.shapes, as_configured)
     text = TextTokenizer.load(folder / "tokenizer.json")
     vocab_size = config.model.language_model.vocab_size
     if text.vocab_size > vocab_size:
         raise ValueError(f"{folder}: the tokenizer has {text.vocab_size} ids, the model only {vocab_size}")
+    with torch.device("meta"):
+        model = Janus(config.model)
+    _fill(model, files, form, torch.device(device), dtype, progress)
     return Checkpoint(model.eval().requires_grad_(False), Processor(config.processor, text), config.sampling)
+
+
+def save(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None = None, form: str = "openjanus") -> None:
+    """Writes a checkpoint folder, whole or not at all; floating tensors are stored as `dtype` (None: as they are).
+
+    Raises ValueError for a model that the format has no place for.
+    """
+    draft = folder.with_name(f".{folder.name}.draft-{os.getpid()}")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        written = FORMATS[form].write_config(checkpoint.config, checkpoint.processor.text, draft)
+        tensors: dict[str, Tensor] = {}
+        for name, tensor in stored_tensors(checkpoint.model).items():
+            theirs = FORMATS[form].names(name)
+            parts = tensor.detach().cpu().to(dtype or tensor.dtype).chunk(len(theirs))
+            tensors |= {
+                their: part.squeeze(0) if names.is_flat(their) else part
+                for their, part in zip(theirs, parts, strict=True)
+            }
+        written += write_tensors(tensors, draft, {"format": "pt" if form != "openjanus" else "openjanus"})
+        if folder.is_dir():  # keep what others put beside the checkpoint, such as a model card
+            stale = [*weight_files(folder), "model.safetensors.index.json", "pytorch_model.bin.index.json"]
+            for name in written:
+                os.replace(draft / name, folder / name)
+            for name in set(stale) - set(written):
+                (folder / name).unlink(missing_ok=True)
+        else:
+            os.replace(draft, folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def load_part(part: nn.Module, run: str, prefix: str, dropped: tuple[str, ...] = ()) -> None:
@@ -105,32 +153,53 @@ def load_part(part: nn.Module, run: str, prefix: str, dropped: tuple[str, ...] =
     part.load_state_dict(tensors)
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file, memory-mapped. Raises ValueError for a damaged file."""
-    try:
-        with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
-    except SafetensorError as error:
-        raise ValueError(f"{path}: damaged or not safetensors ({error})") from None
-
-
-def check_tensors(found: dict[str, Tensor], wanted: dict[str, Tensor], where: str) -> None:
+def check_tensors(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], where: str) -> None:
     """Raises ValueError naming the first tensors that are missing, unknown or of another shape."""
-    wrong = [f"missing {name}" for name in wanted if name not in found]
-    wrong += [f"unknown {name}" for name in found if name not in wanted]
-    wrong += [
-        f"{name} has shape {list(found[name].shape)}, expected {list(t.shape)}"
-        for name, t in wanted.items()
-        if name in found and found[name].shape != t.shape
-    ]
-    if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise ValueError(f"{where}: {'; '.join(wrong[:3])}{more}")
+    one, other = ({name: tuple(t.shape) for name, t in side.items()} for side in (found, wanted))
+    check_shapes(one, other, where)
 
 
-def _stored(model: Janus) -> dict[str, Tensor]:
+def stored_tensors(model: Janus) -> dict[str, Tensor]:
     """The tensors that a file holds: all, but a tied text head only once."""
     state = model.state_dict()
     if model.config.language_model.tie_text_head:
         del state["language_model.text_head.weight"]
     return state
+
+
+def _fill(
+    model: Janus,
+    files: TensorFiles,
+    form: Format,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    progress: Progress | None,
+) -> None:
+    """Gives every parameter of a model on the meta device its tensor from the files.
+
+    In float16, whose range is small, the image tokenizer stays in float32: its decoder's activations leave that range.
+    """
+    ours = stored_tensors(model)
+    parts_of = {name: form.names(name) for name in ours}
+    wanted: dict[str, tuple[int, ...]] = {}
+    for name, parts in parts_of.items():
+        rows, *rest = ours[name].shape
+        for part in parts:
+            wanted[part] = tuple(rest) if names.is_flat(part) else (rows // len(parts), *rest)
+    check_shapes(files.shapes, wanted, str(files.folder), form.dropped)
+    owner = {part: name for name, parts in parts_of.items() for part in parts}
+    waiting: dict[str, dict[str, Tensor]] = {}
+    for done, (part, tensor) in enumerate(files.read(owner), 1):
+        name = owner[part]
+        read = waiting.setdefault(name, {})
+        narrow = dtype == torch.float16 and name.startswith("generation.tokenizer.")
+        read[part] = tensor.to(device, torch.float32 if narrow else dtype)
+        if len(read) == len(parts_of[name]):
+            whole = torch.cat([read[p] for p in parts_of[name]]) if len(read) > 1 else read[part]
+            del waiting[name]
+            module, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(module), leaf, nn.Parameter(whole.view(ours[name].shape), requires_grad=False))
+        if progress is not None:
+            progress(done, len(owner))
+    if model.config.language_model.tie_text_head:
+        model.language_model.text_head.weight = model.language_model.embedding.weight

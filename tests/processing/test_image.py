@@ -9,7 +9,14 @@ import pytest
 import torch
 from PIL import Image, features
 
-from openjanus.processing.image import GREY, generation_pixels, open_image, to_images, to_pixels, understanding_pixels
+from openjanus.processing.image import (
+    PixelConfig,
+    generation_pixels,
+    open_image,
+    to_images,
+    to_pixels,
+    understanding_pixels,
+)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "CMYK", "1", "I;16", "YCbCr"])
@@ -95,17 +102,17 @@ def test_a_dark_picture_of_16_bits_stays_dark(tmp_path) -> None:
 @pytest.mark.parametrize("side", [47, 94, 147, 173, 188, 253, 694])
 def test_a_square_picture_gets_no_grey_edge(side) -> None:
     for size_px in (16, 64, 384):
-        assert (understanding_pixels(Image.new("RGB", (side, side), "white"), size_px) > 0.99).all()
+        assert (understanding_pixels(Image.new("RGB", (side, side), "white"), PixelConfig(size_px)) > 0.99).all()
 
 
 def test_understanding_shows_the_whole_picture_on_grey() -> None:
-    pixels = understanding_pixels(Image.new("RGB", (40, 20), "white"), 32)
-    grey = torch.tensor(GREY) / 127.5 - 1
+    pixels = understanding_pixels(Image.new("RGB", (40, 20), "white"), PixelConfig(32))
+    grey = torch.tensor(PixelConfig().background) / 127.5 - 1
     assert pixels.shape == (3, 32, 32)
     torch.testing.assert_close(pixels[:, 0, 0], grey)
     torch.testing.assert_close(pixels[:, 16, 16], torch.ones(3))
     assert int((pixels[0] > 0.9).sum()) == 32 * 16
-    assert understanding_pixels(Image.new("RGB", (1, 3000)), 32).shape == (3, 32, 32)
+    assert understanding_pixels(Image.new("RGB", (1, 3000)), PixelConfig(32)).shape == (3, 32, 32)
 
 
 def test_generation_fills_the_square_from_the_middle() -> None:

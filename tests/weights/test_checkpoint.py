@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from openjanus.weights import checkpoint
+from openjanus.weights import checkpoint, tensors
 from tests import tiny
 
 
@@ -89,7 +89,7 @@ def test_a_failed_save_leaves_the_old_checkpoint(folder, monkeypatch) -> None:
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(checkpoint, "save_file", fail)
+    monkeypatch.setattr(tensors, "save_file", fail)
     with pytest.raises(OSError, match="disk full"):
         checkpoint.save(tiny.checkpoint(), folder)
     assert (folder / "model.safetensors").read_bytes() == before
@@ -101,7 +101,7 @@ def test_a_failed_first_save_leaves_nothing(tmp_path, monkeypatch) -> None:
         path.write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(checkpoint, "save_file", fail_half_way)
+    monkeypatch.setattr(tensors, "save_file", fail_half_way)
     with pytest.raises(OSError, match="disk full"):
         checkpoint.save(tiny.checkpoint(), tmp_path / "model")
     assert not list(tmp_path.iterdir())

@@ -1,0 +1,130 @@
+"""A conversation in the terminal: words, pictures by path, drawings.
+
+you> @cat.png what is it?
+janus> a cat
+you> /draw two red apples
+two-red-apples-seed0.png
+"""
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from PIL import Image
+
+from openjanus.inference.engine import Engine
+from openjanus.inference.picture_files import file_names, save_png
+from openjanus.inference.sampling import SamplingOptions
+from openjanus.processing.image import open_image
+from openjanus.processing.processor import Message
+
+HELP = """\
+@PATH          puts a picture into what you say, at that place; @"a path with spaces"
+/draw PROMPT   draws a picture into a file
+/seed NUMBER   the seed of the next drawing, and of answers with a temperature
+/new           forgets the conversation
+/quit          ends, as does Ctrl-D; Ctrl-C stops an answer"""
+PICTURE = re.compile(r'(?:^|(?<=\s))@(?:"([^"]+)"|(\S+))')
+
+
+class Chat:
+    """One conversation with an engine. `messages` is its history: what both sides said, pictures included."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        options: SamplingOptions,
+        out: Path = Path("."),
+        max_new_tokens: int = 512,
+        system: str | None = None,
+    ):
+        self.engine, self.options, self.out, self.max_new_tokens = engine, options, out, max_new_tokens
+        self.system = [Message("system", [system])] if system is not None else []
+        self.messages: list[Message] = []
+
+    def run(self, images: Sequence[Image.Image] = (), read: Callable[[str], str] = input) -> None:
+        """Reads lines until the end of input; `images` go before the first words. A wrong line is told, not fatal."""
+        with suppress(ImportError):
+            import readline  # noqa: F401  (gives `input` a history and editing)
+        waiting = list(images)
+        print("/help tells what can be typed here")
+        while True:
+            try:
+                line = read("you> ").strip()
+            except EOFError:
+                print()
+                return
+            except KeyboardInterrupt:
+                print()
+                continue
+            if line in ("/quit", "/exit"):
+                return
+            try:
+                if line.startswith("/"):
+                    self._command(*line[1:].split(maxsplit=1))
+                elif line:
+                    self.say([*waiting, *with_pictures(line)])
+                    waiting = []
+            except (ValueError, OSError) as error:
+                print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+
+    def say(self, content: Sequence[str | Image.Image]) -> str:
+        """One turn: prints the answer as it comes and keeps both sides. A turn that fails leaves no trace."""
+        turn = Message("user", list(content))
+        pieces: list[str] = []
+        print("janus> ", end="", flush=True)
+        try:
+            for piece in self.engine.chat(
+                [*self.system, *self.messages, turn], self.options, max_new_tokens=self.max_new_tokens
+            ):
+                print(piece, end="", flush=True)
+                pieces.append(piece)
+        except KeyboardInterrupt:
+            pass  # what was said so far stands
+        except ValueError as error:
+            raise ValueError(f"{error}; /new begins a new conversation") from None
+        finally:
+            print()
+        answer = "".join(pieces)
+        self.messages += [turn, Message("assistant", [answer])]
+        return answer
+
+    def _command(self, name: str = "", rest: str = "") -> None:
+        if name == "new":
+            self.messages = []
+        elif name == "seed" and rest.isdecimal():
+            self.options = replace(self.options, seed=int(rest))
+        elif name == "draw" and rest:
+            self._draw(rest)
+        elif name == "help":
+            print(HELP)
+        else:
+            raise ValueError(f"{f'/{name} {rest}'.strip()!r} is not a command here; /help lists them")
+
+    def _draw(self, prompt: str) -> None:
+        options = self.engine.options(seed=self.options.seed, n=1)
+        try:
+            (image,) = self.engine.generate(prompt, options)
+        except KeyboardInterrupt:
+            return
+        self.out.mkdir(parents=True, exist_ok=True)
+        path = self.out / f"{file_names([prompt])[0]}-seed{options.seed}.png"
+        save_png(image, path, prompt, options, 0)
+        print(path)
+
+
+def with_pictures(line: str) -> list[str | Image.Image]:
+    """A line's words and the pictures that it names by @PATH, in order. Raises ValueError for one that is not there."""
+    parts: list[str | Image.Image] = []
+    start = 0
+    for match in PICTURE.finditer(line):
+        if words := line[start : match.start()].strip():
+            parts.append(words)
+        parts.append(open_image(Path(match[1] or match[2]).expanduser()))
+        start = match.end()
+    if words := line[start:].strip():
+        parts.append(words)
+    return parts

@@ -1,0 +1,178 @@
+"""The tensors of a folder: safetensors, one file or shards with an index, or pickled `.bin` files without code.
+
+Names and shapes are known before a byte of the weights is read; what is read is memory-mapped. No pickle is ever
+executed: `.bin` files are opened with torch's `weights_only` loader, which knows tensors and plain containers alone.
+"""
+
+import json
+import zipfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+SHARD_SIZE = "5GB"
+# A mapped file counts as memory of ours once it is read. Converting another dtype, it is let go after so many bytes.
+GROUP_BYTES = 1 << 28
+
+
+class TensorFiles:
+    """The weights in a folder. `shapes`: name -> shape, of all of them."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.file_of: dict[str, str] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        names = weight_files(folder)
+        if not names:
+            raise ValueError(f"{folder}: no weights there; expected model.safetensors, its shards, or .bin files")
+        for name in names:
+            if not (folder / name).is_file():
+                raise ValueError(f"{folder / name}: missing, though the index names it; copy or download it again")
+            with self._open(name) as tensors:
+                for key, shape in tensors.shapes():
+                    if key in self.file_of:
+                        raise ValueError(f"{folder}: {key} stands both in {self.file_of[key]} and in {name}")
+                    self.file_of[key], self.shapes[key] = name, shape
+        if absent := sorted(_indexed(folder).keys() - self.file_of.keys()):
+            raise ValueError(f"{folder}: {absent[0]} is in the index, but not in its file")
+
+    def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+        """The tensors named, mapped from their files where the platform can, file by file."""
+        by_file: dict[str, list[str]] = {}
+        for name in names:
+            by_file.setdefault(self.file_of[name], []).append(name)
+        for file, members in by_file.items():
+            with self._open(file) as tensors:
+                for name in members:
+                    yield name, tensors.get(name)
+
+    @contextmanager
+    def _open(self, name: str) -> Iterator["_Safetensors | _Pickled"]:
+        path = self.folder / name
+        if name.endswith(".safetensors"):
+            try:
+                with safe_open(path, "pt") as file:
+                    yield _Safetensors(file)
+            except SafetensorError as error:
+                raise ValueError(f"{path}: damaged or not safetensors ({error})") from None
+        else:
+            yield _Pickled(path)
+
+
+class _Safetensors:
+    def __init__(self, file: Any):
+        self.file = file
+
+    def shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        for name in self.file.keys():  # noqa: SIM118  (not a dict)
+            yield name, tuple(self.file.get_slice(name).get_shape())
+
+    def get(self, name: str) -> Tensor:
+        return self.file.get_tensor(name)
+
+
+class _Pickled:
+    def __init__(self, path: Path):
+        try:
+            # older files are one pickle, not an archive, and cannot be mapped
+            self.state = torch.load(path, "cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        except OSError:
+            raise
+        except Exception as error:  # torch raises the errors of pickle, which have no better parent
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise ValueError(f"{path}: damaged, or it holds more than tensors; refused ({reason})") from None
+        if not isinstance(self.state, dict) or not all(isinstance(t, Tensor) for t in self.state.values()):
+            raise ValueError(f"{path}: expected a mapping of names to tensors")
+
+    def shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        yield from ((name, tuple(t.shape)) for name, t in self.state.items())
+
+    def get(self, name: str) -> Tensor:
+        return self.state[name]
+
+
+def weight_files(folder: Path) -> list[str]:
+    """Names of the files that hold a folder's weights; safetensors before pickles."""
+    if indexed := _indexed(folder):
+        return sorted(set(indexed.values()))
+    for pattern in ("model.safetensors", "pytorch_model.bin", "pytorch_model-*.bin"):
+        if found := sorted(p.name for p in folder.glob(pattern)):
+            return found
+    return []
+
+
+def _indexed(folder: Path) -> dict[str, str]:
+    """Name of each tensor -> its file, as the folder's index says; empty without an index that counts."""
+    for single, index in (
+        ("model.safetensors", "model.safetensors.index.json"),
+        ("pytorch_model.bin", "pytorch_model.bin.index.json"),
+    ):
+        if (folder / single).is_file():
+            return {}
+        path = folder / index
+        if path.is_file():
+            try:
+                files = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+                if not all(Path(name).name == name for name in files.values()):
+                    raise ValueError("it names a file in another folder")
+                return files
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise ValueError(f"{path}: not an index of shards ({error})") from None
+    return {}
+
+
+def write_tensors(tensors: dict[str, Tensor], folder: Path, metadata: dict[str, str]) -> list[str]:
+    """Writes model.safetensors, or shards with an index where they take more than `SHARD_SIZE`; returns the names."""
+    plan = split_torch_state_dict_into_shards(tensors, max_shard_size=SHARD_SIZE)
+    for name, members in plan.filename_to_tensors.items():
+        save_file({member: tensors[member].contiguous() for member in members}, folder / name, metadata)
+        (folder / name).chmod(0o644)  # safetensors makes it readable by its owner alone
+    names = list(plan.filename_to_tensors)
+    if plan.is_sharded:
+        names.append("model.safetensors.index.json")
+        index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
+        (folder / names[-1]).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+    return names
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file, memory-mapped. Raises ValueError for a damaged file."""
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: damaged or not safetensors ({error})") from None
+
+
+def check_shapes(
+    found: dict[str, tuple[int, ...]],
+    wanted: dict[str, tuple[int, ...]],
+    where: str,
+    dropped: tuple[str, ...] = (),
+) -> None:
+    """Raises ValueError naming the first tensors that are missing, unknown or of another shape.
+
+    `dropped` are patterns of tensors that may be there and are not used.
+    """
+    wrong = [f"missing {name}" for name in wanted if name not in found]
+    wrong += [
+        f"unknown {name}"
+        for name in found
+        if name not in wanted and not any(fnmatchcase(name, pattern) for pattern in dropped)
+    ]
+    wrong += [
+        f"{name} has shape {list(found[name])}, expected {list(shape)}"
+        for name, shape in wanted.items()
+        if name in found and tuple(found[name]) != tuple(shape)
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise ValueError(f"{where}: {'; '.join(wrong[:3])}{more}")

@@ -1,0 +1,256 @@
+"""The conversions for Hugging Face transformers (`model_type: janus`), such as deepseek-community/Janus-Pro-1B.
+
+    config.json, generation_config.json
+    model.safetensors | shards
+    tokenizer.json, tokenizer_config.json, special_tokens_map.json
+    processor_config.json, preprocessor_config.json, chat_template.jinja
+
+Source: transformers, models/janus (configuration_janus.py, modeling_janus.py, processing_janus.py).
+"""
+
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from openjanus.model.image_tokenizer import ImageTokenizerConfig
+from openjanus.model.janus import JanusConfig
+from openjanus.model.vision_encoder import VisionEncoderConfig
+from openjanus.processing.processor import ROLES, ProcessorConfig
+from openjanus.processing.text import BEGIN_OF_IMAGE, END_OF_IMAGE, IMAGE_PLACEHOLDER, TextTokenizer
+from openjanus.weights.config import CheckpointConfig
+from openjanus.weights.fields import Fields
+from openjanus.weights.official import (
+    INDIFFERENT,
+    SYSTEM_PROMPT,
+    check_plain,
+    llama_config,
+    pixel_settings,
+    read_llama,
+    read_pixels,
+    write_json,
+    write_tokenizer,
+)
+
+# The layout of processing/processor.py in Jinja: pictures on lines of their own, the roles' words as they are.
+CHAT_TEMPLATE = """\
+{%- set line = '\\n' -%}
+{%- for message in messages -%}
+{%- set said = [message['content']] if message['content'] is string else message['content'] -%}
+{%- if message['role'] == 'system' -%}
+{%- for part in said -%}{{ part if part is string else part['text'] }}{%- endfor -%}{{ line + line }}
+{%- else -%}
+{{ 'USER: ' if message['role'] == 'user' else 'ASSISTANT: ' }}
+{%- for part in said -%}
+{%- set before = none if loop.first else said[loop.index0 - 1] -%}
+{%- if part is not string and part['type'] == 'image' -%}
+{{ '' if loop.first else line }}<image_placeholder>
+{%- else -%}
+{%- set text = part if part is string else part['text'] -%}
+{%- set text = text.lstrip() if loop.first else text -%}
+{%- set text = text.rstrip() if loop.last else text -%}
+{%- if loop.first or text.startswith(line) -%}{{ text }}
+{%- elif before is not string and before['type'] == 'image' -%}{{ line + text }}
+{%- else -%}{{ ' ' + text }}{%- endif -%}
+{%- endif -%}
+{%- endfor -%}
+{{ line + line if message['role'] == 'user' else eos_token }}
+{%- endif -%}
+{%- endfor -%}
+{{ 'ASSISTANT:' if add_generation_prompt else '' }}"""
+
+
+def read_config(folder: Path, tensors: Mapping[str, Any], as_configured: bool = False) -> CheckpointConfig:
+    """The config of a transformers folder; `tensors` are the names that its weights hold."""
+    c = Fields.load(folder / "config.json")
+    c.expect("model_type", "janus")
+    tied = c.take("tie_word_embeddings", bool, True)
+    text = read_llama(c.inner("text_config"), "lm_head.weight" in tensors, tied)
+    vision = _vision(c.inner("vision_config", {}), text.width)
+    tokenizer, head_width = _image_tokenizer(c.inner("vq_config", {}), vision, text.width)
+    c.ignore(*INDIFFERENT, "image_token_index", "initializer_range")
+    c.done()
+    processor = _processor(folder, vision, as_configured)
+    return CheckpointConfig(JanusConfig(text, vision, tokenizer, head_width), processor)
+
+
+def _vision(c: Fields, text_width: int) -> VisionEncoderConfig:
+    default = VisionEncoderConfig()
+    width = c.take("hidden_size", int, default.width)
+    # older files give the MLP's width itself
+    mlp_width = c.take("intermediate_size", int, int(width * c.take("mlp_ratio", float, 4.0)))
+    config = VisionEncoderConfig(
+        image_size_px=c.take("image_size", int, default.image_size_px),
+        patch_px=c.take("patch_size", int, default.patch_px),
+        width=width,
+        num_layers=c.take("num_hidden_layers", int, default.num_layers),
+        num_heads=c.take("num_attention_heads", int, default.num_heads),
+        mlp_width=mlp_width,
+    )
+    c.expect("num_channels", 3)
+    c.expect("hidden_act", "gelu")
+    c.expect("layer_norm_eps", 1e-6)
+    c.expect("attention_bias", True)
+    c.expect("use_qk_norm", False)
+    c.expect("depth", 2)
+    c.expect("num_image_tokens", config.num_features)
+    c.expect("projection_dim", text_width)
+    c.ignore(*INDIFFERENT, "hidden_dropout_rate", "projection_dropout")
+    c.done()
+    return config
+
+
+def _image_tokenizer(c: Fields, vision: VisionEncoderConfig, text_width: int) -> tuple[ImageTokenizerConfig, int]:
+    default = ImageTokenizerConfig()
+    config = ImageTokenizerConfig(
+        image_size_px=vision.image_size_px,
+        base_width=c.take("base_channels", int, default.base_width),
+        width_multipliers=tuple(c.take("channel_multiplier", list, list(default.width_multipliers))),
+        num_res_blocks=c.take("num_res_blocks", int, default.num_res_blocks),
+        latent_width=c.take("latent_channels", int, default.latent_width),
+        num_ids=c.take("num_embeddings", int, default.num_ids),
+        code_width=c.take("embed_dim", int, default.code_width),
+    )
+    if config.grid_side != vision.image_size_px // vision.patch_px:
+        raise ValueError(
+            f"{c.where}: {config.grid_side} image ids a side, but {vision.image_size_px // vision.patch_px} patches"
+        )
+    c.expect("double_latent", False)
+    c.expect("in_channels", 3)
+    c.expect("out_channels", 3)
+    c.expect("hidden_act", "gelu")
+    c.expect("num_hidden_layers", 2)
+    c.expect("image_token_embed_dim", text_width)
+    c.expect("projection_dim", text_width)
+    c.ignore(*INDIFFERENT, "dropout", "num_patches", "resolution", "attn_resolutions")
+    c.done()
+    return config, text_width
+
+
+def _processor(folder: Path, vision: VisionEncoderConfig, as_configured: bool) -> ProcessorConfig:
+    path = folder / "processor_config.json"
+    c = Fields.load(path) if path.is_file() else Fields({}, str(path))
+    c.expect("num_image_tokens", vision.num_features)
+    has_system_prompt = c.take("use_default_system_prompt", bool, False)
+    in_processor = c.take("chat_template", str, "")
+    inside = c.take("image_processor", dict, {})  # newer files hold the preprocessor here
+    c.ignore("processor_class", "auto_map")
+    c.done()
+    template = _chat_template(folder) or in_processor
+    with_tokens = TextTokenizer.load(folder / "tokenizer.json").special_id(ROLES["deepseek"]["user"]) is not None
+    roles = "deepseek" if with_tokens else "deepseek_old"
+    if ROLES["deepseek"]["user"] in template and not with_tokens:
+        warnings.warn(
+            f"{folder}: its chat template says <|User|>, a token that its tokenizer lacks; taking the words of "
+            "Janus-1.3B, User and Assistant, which such a model was trained with",
+            stacklevel=2,
+        )
+    pixels = read_pixels(folder / "preprocessor_config.json", vision.image_size_px, as_configured, inside)
+    return ProcessorConfig(
+        vision.num_features,
+        pixels,
+        roles,  # type: ignore[arg-type]
+        SYSTEM_PROMPT if has_system_prompt else "",
+    )
+
+
+def _chat_template(folder: Path) -> str:
+    """The folder's chat template, wherever transformers' versions keep it; empty without one."""
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    for name in ("chat_template.json", "tokenizer_config.json"):
+        if (folder / name).is_file():
+            template = json.loads((folder / name).read_text(encoding="utf-8")).get("chat_template")
+            if isinstance(template, str):
+                return template
+    return ""
+
+
+def write_config(config: CheckpointConfig, text: TextTokenizer, folder: Path) -> list[str]:
+    """Writes the configs that transformers reads; returns the names. Raises ValueError for a model that it has no place
+    for."""
+    m = config.model
+    check_plain(m, "transformers")
+    lm, vision, vq = m.language_model, m.vision_encoder, m.image_tokenizer
+    if m.image_head_width != lm.width:
+        raise ValueError(
+            f"transformers has no place for an image head of width {m.image_head_width} beside a body of {lm.width}"
+        )
+    if vision.mlp_width != int(vision.width * (vision.mlp_width / vision.width)):
+        raise ValueError(f"transformers has no place for a vision mlp_width of {vision.mlp_width}")
+    text = text.with_special(IMAGE_PLACEHOLDER)
+    ids = {"bos_token_id": text.bos_id, "eos_token_id": text.eos_id, "pad_token_id": text.pad_id}
+    write_json(
+        folder / "config.json",
+        {
+            "architectures": ["JanusForConditionalGeneration"],
+            "model_type": "janus",
+            "image_token_id": text.special_id(IMAGE_PLACEHOLDER),
+            "tie_word_embeddings": lm.tie_text_head,
+            "text_config": llama_config(lm) | ids,
+            "vision_config": {
+                "model_type": "janus_vision_model",
+                "hidden_size": vision.width,
+                "image_size": vision.image_size_px,
+                "patch_size": vision.patch_px,
+                "num_hidden_layers": vision.num_layers,
+                "num_attention_heads": vision.num_heads,
+                "mlp_ratio": vision.mlp_width / vision.width,
+                "num_image_tokens": vision.num_features,
+                "projection_dim": lm.width,
+            },
+            "vq_config": {
+                "model_type": "janus_vqgan",
+                "base_channels": vq.base_width,
+                "channel_multiplier": list(vq.width_multipliers),
+                "num_res_blocks": vq.num_res_blocks,
+                "latent_channels": vq.latent_width,
+                "num_embeddings": vq.num_ids,
+                "embed_dim": vq.code_width,
+                "num_patches": vq.grid_side,
+                "image_token_embed_dim": lm.width,
+                "projection_dim": lm.width,
+            },
+        },
+    )
+    p = config.processor
+    write_json(
+        folder / "generation_config.json",
+        {**ids, "generation_kwargs": {"boi_token_id": text.begin_of_image_id}},
+    )
+    write_json(
+        folder / "processor_config.json",
+        {
+            "processor_class": "JanusProcessor",
+            "num_image_tokens": p.num_features,
+            "use_default_system_prompt": p.system_prompt == SYSTEM_PROMPT,
+        },
+    )
+    write_json(
+        folder / "preprocessor_config.json",
+        {
+            "image_processor_type": "JanusImageProcessor",
+            "processor_class": "JanusProcessor",
+            "size": {"height": p.pixels.size_px, "width": p.pixels.size_px},
+            **pixel_settings(p.pixels),
+        },
+    )
+    roles = ROLES[p.template]
+    words = CHAT_TEMPLATE.replace("USER", roles["user"]).replace("ASSISTANT", roles["assistant"])
+    (folder / "chat_template.jinja").write_text(words, encoding="utf-8")
+    extra = {"image_token": IMAGE_PLACEHOLDER, "boi_token": BEGIN_OF_IMAGE, "eoi_token": END_OF_IMAGE}
+    names = write_tokenizer(
+        text,
+        folder,
+        {"extra_special_tokens": extra, "model_max_length": lm.max_positions, "padding_side": "left", **extra},
+    )
+    return [
+        "config.json",
+        "generation_config.json",
+        "processor_config.json",
+        "preprocessor_config.json",
+        "chat_template.jinja",
+        *names,
+    ]

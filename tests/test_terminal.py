@@ -1,0 +1,75 @@
+"""A conversation in the terminal: pictures by path, history, drawings, and mistakes that end nothing."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from openjanus.inference.engine import Engine
+from openjanus.inference.sampling import SamplingOptions
+from openjanus.terminal import Chat, with_pictures
+from tests import tiny
+
+OPTIONS = SamplingOptions(temperature=0.0)
+
+
+@pytest.fixture
+def picture(tmp_path) -> Path:
+    path = tmp_path / "a cat.png"
+    Image.new("RGB", (16, 16), "red").save(path)
+    return path
+
+
+def converse(*lines: str, out: Path = Path("."), images=()) -> Chat:
+    chat = Chat(Engine(tiny.checkpoint()), OPTIONS, out, max_new_tokens=3)
+    said = iter(lines)
+
+    def read(prompt: str) -> str:
+        try:
+            return next(said)
+        except StopIteration:
+            raise EOFError from None
+
+    chat.run(images, read)
+    return chat
+
+
+def test_both_sides_are_kept_and_pictures_stand_where_they_were_named(picture, capsys) -> None:
+    chat = converse(f'look: @"{picture}" what is it?', "why?")
+    roles = [m.role for m in chat.messages]
+    assert roles == ["user", "assistant", "user", "assistant"]
+    first = chat.messages[0].content
+    assert first[0] == "look:" and isinstance(first[1], Image.Image) and first[2] == "what is it?"
+    told = capsys.readouterr().out
+    assert told.count("janus> ") == 2 and str(chat.messages[1].content[0]) in told
+
+
+def test_pictures_given_at_the_start_go_before_the_first_words(picture) -> None:
+    chat = converse("what is it?", "why?", images=[Image.open(picture)])
+    assert isinstance(chat.messages[0].content[0], Image.Image)
+    assert all(isinstance(part, str) for part in chat.messages[2].content)
+
+
+def test_new_forgets_and_quit_ends() -> None:
+    chat = converse("hello", "/new", "again", "/quit", "never")
+    assert [m.content for m in chat.messages if m.role == "user"] == [["again"]]
+
+
+def test_drawing_writes_a_picture_with_its_settings(tmp_path, capsys) -> None:
+    converse("/seed 5", "/draw two red apples", out=tmp_path / "new")
+    path = tmp_path / "new" / "two-red-apples-seed5.png"
+    assert str(path) in capsys.readouterr().out
+    with Image.open(path) as image:
+        assert image.text["seed"] == "5" and image.text["prompt"] == "two red apples"
+
+
+def test_mistakes_are_told_and_leave_no_trace(tmp_path, capsys) -> None:
+    chat = converse("@none.png what?", "/dance", "/draw", "/seed x", "cat " * 300, "hello")
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 5 and all(line.startswith("error: ") for line in errors)
+    assert "none.png" in errors[0] and "'/dance'" in errors[1] and "/new begins" in errors[4]
+    assert [m.content for m in chat.messages if m.role == "user"] == [["hello"]]
+
+
+def test_an_at_sign_inside_a_word_is_no_picture() -> None:
+    assert with_pictures("write to me@example.org") == ["write to me@example.org"]
