@@ -176,10 +176,3 @@ def pack(documents: Iterable[Document], row_tokens: int) -> Batch:
 def collate(documents: Sequence[Document]) -> Batch:
     """One document a row, padded on the left so that all rows end together: what decoding continues from."""
     return _fill([[d] for d in documents], max(num_tokens(d) for d in documents), "left")
-
-
-def next_batch(tokens: Tensor, kind: int, position: Tensor) -> Batch:
-    """The batch of one decode step: ids [B], all of one kind, at `position` [B], continuing document 0 of each row."""
-    column = tokens[:, None]
-    zero = torch.zeros_like(column)
-    return Batch(column, torch.full_like(column, kind), position[:, None], zero, zero, zero)

@@ -11,7 +11,6 @@ from openjanus.sequence import (
     TextSpan,
     UnderstandSpan,
     collate,
-    next_batch,
     num_tokens,
     pack,
 )
@@ -155,13 +154,6 @@ def test_collate_pads_on_the_left():
     assert batch.kind.tolist() == [[T, T, T], [P, P, T]]
     assert batch.position.tolist() == [[0, 1, 2], [0, 0, 0]]
     assert batch.document.tolist() == [[0, 0, 0], [-1, -1, 0]]
-
-
-def test_next_batch_continues_each_row():
-    batch = next_batch(torch.tensor([4, 9]), Kind.GENERATE, torch.tensor([3, 7]))
-    assert batch.tokens.tolist() == [[4], [9]] and batch.position.tolist() == [[3], [7]]
-    assert batch.kind.tolist() == [[G], [G]] and batch.document.tolist() == [[0], [0]]
-    assert batch.num_targets() == 0
 
 
 def test_to_keeps_all_fields():

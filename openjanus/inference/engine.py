@@ -1,9 +1,8 @@
-"""The two doors of Janus: `generate` draws, `chat` answers. Both run the same loop.
+"""The two doors of Janus: `generate` draws, `chat` answers. Both make requests for the same loop (scheduler.py).
 
-    documents ─► collate ─► prefill ─► n x [head at the last position ─► guide ─► sample ─► embed the id ─► body]
+    prompt or messages ─► Document ─► Request ─► Scheduler ─► ids ─► pictures, or pieces of text
 
 A drawing decodes image ids and ends after N of them; an answer decodes text ids and ends at the end-of-sentence id.
-Which head is read is a value (`Kind`), not a branch.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,17 +14,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from openjanus.inference.sampling import Sampler, SamplingOptions, guide
+from openjanus.inference.sampling import Sampler, SamplingOptions
+from openjanus.inference.scheduler import Request, Scheduler
 from openjanus.model.janus import Janus
 from openjanus.processing.image import to_images
 from openjanus.processing.processor import Conversation, Message
 from openjanus.runtime import Runtime
-from openjanus.sequence import Document, Kind, collate, next_batch, num_tokens
+from openjanus.sequence import Kind, num_tokens
 from openjanus.weights import checkpoint as checkpoints
 from openjanus.weights.config import Checkpoint
 from openjanus.weights.hub import find_checkpoint
 
 Progress = Callable[[int, int], None]  # (steps done, steps in all)
+MAX_ROWS = 128  # of the KV cache that one call may use: more pictures wait for these to be finished
 
 
 def load(
@@ -119,16 +120,28 @@ class Engine:
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not prompts or not all(p.strip() for p in prompts):
             raise ValueError("empty prompt: say what to draw, such as 'two red apples'")
-        documents = [self.processor.prompt([Message("user", [p.strip()])], draw=True) for p in prompts]
-        rows = [document for document in documents for _ in range(options.n)]
-        sampler = Sampler(options, [k for _ in documents for k in range(options.n)])
+        requests = [self.drawing(prompt.strip(), options) for prompt in prompts]
         total = self.model.config.image_tokenizer.num_image_ids
-        steps = []
-        for ids in self._decode(rows, Kind.GENERATE, total, sampler):
-            steps.append(ids)
+        for _ in self._run(requests):
             if progress is not None:
-                progress(len(steps), total)
-        return torch.stack(steps, dim=1)
+                progress(sum(len(r.ids) for r in requests) // len(requests), total)
+        return torch.cat([torch.stack(request.ids, dim=1) for request in requests])
+
+    def drawing(self, prompt: str, options: SamplingOptions) -> Request:
+        """`options.n` pictures of one prompt as a request to a `Scheduler`."""
+        document = self.processor.prompt([Message("user", [prompt])], draw=True)
+        documents = [document, self.processor.unconditional(document)] if options.guidance != 1 else [document]
+        total = self.model.config.image_tokenizer.num_image_ids
+        return Request(documents, Kind.GENERATE, total, Sampler(options, range(options.n)))
+
+    def answer(self, messages: Conversation, options: SamplingOptions, max_new_tokens: int) -> Request:
+        """The assistant's next answer as a request to a `Scheduler`; it gives up at `max_new_tokens` ids, or at the end
+        of the model's positions."""
+        document = self.processor.prompt(messages)
+        room = self.model.config.language_model.max_positions - num_tokens(document)
+        num_new = max(min(max_new_tokens, room), 1)
+        sampler = Sampler(replace(options, guidance=1.0, n=1), [0])
+        return Request([document], Kind.TEXT, num_new, sampler, self.processor.text.eos_id)
 
     @torch.inference_mode()
     def decode_images(self, image_ids: Tensor) -> list[Image.Image]:
@@ -149,14 +162,11 @@ class Engine:
         Greedy unless a temperature is given. Raises ValueError for a conversation that is too long for the model.
         """
         options = self.options(options or SamplingOptions(temperature=0.0), **settings)
-        document = self.processor.prompt(messages)
-        room = self.model.config.language_model.max_positions - num_tokens(document)
-        sampler = Sampler(replace(options, guidance=1.0, n=1), [0])
-        text, given, ids = self.processor.text, "", []
-        for step in self._decode([document], Kind.TEXT, max(min(max_new_tokens, room), 1), sampler):
-            ids.append(int(step))
-            if ids[-1] == text.eos_id:
-                return
+        request = self.answer(messages, options, max_new_tokens)
+        text, given = self.processor.text, ""
+        ids: list[int] = []
+        for _ in self._run([request]):
+            ids += [int(step) for step in request.ids[len(ids) :]]
             whole = text.decode(ids).removeprefix(" ")
             if not whole.endswith("\ufffd"):  # half of a character: wait for its other bytes
                 yield whole[len(given) :]
@@ -179,27 +189,23 @@ class Engine:
         images = [image] if isinstance(image, Image.Image) else list(image)
         return "".join(self.chat([Message("user", [*images, question.strip()])], options, max_new_tokens, **settings))
 
-    @torch.inference_mode()
-    def _decode(self, rows: list[Document], kind: Kind, num_steps: int, sampler: Sampler) -> Iterator[Tensor]:
-        """Yields the next ids [R] of all rows, `num_steps` times: prefill, then one position a step."""
-        guided = sampler.options.guidance != 1
-        if guided:
-            rows = rows + [self.processor.unconditional(document) for document in rows]
-        batch = collate(rows).to(self._device)
-        B, T = batch.tokens.shape
+    def _run(self, requests: Sequence[Request]) -> Iterator[None]:
+        """Runs requests to their end, together as far as `MAX_ROWS` allows; yields after every step."""
         limit = self.model.config.language_model.max_positions
-        if T + num_steps - 1 > limit:
-            raise ValueError(
-                f"the prompt takes {T} positions, the answer up to {num_steps}, but the model has {limit}: shorten it"
-            )
-        cache = self.model.language_model.make_cache(B, T + num_steps)
-        position = batch.position[:, -1]
-        head = {Kind.TEXT: self._text_logits, Kind.GENERATE: self.model.image_logits}[kind]
-        for step in range(num_steps):
-            logits = head(self.model(batch, cache)[:, -1])
-            ids = sampler.choose(guide(logits, sampler.options.guidance) if guided else logits)
-            yield ids
-            batch = next_batch(ids.repeat(2) if guided else ids, kind, position + step + 1)
+        for request in requests:
+            if request.num_positions > limit:
+                raise ValueError(
+                    f"the prompt takes {num_tokens(request.documents[0])} positions, the answer up to "
+                    f"{request.num_new}, but the model has {limit}: shorten it"
+                )
+        num_rows = min(sum(r.num_rows for r in requests), max(MAX_ROWS, *(r.num_rows for r in requests), 0))
+        scheduler = Scheduler(self.model, num_rows, max(r.num_positions for r in requests), self._text_logits)
+        for request in requests:
+            scheduler.submit(request)
+        running = True
+        while running:
+            running = scheduler.step()
+            yield
 
     def _text_logits(self, hidden: Tensor) -> Tensor:
         """Text logits without what an answer must not hold: special tokens, and rows that stand for no text."""
@@ -208,7 +214,3 @@ class Engine:
         logits[..., [text.pad_id, text.bos_id, text.begin_of_image_id, text.end_of_image_id]] = float("-inf")
         logits[..., text.vocab_size :] = float("-inf")  # official heads are padded to 102,400 rows
         return logits
-
-    @property
-    def _device(self) -> torch.device:
-        return self.model.language_model.norm.weight.device

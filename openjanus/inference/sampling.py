@@ -49,6 +49,10 @@ class Sampler:
         # On the CPU everywhere, so that a seed gives the same noise on every device.
         self.generators = [torch.Generator().manual_seed(options.seed * 64 + k) for k in rows]
 
+    @property
+    def num_rows(self) -> int:
+        return len(self.generators)
+
     def choose(self, logits: Tensor) -> Tensor:
         """logits [R, V] -> ids [R]."""
         o = self.options
@@ -73,7 +77,6 @@ def restrict(logits: Tensor, top_k: int, top_p: float) -> Tensor:
     return logits
 
 
-def guide(logits: Tensor, guidance: float) -> Tensor:
-    """[2R, V] conditional rows then unconditional ones -> [R, V]."""
-    conditional, unconditional = logits.chunk(2)
+def guide(conditional: Tensor, unconditional: Tensor, guidance: float | Tensor) -> Tensor:
+    """u + s (c - u) for logits [R, V]; s is one number, or [R, 1] (arXiv 2410.13848 §3.4)."""
     return unconditional + guidance * (conditional - unconditional)

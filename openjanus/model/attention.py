@@ -1,8 +1,8 @@
 """Attention, its mask, rotary positions and the KV cache.
 
 One rule for every task: a position attends to positions of its own document that do not come after it. In training the
-documents of a row are packed; in inference each row holds one document and padding. Both are the same comparison of
-`document` numbers, so there is one mask.
+documents of a row are packed, and the mask compares `document` numbers. In inference each row of the cache remembers
+one document from its beginning, and the mask compares positions.
 
 RoPE pairs dimension i with i + K/2, as Llama in transformers does (arXiv 2104.09864; modeling_llama.py).
 """
@@ -13,35 +13,56 @@ from torch import Tensor
 
 
 class KVCache:
-    """Preallocated keys and values of all layers, [L, B, Hkv, S, K] each, and the document number of each slot [B,
-    S]."""
+    """Preallocated keys and values of all layers, [L, R, Hkv, S, K] each: R rows, a document of up to S positions each.
 
-    def __init__(self, num_layers: int, B: int, num_kv_heads: int, S: int, head_width: int, like: Tensor):
-        shape = (num_layers, B, num_kv_heads, S, head_width)
-        self.keys = torch.empty(shape, dtype=like.dtype, device=like.device)
-        self.values = torch.empty_like(self.keys)
-        self.document = torch.full((B, S), -1, dtype=torch.int64, device=like.device)
-        self.length = 0
+    It does not know how much of a row is filled: who writes position p has written all before it.
+    """
+
+    def __init__(self, num_layers: int, R: int, num_kv_heads: int, S: int, head_width: int, like: Tensor):
+        shape = (num_layers, R, num_kv_heads, S, head_width)
+        # zeros: what is masked is multiplied by zero, and must be finite for that
+        self.keys = torch.zeros(shape, dtype=like.dtype, device=like.device)
+        self.values = torch.zeros_like(self.keys)
 
     @property
-    def capacity(self) -> int:
-        return self.document.shape[1]
+    def num_rows(self) -> int:
+        return self.keys.shape[1]
 
-    def extend(self, document: Tensor) -> Tensor:
-        """Reserves the next T slots for `document` [B, T]; returns the documents of all slots so far [B, S']."""
-        T = document.shape[1]
-        if self.length + T > self.capacity:
-            raise ValueError(f"KV cache is full: {self.length} + {T} positions, {self.capacity} reserved")
-        self.document[:, self.length : self.length + T] = document
-        self.length += T
-        return self.document[:, : self.length]
+    @property
+    def num_positions(self) -> int:
+        return self.keys.shape[3]
 
-    def write(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Stores k, v [B, Hkv, T, K] in the slots reserved last; returns all keys and values so far [B, Hkv, S', K]."""
-        start = self.length - k.shape[2]
-        self.keys[layer, :, :, start : self.length] = k
-        self.values[layer, :, :, start : self.length] = v
-        return self.keys[layer, :, :, : self.length], self.values[layer, :, :, : self.length]
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Makes row `target` remember the first `length` positions of row `source`."""
+        for part in (self.keys, self.values):
+            part[:, target, :, :length] = part[:, source, :, :length]
+
+    def rows(self, start: int, stop: int, position: Tensor, reach: int) -> "CacheRows":
+        """The rows from `start` to `stop`, about to be continued at `position` [B, T].
+
+        `reach` is 1 + the largest position: the caller knows it without asking the device.
+        """
+        if reach > self.num_positions:
+            raise ValueError(f"KV cache is full: {reach} positions wanted, {self.num_positions} reserved")
+        return CacheRows(self, start, stop, position, reach)
+
+
+class CacheRows:
+    """Some neighbouring rows of a cache during one forward pass."""
+
+    def __init__(self, cache: KVCache, start: int, stop: int, position: Tensor, reach: int):
+        self.keys, self.values = cache.keys[:, start:stop], cache.values[:, start:stop]
+        self.row = torch.arange(stop - start, device=position.device)[:, None]
+        self.position, self.reach = position, reach
+        slot = torch.arange(reach, device=position.device)
+        self.mask = (slot <= position[:, :, None])[:, None]  # [B, 1, T, S]
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Remembers k and v [B, Hkv, T, K], and lets q [B, H, T, K] see all up to its own position. -> [B, H, T, K]"""
+        keys, values = self.keys[layer], self.values[layer]
+        keys[self.row, :, self.position] = k.transpose(1, 2)
+        values[self.row, :, self.position] = v.transpose(1, 2)
+        return attend(q, keys[:, :, : self.reach], values[:, :, : self.reach], self.mask)
 
 
 def causal_document_mask(query_document: Tensor, key_document: Tensor) -> Tensor:

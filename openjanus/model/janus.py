@@ -9,13 +9,13 @@ applied
 by the caller where they are needed: at supervised positions in training, at the last position in decoding.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openjanus.model.attention import KVCache
 from openjanus.model.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
 from openjanus.model.language_model import LanguageModel, LanguageModelConfig
 from openjanus.model.vision_encoder import VisionEncoder, VisionEncoderConfig
@@ -123,9 +123,22 @@ class Janus(nn.Module):
             )
         return x
 
-    def forward(self, batch: Batch, cache: KVCache | None = None) -> Tensor:
+    def embed_next(self, tokens: Tensor, rows: Mapping[Kind, Tensor]) -> Tensor:
+        """One id for each row, [B] -> [B, D]; `rows` says which rows hold text ids and which image ids.
+
+        What `embed` does with such a batch, without asking the device which rows are which.
+        """
+        eyes = {Kind.TEXT: self.language_model.embedding, Kind.GENERATE: self.generation}
+        if len(rows) == 1:
+            return eyes[next(iter(rows))](tokens)
+        x = self.language_model.norm.weight.new_empty(len(tokens), self.config.language_model.width)
+        for kind, there in rows.items():
+            x[there] = eyes[kind](tokens[there])
+        return x
+
+    def forward(self, batch: Batch) -> Tensor:
         """-> hidden [B, T, D] after the body's last norm."""
-        return self.language_model(self.embed(batch), batch.position, batch.document, cache)
+        return self.language_model(self.embed(batch), batch.position, batch.document)
 
     def text_logits(self, hidden: Tensor) -> Tensor:
         """hidden [..., D] -> [..., vocab_size]"""

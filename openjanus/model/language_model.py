@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openjanus.model.attention import KVCache, attend, causal_document_mask, rotary_table, rotate
+from openjanus.model.attention import CacheRows, KVCache, attend, causal_document_mask, rotary_table, rotate
 
 
 @dataclass(frozen=True)
@@ -59,14 +59,13 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(c.head_width, c.rms_eps) if c.qk_norm else nn.Identity()
 
     def forward(
-        self, x: Tensor, cosine: Tensor, sine: Tensor, mask: Tensor, cache: KVCache | None
+        self, x: Tensor, cosine: Tensor, sine: Tensor, mask: Tensor | None, cache: CacheRows | None
     ) -> Tensor:  # [B, T, D]
         B, T, _ = x.shape
         q, k, v = (p(x).view(B, T, -1, self.head_width).transpose(1, 2) for p in (self.q, self.k, self.v))
         q, k = rotate(self.q_norm(q), cosine, sine), rotate(self.k_norm(k), cosine, sine)
-        if cache is not None:
-            k, v = cache.write(self.layer, k, v)
-        return self.out(attend(q, k, v, mask).transpose(1, 2).reshape(B, T, -1))
+        y = attend(q, k, v, mask) if cache is None else cache.attend(self.layer, q, k, v)
+        return self.out(y.transpose(1, 2).reshape(B, T, -1))
 
 
 class SwiGLU(nn.Module):
@@ -91,7 +90,7 @@ class Layer(nn.Module):
         self.ffn = SwiGLU(c)
 
     def forward(
-        self, x: Tensor, cosine: Tensor, sine: Tensor, mask: Tensor, cache: KVCache | None
+        self, x: Tensor, cosine: Tensor, sine: Tensor, mask: Tensor | None, cache: CacheRows | None
     ) -> Tensor:  # [B, T, D]
         x = x + self.attention(self.attention_norm(x), cosine, sine, mask, cache)
         return x + self.ffn(self.ffn_norm(x))
@@ -123,15 +122,22 @@ class LanguageModel(nn.Module):
         if self.config.tie_text_head:
             self.text_head.weight = self.embedding.weight
 
-    def make_cache(self, B: int, S: int) -> KVCache:
-        """A cache for B rows of at most S positions, on the device and in the dtype of the weights."""
+    def make_cache(self, R: int, S: int) -> KVCache:
+        """A cache for R rows of at most S positions, on the device and in the dtype of the weights."""
         c = self.config
-        return KVCache(c.num_layers, B, c.num_kv_heads, S, c.head_width, like=self.norm.weight)
+        return KVCache(c.num_layers, R, c.num_kv_heads, S, c.head_width, like=self.norm.weight)
 
-    def forward(self, x: Tensor, position: Tensor, document: Tensor, cache: KVCache | None = None) -> Tensor:
-        """x [B, T, D], position and document [B, T] -> hidden [B, T, D]. With a cache, x continues what it holds."""
-        keys = document if cache is None else cache.extend(document)
-        mask = causal_document_mask(document, keys)
+    def forward(
+        self, x: Tensor, position: Tensor, document: Tensor | None = None, cache: CacheRows | None = None
+    ) -> Tensor:
+        """x [B, T, D], position [B, T] -> hidden [B, T, D].
+
+        Without a cache, attention stays inside each `document` [B, T] of the rows; with one, x continues its rows.
+        """
+        mask = None
+        if cache is None:
+            assert document is not None
+            mask = causal_document_mask(document, document)
         cosine, sine = rotary_table(position, self.config.head_width, self.config.rope_theta)
         for layer in self.layers:
             x = layer(x, cosine, sine, mask, cache)

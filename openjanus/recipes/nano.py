@@ -110,7 +110,7 @@ def janus() -> Run:
         ),
         Stage(
             "tune",
-            3000,
+            2650,
             1e-3,
             {"emoji.questions": 32, "emoji.texts": 4, "emoji.drawings": 48},
             ("*", "!generation.tokenizer.*"),

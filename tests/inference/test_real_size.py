@@ -23,9 +23,9 @@ import json, sys, torch
 from pathlib import Path
 from PIL import Image
 from openjanus.inference.engine import load
-from openjanus.inference.sampling import Sampler, SamplingOptions
+from openjanus.inference.sampling import SamplingOptions
 from openjanus.processing.processor import Message
-from openjanus.sequence import Kind, collate
+from openjanus.sequence import collate
 
 def peak():
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -41,9 +41,11 @@ if sys.argv[3] == "run":
     with torch.inference_mode():
         hidden = engine.model(collate([talk]))
         told["forward"] = list(hidden.shape) + [bool(hidden.isfinite().all())]
-    drawing = engine.processor.prompt([Message("user", ["two red apples"])], draw=True)
-    steps = engine._decode([drawing], Kind.GENERATE, 16, Sampler(SamplingOptions(guidance=5.0), [0]))
-    told["ids"] = [int(ids) for ids in steps]
+    request = engine.drawing("two red apples", SamplingOptions(guidance=5.0))
+    request.num_new = 16
+    for _ in engine._run([request]):
+        pass
+    told["ids"] = torch.cat(request.ids).tolist()
     told["picture"] = engine.decode_images(torch.arange(576)[None])[0].size
 print(json.dumps(told))
 """

@@ -46,9 +46,9 @@ def test_restrict_equals_the_loop(top_k, top_p) -> None:
 
 def test_guidance_is_the_papers_formula() -> None:
     conditional, unconditional = torch.randn(2, 7), torch.randn(2, 7)
-    blended = guide(torch.cat((conditional, unconditional)), 5.0)
+    blended = guide(conditional, unconditional, 5.0)
     torch.testing.assert_close(blended, unconditional + 5 * (conditional - unconditional))
-    torch.testing.assert_close(guide(torch.cat((conditional, unconditional)), 1.0), conditional)
+    torch.testing.assert_close(guide(conditional, unconditional, 1.0), conditional)
 
 
 @pytest.mark.parametrize(

@@ -77,8 +77,43 @@ def test_rotated_products_depend_on_distance_alone():
     assert product(5, 3) != pytest.approx(product(5, 4), abs=1e-3)
 
 
+def test_the_cache_gives_every_row_what_it_remembers():
+    """Rows of different lengths, continued in place, against the textbook on each row alone."""
+    num_layers, R, S = 2, 3, 9
+    cache = KVCache(num_layers, R, 2, S, 8, like=torch.zeros(1))
+    cache.keys.fill_(1e3)  # what was not written must not matter
+    cache.values.fill_(-1e3)
+    told = {row: (torch.randn(2, S, 8), torch.randn(2, S, 8)) for row in range(R)}
+    for row, length in ((0, 5), (1, 2), (2, 7)):
+        k, v = (part[None, :, :length] for part in told[row])
+        cache.rows(row, row + 1, torch.arange(length)[None], length).attend(1, torch.randn(1, 4, length, 8), k, v)
+    position = torch.tensor([[5, 6], [2, 3]])
+    q = torch.randn(2, 4, 2, 8)
+    k, v = (
+        torch.stack([told[row][part][:, positions] for row, positions in enumerate(position.tolist())])
+        for part in (0, 1)
+    )
+    seen = cache.rows(0, 2, position, 7).attend(1, q, k, v)
+    for row, positions in enumerate(position.tolist()):
+        for t, p in enumerate(positions):
+            k, v = (part[None, :, : p + 1] for part in told[row])
+            torch.testing.assert_close(
+                seen[row : row + 1, :, t : t + 1], attend_slowly(q[row : row + 1, :, t : t + 1], k, v, None)
+            )
+
+
+def test_a_copied_row_remembers_the_same():
+    cache = KVCache(2, 2, 1, 4, 8, like=torch.zeros(1))
+    cache.keys.normal_()
+    cache.values.normal_()
+    before = cache.keys.clone()
+    cache.copy(0, 1, 3)
+    assert torch.equal(cache.keys[:, 1, :, :3], before[:, 0, :, :3])
+    assert torch.equal(cache.values[:, 1, :, :3], cache.values[:, 0, :, :3])
+    assert torch.equal(cache.keys[:, 1, :, 3:], before[:, 1, :, 3:])
+
+
 def test_a_full_cache_says_so():
     cache = KVCache(1, 2, 1, 4, 8, like=torch.zeros(1))
-    cache.extend(torch.zeros(2, 3, dtype=torch.int64))
-    with pytest.raises(ValueError, match="3 \\+ 2 positions, 4 reserved"):
-        cache.extend(torch.zeros(2, 2, dtype=torch.int64))
+    with pytest.raises(ValueError, match="5 positions wanted, 4 reserved"):
+        cache.rows(0, 1, torch.tensor([[4]]), 5)

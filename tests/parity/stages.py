@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import JanusForConditionalGeneration, JanusProcessor
 
 from openjanus.inference.engine import Engine
-from openjanus.inference.sampling import Sampler, SamplingOptions
+from openjanus.inference.sampling import SamplingOptions
 from openjanus.model.janus import Janus
 from openjanus.processing.processor import Message
 from openjanus.sequence import Batch, Kind, TextSpan, UnderstandSpan, collate
@@ -119,24 +119,24 @@ def text_logits(p: Pair) -> Compared:
 
 
 def text_logits_with_cache(p: Pair) -> Compared:
-    """The same in two pieces: all but the last three positions, then one after the other from the cache."""
-    batch = _documents(p)
-    B, T = batch.tokens.shape
-    cache = p.ours.language_model.make_cache(B, T)
-    x = p.ours.embed(batch)
-    hidden = []
+    """The longest of these conversations in pieces: all but the last three positions, then one after the other."""
+    batch = _documents(p).rows(2, 3)
+    T = batch.tokens.shape[1]
+    x, cache, hidden = p.ours.embed(batch), p.ours.language_model.make_cache(1, T), []
     for start, stop in ((0, T - 3), (T - 3, T - 2), (T - 2, T - 1), (T - 1, T)):
-        piece = slice(start, stop)
-        hidden.append(p.ours.language_model(x[:, piece], batch.position[:, piece], batch.document[:, piece], cache))
+        position = batch.position[:, start:stop]
+        rows = cache.rows(0, 1, position, stop)
+        hidden.append(p.ours.language_model(x[:, start:stop], position, cache=rows))
     theirs = p.theirs(**_reference_inputs(p, batch)).logits
     return p.ours.text_logits(torch.cat(hidden[1:], dim=1)), theirs[:, -3:]
 
 
 def _answer_ids(p: Pair, messages: list[Message]) -> Tensor:
     """Ids of our greedy answer, end included."""
-    document = p.engine.processor.prompt(messages)
-    steps = p.engine._decode([document], Kind.TEXT, NUM_NEW, Sampler(SamplingOptions(0.0, guidance=1.0), [0]))
-    return torch.stack(list(steps), dim=1)[0]
+    request = p.engine.answer(messages, SamplingOptions(temperature=0.0), NUM_NEW)
+    for _ in p.engine._run([request]):
+        pass
+    return torch.cat(request.ids)
 
 
 def _greedy_text(p: Pair, messages: list[Message], words: str) -> Compared:

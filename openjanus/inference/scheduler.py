@@ -1,0 +1,270 @@
+"""One running batch for both faces: drawings and answers join and leave between steps.
+
+    waiting ─► prefill, chunk by chunk ─► n rows, or n guided pairs of rows ─► one position a step ─► finished
+                                          └── all running requests, of both kinds, in one forward ──┘
+
+A request owns rows of one KV cache. The running rows are the first of the cache, without gaps, so that a step reads it
+in place; when a request leaves, the last rows move into its places. A drawing with guidance owns two rows for each
+picture, conditional and unconditional, that are always stepped together. What a request gets does not depend on its
+company: every row attends to itself alone, and each of its pictures draws its noise from a generator of its own.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from openjanus.inference.sampling import Sampler, guide
+from openjanus.model.janus import Janus
+from openjanus.sequence import Document, Kind, collate, num_tokens
+
+CHUNK_TOKENS = 256  # positions that a prefill computes between two steps of the running batch
+
+
+@dataclass(eq=False)
+class Request:
+    """One prompt to continue `n` times, by ids of one kind.
+
+    documents: the prompt; with guidance also the unconditional one, of the same length.
+    num_new: ids to give at most. stop_id: an id that ends the request; then n must be 1.
+    ids: what came so far, int64 [n] each step, on the model's device. error: why the request ended early.
+    """
+
+    documents: Sequence[Document]
+    kind: Kind
+    num_new: int
+    sampler: Sampler
+    stop_id: int | None = None
+    ids: list[Tensor] = field(default_factory=list)
+    finished: bool = False
+    cancelled: bool = False
+    rows: list[int] = field(default_factory=list)  # of the cache: n conditional ones, then n unconditional ones
+
+    @property
+    def n(self) -> int:
+        return self.sampler.num_rows
+
+    @property
+    def num_rows(self) -> int:
+        return self.n * len(self.documents)
+
+    @property
+    def num_positions(self) -> int:
+        """Positions that a row needs; the last id is given, not embedded."""
+        return num_tokens(self.documents[0]) + self.num_new - 1
+
+    def cancel(self) -> None:
+        """The request leaves the batch before the next step."""
+        self.cancelled = True
+
+
+@dataclass
+class _Prefill:
+    """A request on its way in: what is embedded of it, and how much of that the cache holds."""
+
+    request: Request
+    x: Tensor  # [B, T, D], a row for each document
+    done: int = 0
+
+
+@dataclass
+class _Part:
+    """The running requests of one kind, and where their rows are: it holds until somebody joins, leaves or moves.
+
+    rows: of the cache, ascending. conditional, unconditional: for each sequence, its place among these rows; a sequence
+    without guidance guides itself, which is exact: u + s (c - u) with u = c is c. guidance: [sequences, 1].
+    """
+
+    requests: list[Request]
+    rows: Tensor
+    conditional: Tensor
+    unconditional: Tensor | None
+    guidance: Tensor
+
+    @classmethod
+    def of(cls, requests: list[Request], device: torch.device) -> "_Part":
+        rows = sorted(row for request in requests for row in request.rows)
+        place = {row: i for i, row in enumerate(rows)}
+        conditional = [place[row] for r in requests for row in r.rows[: r.n]]
+        unconditional = [place[row] for r in requests for row in r.rows[-r.n :]]
+        guidance = [r.sampler.options.guidance for r in requests for _ in range(r.n)]
+        guided = conditional != unconditional
+        return cls(
+            requests,
+            torch.tensor(rows, device=device),
+            torch.tensor(conditional, device=device),
+            torch.tensor(unconditional, device=device) if guided else None,
+            torch.tensor(guidance, dtype=torch.float32, device=device)[:, None],
+        )
+
+
+class Scheduler:
+    """The decode loop. `step` advances everything by one position; it is not thread-safe: one thread steps and submits.
+
+    num_rows, num_positions: size of the KV cache, which bounds what runs together and how long it may get.
+    text_logits: hidden [R, D] -> logits [R, V], without what an answer must not hold.
+    """
+
+    def __init__(
+        self,
+        model: Janus,
+        num_rows: int,
+        num_positions: int,
+        text_logits: Callable[[Tensor], Tensor] | None = None,
+        chunk_tokens: int = CHUNK_TOKENS,
+    ):
+        self.model, self.chunk_tokens = model, chunk_tokens
+        self.heads = {Kind.TEXT: text_logits or model.text_logits, Kind.GENERATE: model.image_logits}
+        self.cache = model.language_model.make_cache(num_rows, num_positions)
+        self.device = self.cache.keys.device
+        self.tokens = torch.zeros(num_rows, dtype=torch.int64, device=self.device)  # the next id to embed, by row
+        self.length = [0] * num_rows  # positions that each row remembers
+        self.owner: list[tuple[Request, int]] = []  # of each running row: the request, and which of its rows
+        self.waiting: deque[Request] = deque()
+        self.running: list[Request] = []
+        self.prefill: _Prefill | None = None
+        self._plan: dict[Kind, _Part] | None = None
+
+    def submit(self, request: Request) -> Request:
+        """Puts a request into the queue. Raises ValueError at once for one that can never fit."""
+        if request.num_rows > self.cache.num_rows:
+            raise ValueError(
+                f"the request needs {request.num_rows} rows at once (n {request.n}"
+                f"{', twice for guidance' * (len(request.documents) > 1)}), but there are {self.cache.num_rows}: "
+                "ask for fewer pictures at a time"
+            )
+        if request.num_positions > self.cache.num_positions:
+            raise ValueError(
+                f"the prompt takes {num_tokens(request.documents[0])} positions, the answer up to {request.num_new}, "
+                f"but there are {self.cache.num_positions}: shorten it"
+            )
+        self.waiting.append(request)
+        return request
+
+    @torch.inference_mode()
+    def step(self) -> bool:
+        """Continues every running row by one position, then prefills a chunk of what waits. False: nothing is left."""
+        self._drop_cancelled()
+        if self.running:
+            self._decode()
+        room = self.chunk_tokens
+        while room > 0 and (self.prefill or self._admit()):
+            room -= self._prefill_chunk(room)
+        return bool(self.running or self.waiting or self.prefill)
+
+    def run(self) -> None:
+        """Steps until nothing is left."""
+        while self.step():
+            pass
+
+    def _drop_cancelled(self) -> None:
+        for request in [r for r in self.waiting if r.cancelled]:
+            self.waiting.remove(request)
+            request.finished = True
+        if self.prefill is not None and self.prefill.request.cancelled:
+            self.prefill.request.finished = True
+            self.prefill = None
+        for request in [r for r in self.running if r.cancelled]:
+            self._leave(request)
+
+    def _admit(self) -> bool:
+        """Begins the first waiting request, if there are rows for it: nobody overtakes."""
+        if not self.waiting or len(self.owner) + self.waiting[0].num_rows > self.cache.num_rows:
+            return False
+        request = self.waiting.popleft()
+        self.prefill = _Prefill(request, self.model.embed(collate(request.documents).to(self.device)))
+        return True
+
+    def _prefill_chunk(self, room: int) -> int:
+        """Computes at most `room` more positions of the prompt, in the rows behind the running ones; returns how many.
+        A prompt that is whole joins the batch."""
+        prefill = self.prefill
+        assert prefill is not None
+        B, T, _ = prefill.x.shape
+        start, stop = prefill.done, min(prefill.done + room, T)
+        position = torch.arange(start, stop, device=self.device).expand(B, -1)
+        first = len(self.owner)
+        rows = self.cache.rows(first, first + B, position, stop)
+        hidden = self.model.language_model(prefill.x[:, start:stop], position, cache=rows)
+        prefill.done = stop
+        if stop == T:
+            self.prefill = None
+            self._join(prefill.request, hidden[:, -1], T)
+        return stop - start
+
+    def _join(self, request: Request, hidden: Tensor, length: int) -> None:
+        """Shares the prefill among the n sequences of a request and chooses their first ids. hidden: [B, D]"""
+        n, first = request.n, len(self.owner)
+        for target in range(request.num_rows - 1, 0, -1):  # from the end: no row is overwritten before it is copied
+            if target // n != target:
+                self.cache.copy(first + target // n, first + target, length)
+        request.rows = list(range(first, first + request.num_rows))
+        self.owner += [(request, i) for i in range(request.num_rows)]
+        for row in request.rows:
+            self.length[row] = length
+        self.running.append(request)
+        self._plan = None
+        logits = self.heads[request.kind](hidden)  # [1 or 2, V]
+        if len(logits) == 2:
+            logits = guide(logits[:1], logits[1:], request.sampler.options.guidance)
+        self._give(request, request.sampler.choose(logits.expand(n, -1)))
+
+    def _decode(self) -> None:
+        plan = self._plan = self._plan or self._make_plan()
+        B = len(self.owner)
+        x = self.model.embed_next(self.tokens[:B], {kind: part.rows for kind, part in plan.items()})
+        position = torch.tensor(self.length[:B], device=self.device)[:, None]
+        rows = self.cache.rows(0, B, position, max(self.length[:B]) + 1)
+        hidden = self.model.language_model(x[:, None], position, cache=rows)[:, 0]
+        for row in range(B):
+            self.length[row] += 1
+        for kind, part in plan.items():
+            logits = self.heads[kind](hidden if len(part.rows) == B else hidden[part.rows])
+            if part.unconditional is None:
+                logits = logits[part.conditional]
+            else:
+                logits = guide(logits[part.conditional], logits[part.unconditional], part.guidance)
+            start = 0
+            for request in part.requests:
+                self._give(request, request.sampler.choose(logits[start : start + request.n]))
+                start += request.n
+
+    def _make_plan(self) -> "dict[Kind, _Part]":
+        return {
+            kind: _Part.of(requests, self.device)
+            for kind in (Kind.GENERATE, Kind.TEXT)
+            if (requests := [r for r in self.running if r.kind == kind])
+        }
+
+    def _give(self, request: Request, ids: Tensor) -> None:
+        """Hands new ids [n] to a request; it leaves when that was the last."""
+        request.ids.append(ids)
+        if len(request.ids) == request.num_new or (request.stop_id is not None and int(ids) == request.stop_id):
+            self._leave(request)
+        else:
+            self.tokens[request.rows] = ids.repeat(len(request.documents))
+
+    def _leave(self, request: Request) -> None:
+        request.finished = True
+        self.running.remove(request)
+        for row in sorted(request.rows, reverse=True):
+            self._free(row)
+        request.rows = []
+        self._plan = None
+
+    def _free(self, row: int) -> None:
+        """Moves the last running row into a free one, and a prefill behind the running rows down by one."""
+        last = len(self.owner) - 1
+        owner = self.owner.pop()
+        if row != last:
+            self.owner[row] = owner
+            request, index = owner
+            request.rows[index] = row
+            self.length[row] = self.length[last]
+            self.tokens[row] = self.tokens[last]
+            self.cache.copy(last, row, self.length[last])
+        if self.prefill is not None and self.prefill.done:
+            for source in range(last + 1, last + 1 + len(self.prefill.x)):
+                self.cache.copy(source, source - 1, self.prefill.done)

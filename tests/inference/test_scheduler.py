@@ -1,0 +1,213 @@
+"""The running batch: whatever runs beside a request, it gets what it gets alone, and what the oracle gives."""
+
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+
+from openjanus.inference.engine import Engine
+from openjanus.inference.sampling import Sampler, SamplingOptions, guide
+from openjanus.inference.scheduler import Request, Scheduler
+from openjanus.processing.processor import Message
+from openjanus.sequence import GenerateSpan, Kind, Span, TextSpan, collate
+from tests import tiny
+
+NUM_ROWS, NUM_POSITIONS = 8, 192
+WORDS = "a two three red green blue cat dog apple heart and on under beside grass".split()  # noqa: SIM905
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return Engine(tiny.checkpoint())
+
+
+def make_scheduler(engine: Engine, **settings: int) -> Scheduler:
+    sizes = {"num_rows": NUM_ROWS, "num_positions": NUM_POSITIONS, **settings}
+    return Scheduler(engine.model, text_logits=engine._text_logits, **sizes)
+
+
+def make_request(engine: Engine, rng: random.Random, draw: bool) -> Request:
+    """A drawing or an answer with settings of its own."""
+    words = " ".join(rng.choices(WORDS, k=rng.randint(1, 12)))
+    options = SamplingOptions(
+        temperature=rng.choice([0.0, 0.7, 1.0]),
+        top_k=rng.choice([0, 5]),
+        top_p=rng.choice([1.0, 0.8]),
+        guidance=rng.choice([1.0, 2.0, 5.0]),
+        seed=rng.randrange(100),
+        n=rng.choice([1, 1, 2, 3]),
+    )
+    if draw:
+        return engine.drawing(words, options)
+    pictures = [Image.new("RGB", (16, 16), rng.choice(["red", "blue"])) for _ in range(rng.randint(0, 2))]
+    return engine.answer([Message("user", [*pictures, words])], options, rng.randint(1, 20))
+
+
+def again(request: Request) -> Request:
+    """The same request, not begun."""
+    options = request.sampler.options
+    return Request(
+        request.documents, request.kind, request.num_new, Sampler(options, range(request.n)), request.stop_id
+    )
+
+
+def ids_of(request: Request) -> list[list[int]]:
+    return torch.stack(request.ids, dim=1).tolist()
+
+
+def oracle(engine: Engine, request: Request) -> list[list[int]]:
+    """Without cache or batch: every sequence from its beginning, at every step."""
+    sampler = Sampler(request.sampler.options, range(request.n))
+    heads = {Kind.TEXT: engine._text_logits, Kind.GENERATE: engine.model.image_logits}
+    sequences: list[list[int]] = [[] for _ in range(request.n)]
+    for _ in range(request.num_new):
+        logits = []
+        for ids in sequences:
+            more: list[Span] = [TextSpan(ids) if request.kind == Kind.TEXT else GenerateSpan(ids)] if ids else []
+            each = [
+                heads[request.kind](engine.model(collate([[*document, *more]]))[:, -1])
+                for document in request.documents
+            ]
+            logits.append(guide(each[0], each[1], sampler.options.guidance) if len(each) == 2 else each[0])
+        for ids, id in zip(sequences, sampler.choose(torch.cat(logits)).tolist(), strict=True):
+            ids.append(id)
+        if sequences[0][-1] == request.stop_id:
+            break
+    return sequences
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_random_mix_gives_every_request_what_the_oracle_gives(engine, seed) -> None:
+    rng = random.Random(seed)
+    requests = [make_request(engine, rng, i % 2 == 0) for i in range(8)]
+    scheduler = make_scheduler(engine, chunk_tokens=rng.choice([1, 7, 64]))
+    waiting = list(requests)
+    with torch.inference_mode():
+        while waiting or scheduler.step():
+            if waiting and rng.random() < 0.3:
+                scheduler.submit(waiting.pop())
+            elif waiting:
+                scheduler.step()
+        for request in requests:
+            assert request.finished
+            assert ids_of(request) == oracle(engine, request)
+
+
+def test_others_leaving_at_any_step_changes_nothing(engine) -> None:
+    """Cancelling moves rows: a drawing's pair, an answer's row, rows under a prefill."""
+    for seed in range(12):
+        rng = random.Random(100 + seed)
+        requests = [make_request(engine, rng, i % 2 == 0) for i in range(6)]
+        alone = []
+        for request in requests:
+            twin = again(request)
+            scheduler = make_scheduler(engine)
+            scheduler.submit(twin)
+            scheduler.run()
+            alone.append(ids_of(twin))
+        scheduler = make_scheduler(engine, chunk_tokens=5)
+        for request in requests:
+            scheduler.submit(request)
+        while scheduler.step():
+            if rng.random() < 0.08:
+                rng.choice(requests).cancel()
+        for request, wanted in zip(requests, alone, strict=True):
+            assert request.finished
+            got = ids_of(request) if request.ids else [[] for _ in wanted]
+            assert all(one == whole[: len(one)] for one, whole in zip(got, wanted, strict=True))
+            assert request.cancelled or got == wanted
+
+
+def test_a_cancelled_request_is_gone_after_one_step(engine) -> None:
+    scheduler = make_scheduler(engine)
+    running, stays, queued = (
+        scheduler.submit(engine.drawing("a cat", SamplingOptions(n=n, guidance=2.0))) for n in (2, 2, 1)
+    )
+    for _ in range(3):
+        scheduler.step()
+    assert scheduler.running == [running, stays] and list(scheduler.waiting) == [queued]
+    running.cancel()
+    scheduler.step()
+    assert running.finished and running not in scheduler.running and len(running.ids) == 3
+    assert queued in scheduler.running  # its rows were free at once
+    queued.cancel()
+    stays.cancel()
+    assert not scheduler.step() and not scheduler.owner
+
+
+def test_what_cannot_fit_is_refused_at_once_and_what_must_wait_waits(engine) -> None:
+    scheduler = make_scheduler(engine)
+    with pytest.raises(ValueError, match=r"needs 10 rows at once \(n 5, twice for guidance\), but there are 8"):
+        scheduler.submit(engine.drawing("a cat", SamplingOptions(n=5)))
+    with pytest.raises(ValueError, match="but there are 20: shorten it"):
+        make_scheduler(engine, num_positions=20).submit(engine.drawing("a cat", SamplingOptions()))
+    assert not scheduler.waiting
+    first, second = (scheduler.submit(engine.drawing("a cat", SamplingOptions(n=3))) for _ in range(2))
+    scheduler.step()
+    assert first.ids and not second.ids
+    scheduler.run()
+    assert ids_of(first) == ids_of(second)
+
+
+def test_nobody_overtakes(engine) -> None:
+    scheduler = make_scheduler(engine)
+    scheduler.submit(engine.drawing("a cat", SamplingOptions(n=3)))
+    large = scheduler.submit(engine.drawing("a cat", SamplingOptions(n=2)))
+    small = scheduler.submit(engine.answer([Message("user", ["hello"])], SamplingOptions(temperature=0.0), 3))
+    for _ in range(4):
+        scheduler.step()
+    assert not large.ids and not small.ids  # two rows are free, but the first in the queue needs four
+
+
+def test_prompts_are_prefilled_once_for_all_their_pictures(engine, monkeypatch) -> None:
+    seen = []
+    original = engine.model.language_model.forward
+
+    def forward(x, *args, **kwargs):
+        seen.append(tuple(x.shape[:2]))
+        return original(x, *args, **kwargs)
+
+    monkeypatch.setattr(engine.model.language_model, "forward", forward)
+    scheduler = make_scheduler(engine)
+    request = scheduler.submit(engine.drawing("a red cat", SamplingOptions(n=4)))
+    scheduler.run()
+    T = len(request.documents[0][0].ids)
+    assert seen == [(2, T)] + [(8, 1)] * 15
+
+
+def test_heads_read_only_their_own_rows(engine, monkeypatch) -> None:
+    rows: dict[str, set[int]] = {"image": set(), "text": set()}
+    image, text = engine.model.image_logits, engine._text_logits
+    monkeypatch.setattr(engine.model, "image_logits", lambda h: rows["image"].add(len(h)) or image(h))
+    scheduler = Scheduler(
+        engine.model, NUM_ROWS, NUM_POSITIONS, text_logits=lambda h: rows["text"].add(len(h)) or text(h)
+    )
+    scheduler.submit(engine.drawing("a cat", SamplingOptions(n=2)))
+    scheduler.submit(replace(engine.answer([Message("user", ["hello"])], SamplingOptions(), 5), stop_id=None))
+    scheduler.run()
+    assert rows == {"image": {2, 4}, "text": {1}}  # the prefill's pair, then two pairs; one answer
+
+
+def test_bfloat16_stays_near_float32(tmp_path) -> None:
+    """Logits of a whole mixed run, teacher-forced by its own ids, within bfloat16's precision of the float32 model."""
+    from openjanus.weights import checkpoint
+
+    checkpoint.save(tiny.checkpoint(), tmp_path / "model")
+    exact, rough = (
+        Engine(checkpoint.load(tmp_path / "model", dtype=dtype)) for dtype in (torch.float32, torch.bfloat16)
+    )
+    request = rough.drawing("two red apples", SamplingOptions(temperature=1.0, guidance=1.0, seed=1))
+    scheduler = Scheduler(rough.model, 2, NUM_POSITIONS, rough._text_logits)
+    logits: list[torch.Tensor] = []
+    head = rough.model.image_logits
+    scheduler.heads[Kind.GENERATE] = lambda hidden: logits.append(head(hidden).float()) or head(hidden)
+    scheduler.submit(request)
+    scheduler.run()
+    ids = ids_of(request)[0]
+    with torch.inference_mode():
+        hidden = exact.model(collate([[*request.documents[0], GenerateSpan(ids)]]))
+        wanted = exact.model.image_logits(hidden[0, -len(ids) - 1 : -1])
+    error = (torch.cat(logits) - wanted).abs().max() / wanted.std()
+    assert error < 0.15
