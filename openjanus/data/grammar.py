@@ -264,6 +264,11 @@ def _absent(nouns: tuple[str, ...], rng: np.random.Generator) -> str:
 _ASK = {"what": _ask_what, "how_many": _ask_how_many, "color": _ask_color, "where": _ask_where, "yes_no": _ask_yes_no}
 
 
+def names(scene: Scene) -> str:
+    """What is there and in which colours, without places, number or background; a function of the picture alone."""
+    return " and ".join(sorted({noun_phrase(item.object, item.color) for item in scene.items}))
+
+
 def description(scene: Scene) -> str:
     """The one full sentence that answers "Describe the picture."; a function of the picture alone."""
     ground = f"on a {scene.background} background"

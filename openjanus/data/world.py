@@ -30,17 +30,18 @@ from openjanus.data.splits import (
 from openjanus.data.sprites import BACKGROUNDS, NOUNS, OBJECTS, RECOLOURABLE, scaled_sprite
 from openjanus.data.words import coin, pick
 
-# Layout. A tiny model over an 8x-downsampled code grid must learn this, so places are few and sprites never touch:
-# everything is in pixels of a 64-px canvas, on a 4-px lattice, and boxes of different items are >= GAP_PX apart.
+# Layout. A tiny model over 8x8-px patches must learn this, so places are few and sprites never touch: everything is in
+# pixels of a 64-px canvas, on a lattice as wide as a patch, and boxes of different items are >= GAP_PX apart.
 CANVAS_PX = 64
-LATTICE_PX = 4
+LATTICE_PX = 8
 GAP_PX = 4
+EDGE_PX = 4  # so near to an edge counts as standing there, and so near to the centre as the middle
 SIZES_PX = {"small": 28, "medium": 40, "big": 52}
 MULTI_PX = 28  # side of every item in a scene of two or more
 MAX_SHIFT_PX = 8  # stated relations: the other axis differs at most this much
-# The two slots of a row or column of MULTI_PX items that keep the gap.
-SLOTS_PX = ((0, 32), (0, 36), (4, 36))
-MIDDLE_PX = (16, 20)
+# The two slots of a row or column of MULTI_PX items that keep the gap, and the one between them.
+SLOTS_PX = (0, 32)
+MIDDLE_PX = 16
 
 TASK_WEIGHTS = {"one": 0.12, "color": 0.2, "counting": 0.25, "two": 0.13, "position": 0.15, "attribute": 0.15}
 RELATIONS = ("left of", "right of", "above", "below")
@@ -86,9 +87,9 @@ def place_of(x: int, y: int, size: int) -> str | None:
     free = CANVAS_PX - size
     rows = []
     for offset in (y, x):
-        if abs(offset - free / 2) <= 2:
+        if abs(offset - free / 2) <= EDGE_PX:
             rows.append(1)
-        elif size < SIZES_PX["big"] and min(offset, free - offset) <= LATTICE_PX:
+        elif size < SIZES_PX["big"] and min(offset, free - offset) <= EDGE_PX:
             rows.append(0 if offset < free / 2 else 2)
         else:
             return None
@@ -133,8 +134,8 @@ def _one_box(rng: np.random.Generator) -> tuple[int, int, int, str | None, str |
 
 def _related_boxes(rng: np.random.Generator, relation: str) -> list[tuple[int, int]]:
     """Corners of two items of which the first is `relation` the second."""
-    near, far = pick(rng, SLOTS_PX)
-    reach = CANVAS_PX - MULTI_PX
+    near, far = SLOTS_PX
+    reach = (CANVAS_PX - MULTI_PX) // LATTICE_PX * LATTICE_PX
     across = int(rng.integers(0, reach // LATTICE_PX + 1)) * LATTICE_PX
     shift = int(rng.integers(-MAX_SHIFT_PX // LATTICE_PX, MAX_SHIFT_PX // LATTICE_PX + 1)) * LATTICE_PX
     other = min(max(across + shift, 0), reach)
@@ -144,7 +145,7 @@ def _related_boxes(rng: np.random.Generator, relation: str) -> list[tuple[int, i
 
 def _grid_boxes(rng: np.random.Generator, count: int) -> list[tuple[int, int]]:
     """Corners of `count` items (2 to 4) in the quadrants, or a triangle of two and a centred third."""
-    columns, rows = pick(rng, SLOTS_PX), pick(rng, SLOTS_PX)
+    columns = rows = SLOTS_PX
     cells = [(x, y) for y in rows for x in columns]
     if count == 4:
         return cells
@@ -153,7 +154,7 @@ def _grid_boxes(rng: np.random.Generator, count: int) -> list[tuple[int, int]]:
             keep = int(rng.integers(0, 4))
             return [cell for i, cell in enumerate(cells) if i != keep]
         pair, lone = rows if coin(rng, 0.5) else rows[::-1]
-        return [(columns[0], pair), (columns[1], pair), (pick(rng, MIDDLE_PX), lone)]
+        return [(columns[0], pair), (columns[1], pair), (MIDDLE_PX, lone)]
     if coin(rng, 0.4):
         return [cells[0], cells[3]] if coin(rng, 0.5) else [cells[1], cells[2]]
     return _related_boxes(rng, pick(rng, ("left of", "above")))
@@ -213,7 +214,7 @@ def sample_scene(split: str, seed: int, index: int, tasks: Mapping[str, float] |
 
 
 def render(scene: Scene, size_px: int = CANVAS_PX) -> np.ndarray:  # uint8 [size_px, size_px, 3]
-    """Draw the scene. size_px must keep the 4-px lattice whole: a multiple of 16."""
+    """Draw the scene. size_px must keep every box on whole pixels: a multiple of 16."""
     step = CANVAS_PX // LATTICE_PX
     if size_px <= 0 or size_px % step:
         raise ValueError(f"size_px is {size_px}; expected a positive multiple of {step}")

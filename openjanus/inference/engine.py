@@ -8,7 +8,7 @@ A drawing decodes image ids and ends after N of them; an answer decodes text ids
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import torch
 from PIL import Image
@@ -79,7 +79,7 @@ class Engine:
         """Sampling options: what is given, else `options`, else the checkpoint's own defaults, else the paper's."""
         base = self.sampling if options is None else asdict(options)
         given = {name: value for name, value in settings.items() if value is not None}
-        chosen: dict[str, object] = {**base, **given}
+        chosen: dict[str, Any] = {**base, **given}
         known = {f.name for f in fields(SamplingOptions)}
         unknown = set(chosen) - known
         if unknown:
@@ -87,9 +87,12 @@ class Engine:
                 f"unknown sampling option {sorted(unknown)[0]!r}, expected one of {', '.join(sorted(known))}"
             )
         for name in ("top_k", "seed", "n"):  # a checkpoint's settings are floats
-            if name in chosen and chosen[name] == int(chosen[name]):  # type: ignore[call-overload]
-                chosen[name] = int(chosen[name])  # type: ignore[call-overload]
-        return SamplingOptions(**chosen)  # type: ignore[arg-type]
+            value = chosen.get(name, 0)
+            if value != int(value):
+                raise ValueError(f"{name} is {value}, expected a whole number")
+            if name in chosen:
+                chosen[name] = int(value)
+        return SamplingOptions(**chosen)
 
     def generate(
         self,

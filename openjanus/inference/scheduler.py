@@ -29,7 +29,7 @@ class Request:
 
     documents: the prompt; with guidance also the unconditional one, of the same length.
     num_new: ids to give at most. stop_id: an id that ends the request; then n must be 1.
-    ids: what came so far, int64 [n] each step, on the model's device. error: why the request ended early.
+    ids: what came so far, int64 [n] each step, on the model's device.
     """
 
     documents: Sequence[Document]

@@ -4,7 +4,9 @@
 
 Codes and latents are L2-normalised before they are compared, and the code enters the decoder normalised. `stem_px` >
 1 folds squares of pixels into channels first (and unfolds them last): it spares a small model the costly
-full-resolution level; LlamaGen has 1. Sources: arXiv 2406.06525 §3.1; deepseek-ai/Janus, vq_model.py.
+full-resolution level; LlamaGen has 1. `local_encoder` makes each id a function of its own square of pixels: 1x1
+convolutions, no attention, norms over channels. In LlamaGen's encoder every id depends on the whole picture, which a
+large transformer can predict and a small one cannot. Sources: arXiv 2406.06525 §3.1; deepseek-ai/Janus, vq_model.py.
 """
 
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ class ImageTokenizerConfig:
     code_width: int = 8
     num_groups: int = 32
     stem_px: int = 1
+    local_encoder: bool = False
 
     @property
     def grid_side(self) -> int:
@@ -37,17 +40,29 @@ class ImageTokenizerConfig:
         return self.grid_side**2
 
 
-def group_norm(width: int, c: ImageTokenizerConfig) -> nn.GroupNorm:
-    return nn.GroupNorm(c.num_groups, width, eps=1e-6)
+class LocalGroupNorm(nn.GroupNorm):
+    """Group norm of each place by itself."""
+
+    def forward(self, x: Tensor) -> Tensor:  # [M, C, h, w]
+        rows = x.permute(0, 2, 3, 1)  # [M, h, w, C]
+        return super().forward(rows.flatten(0, 2)).view(rows.shape).permute(0, 3, 1, 2)
+
+
+def group_norm(width: int, c: ImageTokenizerConfig, local: bool = False) -> nn.GroupNorm:
+    return (LocalGroupNorm if local else nn.GroupNorm)(c.num_groups, width, eps=1e-6)
+
+
+def conv(width_in: int, width_out: int, local: bool = False) -> nn.Conv2d:
+    return nn.Conv2d(width_in, width_out, 1) if local else nn.Conv2d(width_in, width_out, 3, padding=1)
 
 
 class ResBlock(nn.Module):
-    def __init__(self, width_in: int, width_out: int, c: ImageTokenizerConfig):
+    def __init__(self, width_in: int, width_out: int, c: ImageTokenizerConfig, local: bool = False):
         super().__init__()
-        self.norm1 = group_norm(width_in, c)
-        self.conv1 = nn.Conv2d(width_in, width_out, 3, padding=1)
-        self.norm2 = group_norm(width_out, c)
-        self.conv2 = nn.Conv2d(width_out, width_out, 3, padding=1)
+        self.norm1 = group_norm(width_in, c, local)
+        self.conv1 = conv(width_in, width_out, local)
+        self.norm2 = group_norm(width_out, c, local)
+        self.conv2 = conv(width_out, width_out, local)
         self.shortcut = nn.Conv2d(width_in, width_out, 1) if width_in != width_out else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:  # [M, C, h, w]
@@ -72,12 +87,13 @@ class SpatialAttention(nn.Module):
 
 
 class Downsample(nn.Module):
-    def __init__(self, width: int):
+    def __init__(self, width: int, local: bool = False):
         super().__init__()
-        self.conv = nn.Conv2d(width, width, 3, stride=2)
+        self.conv = nn.Conv2d(width, width, 2 if local else 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1)))  # right and bottom only, as in taming-transformers
+        # right and bottom only, as in taming-transformers
+        return self.conv(F.pad(x, (0, 1, 0, 1)) if self.conv.kernel_size[0] == 3 else x)
 
 
 class Upsample(nn.Module):
@@ -93,13 +109,9 @@ class Level(nn.Module):
     """The blocks at one resolution; attention only at the lowest; `resample` leads to the next level, if there is
     one."""
 
-    def __init__(
-        self, widths: tuple[int, int], num_blocks: int, attention: bool, resample: nn.Module, c: ImageTokenizerConfig
-    ):
+    def __init__(self, blocks: list[ResBlock], attentions: list[SpatialAttention], resample: nn.Module):
         super().__init__()
-        width_in, width = widths
-        self.blocks = nn.ModuleList(ResBlock(width_in if i == 0 else width, width, c) for i in range(num_blocks))
-        self.attentions = nn.ModuleList(SpatialAttention(width, c) for _ in range(num_blocks if attention else 0))
+        self.blocks, self.attentions = nn.ModuleList(blocks), nn.ModuleList(attentions)
         self.resample = resample
 
     def forward(self, x: Tensor) -> Tensor:
@@ -110,8 +122,22 @@ class Level(nn.Module):
         return self.resample(x)
 
 
-def _middle(width: int, c: ImageTokenizerConfig) -> nn.Sequential:
-    return nn.Sequential(ResBlock(width, width, c), SpatialAttention(width, c), ResBlock(width, width, c))
+def _level(
+    width_in: int,
+    width: int,
+    num_blocks: int,
+    attention: bool,
+    resample: nn.Module,
+    c: ImageTokenizerConfig,
+    local: bool,
+) -> Level:
+    blocks = [ResBlock(width_in if i == 0 else width, width, c, local) for i in range(num_blocks)]
+    return Level(blocks, [SpatialAttention(width, c) for _ in range(num_blocks if attention else 0)], resample)
+
+
+def _middle(width: int, c: ImageTokenizerConfig, local: bool = False) -> nn.Sequential:
+    between = nn.Identity() if local else SpatialAttention(width, c)
+    return nn.Sequential(ResBlock(width, width, c, local), between, ResBlock(width, width, c, local))
 
 
 class Encoder(nn.Module):
@@ -120,22 +146,24 @@ class Encoder(nn.Module):
     def __init__(self, c: ImageTokenizerConfig):
         super().__init__()
         widths = [c.base_width * m for m in c.width_multipliers]
-        last = len(widths) - 1
+        last, local = len(widths) - 1, c.local_encoder
         self.stem_px = c.stem_px
-        self.conv_in = nn.Conv2d(3 * c.stem_px**2, c.base_width, 3, padding=1)
+        self.conv_in = conv(3 * c.stem_px**2, c.base_width, local)
         self.levels = nn.ModuleList(
-            Level(
-                (widths[max(i - 1, 0)] if i else c.base_width, width),
+            _level(
+                (widths[i - 1] if i else c.base_width),
+                width,
                 c.num_res_blocks,
-                i == last,
-                nn.Identity() if i == last else Downsample(width),
+                i == last and not local,
+                nn.Identity() if i == last else Downsample(width, local),
                 c,
+                local,
             )
             for i, width in enumerate(widths)
         )
-        self.middle = _middle(widths[last], c)
-        self.norm_out = group_norm(widths[last], c)
-        self.conv_out = nn.Conv2d(widths[last], c.latent_width, 3, padding=1)
+        self.middle = _middle(widths[last], c, local)
+        self.norm_out = group_norm(widths[last], c, local)
+        self.conv_out = conv(widths[last], c.latent_width, local)
 
     def forward(self, pixels: Tensor) -> Tensor:
         x = self.conv_in(F.pixel_unshuffle(pixels, self.stem_px))
@@ -155,12 +183,14 @@ class Decoder(nn.Module):
         self.conv_in = nn.Conv2d(c.latent_width, widths[0], 3, padding=1)
         self.middle = _middle(widths[0], c)
         self.levels = nn.ModuleList(
-            Level(
-                (widths[max(i - 1, 0)], width),
+            _level(
+                widths[max(i - 1, 0)],
+                width,
                 c.num_res_blocks + 1,
                 i == 0,
                 nn.Identity() if i == last else Upsample(width),
                 c,
+                local=False,
             )
             for i, width in enumerate(widths)
         )

@@ -31,6 +31,7 @@ IMAGE_TOKENIZER = ImageTokenizerConfig(
     code_width=8,
     num_groups=16,
     stem_px=2,
+    local_encoder=True,
 )
 VISION_ENCODER = VisionEncoderConfig(
     image_size_px=64, patch_px=8, width=192, num_layers=4, num_heads=3, mlp_width=768, pooling_head=True
@@ -45,21 +46,21 @@ def tokenizer() -> Run:
         perceptual_weight=0.1,
         gan_weight=0.02,
         discriminator_width=32,
-        discriminator_start=7800,
-        quantise_start=400,
+        discriminator_start=3500,
+        quantise_start=200,
         revive_steps=25,
     )
-    stage = Stage("reconstruct", 9000, 1e-3, {"emoji.pictures": 16}, schedule="cosine", warmup_steps=100)
+    stage = Stage("reconstruct", 4000, 1e-3, {"emoji.pictures": 16}, schedule="cosine", warmup_steps=100)
     return Run("nano.tokenizer", task, (stage,))
 
 
 def encoder() -> Run:
-    """SigLIP on pictures and their captions; every second caption describes the whole picture."""
+    """SigLIP on pictures and their captions, 40% of which name the objects alone."""
     task = ContrastiveTraining(
         VISION_ENCODER, text_num_layers=2, text_num_heads=3, text_mlp_width=768, num_text_tokens=48, bias=-5.0
     )
     stage = Stage(
-        "contrast", 600, 1e-3, {"emoji.captions": 128}, schedule="cosine", warmup_steps=100, weight_decay=0.05
+        "contrast", 1200, 1e-3, {"emoji.captions": 128}, schedule="cosine", warmup_steps=100, weight_decay=0.05
     )
     return Run("nano.encoder", task, (stage,))
 
@@ -102,7 +103,7 @@ def janus() -> Run:
         Stage("adapt", 100, 1e-3, {"emoji.questions": 16, "emoji.drawings": 32}, adaptors, "cosine", warmup_steps=20),
         Stage(
             "unify",
-            3210,
+            3000,
             1.5e-3,
             {"emoji.questions": 16, "emoji.texts": 8, "emoji.drawings": 48},
             adaptors + body,
@@ -110,7 +111,7 @@ def janus() -> Run:
         ),
         Stage(
             "tune",
-            2650,
+            2600,
             1e-3,
             {"emoji.questions": 32, "emoji.texts": 4, "emoji.drawings": 48},
             ("*", "!generation.tokenizer.*"),

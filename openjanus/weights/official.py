@@ -298,6 +298,7 @@ def check_plain(m: JanusConfig, what: str) -> None:
         "qkv_bias": lm.qkv_bias,
         f"stem_px {vq.stem_px}": vq.stem_px != 1,
         f"num_groups {vq.num_groups}": vq.num_groups != 32,
+        "local_encoder": vq.local_encoder,
         "a pooling head": m.vision_encoder.pooling_head,
     }
     for name, used in own.items():

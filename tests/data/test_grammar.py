@@ -6,7 +6,7 @@ from statistics import median
 
 import pytest
 
-from openjanus.data.grammar import QUESTION_KINDS, caption, description, question, question_kinds
+from openjanus.data.grammar import QUESTION_KINDS, caption, description, names, question, question_kinds
 from openjanus.data.splits import SPLITS, TASKS, stream
 from openjanus.data.sprites import COLORS, OBJECTS
 from openjanus.data.texts import KEYWORDS, mentioned_objects, text_document
@@ -129,6 +129,14 @@ def test_description_names_everything():
         assert mentioned_objects(text) == {item.object for item in scene.items}
         assert {item.color for item in scene.items if item.color} == words(text) & set(COLORS)
         assert scene.background in text and text.endswith(".")
+
+
+def test_names_name_the_objects_and_nothing_else():
+    for scene, _ in SAMPLES:
+        text = names(scene)
+        assert mentioned_objects(text) == {item.object for item in scene.items}
+        assert {item.color for item in scene.items if item.color} == words(text) & set(COLORS)
+        assert scene.background not in text
 
 
 def test_texts_have_content():

@@ -141,6 +141,8 @@ def test_bad_requests_are_told_what_is_wrong(engine) -> None:
         list(engine.chat([Message("user", ["cat " * 300])]))
     with pytest.raises(ValueError, match="unknown sampling option 'guidence'"):
         engine.options(guidence=3.0)
+    with pytest.raises(ValueError, match=r"n is 2.5, expected a whole number"):
+        engine.generate("a cat", n=2.5)
 
 
 def test_the_checkpoints_own_settings_hold_until_told_otherwise() -> None:

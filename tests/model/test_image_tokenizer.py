@@ -119,3 +119,20 @@ def test_codes_start_on_the_unit_sphere():
 )
 def test_code_usage(ids, share, perplexity):
     assert code_usage(torch.tensor(ids), 8) == pytest.approx((share, perplexity))
+
+
+def test_ids_of_a_local_encoder_depend_on_their_own_square_alone():
+    model, picture = build(local_encoder=True), pixels(1)
+    side = model.config.image_size_px // model.config.grid_side
+    before = model.to_code(model.encoder(picture)).flatten(2)
+    for place in (0, 5, 15):
+        row, column = divmod(place, model.config.grid_side)
+        changed = picture.clone()
+        changed[:, :, row * side : (row + 1) * side, column * side : (column + 1) * side] += 0.5
+        moved = (model.to_code(model.encoder(changed)).flatten(2) != before).any(dim=1)[0]
+        assert moved.nonzero().flatten().tolist() == [place]
+    everywhere = build()
+    changed = (everywhere.to_code(everywhere.encoder(picture)) != everywhere.to_code(everywhere.encoder(changed))).any(
+        1
+    )
+    assert changed.all()  # LlamaGen's encoder
