@@ -174,7 +174,7 @@ def test_a_tenth_of_the_captions_is_replaced_by_pads(janus_task) -> None:
     objective = JanusObjective(janus_task, 0)
     source = SOURCES["emoji.drawings"]("train", 0)
     pad = objective.processor.text.pad_id
-    dropped = [pad in objective._document("emoji.drawings", source, index)[1].ids for index in range(1000)]
+    dropped = [pad in objective._document("emoji.drawings", source, index)[0].ids for index in range(1000)]
     assert 0.07 < sum(dropped) / len(dropped) < 0.13
     for number in range(8):  # the eight drawings come round 125 times, now with their captions, now without
         assert {True, False} == set(dropped[number::8])
