@@ -6,6 +6,7 @@ executed: `.bin` files are opened with torch's `weights_only` loader, which know
 
 import json
 import zipfile
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -45,14 +46,23 @@ class TensorFiles:
             raise ValueError(f"{folder}: {absent[0]} is in the index, but not in its file")
 
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
-        """The tensors named, mapped from their files where the platform can, file by file."""
+        """The tensors named, mapped from their files where the platform can, file by file.
+
+        A file is opened again after `GROUP_BYTES`: what was read before and is not kept is then let go.
+        """
         by_file: dict[str, list[str]] = {}
         for name in names:
             by_file.setdefault(self.file_of[name], []).append(name)
         for file, members in by_file.items():
-            with self._open(file) as tensors:
-                for name in members:
-                    yield name, tensors.get(name)
+            left = deque(members)
+            while left:
+                with self._open(file) as tensors:
+                    size = 0
+                    while left and size < GROUP_BYTES:
+                        tensor = tensors.get(left[0])
+                        size += tensor.nbytes
+                        yield left.popleft(), tensor
+                        del tensor  # it would keep the whole file mapped
 
     @contextmanager
     def _open(self, name: str) -> Iterator["_Safetensors | _Pickled"]:

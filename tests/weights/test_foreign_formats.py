@@ -95,9 +95,13 @@ def test_saving_again_leaves_no_stale_shards(tmp_path, monkeypatch) -> None:
     ]
 
 
-def test_groups_of_a_file_are_all_read(folder, monkeypatch) -> None:
-    monkeypatch.setattr(tensors, "GROUP_BYTES", 1000)
+def test_a_file_is_let_go_now_and_then_and_all_of_it_is_read(folder, monkeypatch) -> None:
+    opened = []
+    original = tensors.TensorFiles._open
+    monkeypatch.setattr(tensors.TensorFiles, "_open", lambda self, name: opened.append(name) or original(self, name))
+    monkeypatch.setattr(tensors, "GROUP_BYTES", 100_000)
     assert tiny.equal_trees(checkpoint.load(folder).model.state_dict(), tiny_janus().state_dict())
+    assert len(opened) > 5
 
 
 def to_bin(folder: Path, zipped: bool = True) -> None:
