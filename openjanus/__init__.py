@@ -1,10 +1,12 @@
 """openjanus: an open, complete implementation of Janus (arXiv 2410.13848).
 
-import openjanus
+    import openjanus
 
-engine = openjanus.load("nano")
-engine.generate("two red apples", n=4, seed=1)[0].save("apples.png")
-engine.ask(picture, "what is it?")
+    engine = openjanus.load("nano")
+    engine.generate("two red apples", n=4, seed=1)[0].save("apples.png")
+    engine.ask(picture, "what is it?")
+
+Start reading in sequence.py and model/janus.py.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 # torch and all that needs it are imported where a command starts: `--help` and wrong arguments answer at once.
 
-BUNDLED = Path(__file__).parent / "assets"
 console = Console(stderr=True, highlight=False)
 
 Model = Annotated[str, arg(help="a checkpoint folder of any format, a hub id (owner/name), or nano: the bundled model")]
@@ -135,6 +134,7 @@ def demo(out: Annotated[Path, arg(help="folder for the drawing")] = Path("demo")
     """Draw a prompt with the bundled model, then ask about a picture that it ships and about the one it drew."""
     from openjanus.inference.picture_files import contact_sheet, save_png
     from openjanus.processing.image import open_image
+    from openjanus.weights.hub import BUNDLED
 
     started = time.monotonic()
     _check_folder(out)

@@ -8,8 +8,7 @@ reading order. A batch holds documents packed into rows:
     target        -    -    -    -       17     903  ...  5    -        what the head predicts here
     target_kind   0    0    0    0       G      G    ...  G    0        which head predicts it (0: no loss)
     position      0    1    2    3       4      5    ...                counts from 0 inside each document
-    document      0    0    0    0       0      0    ...                attention stays inside one document; -1 is
-    padding
+    document      0    0    0    0       0      0    ...                attention stays inside; -1 is padding
 
 `<begin_of_image>` predicting the first image id needs no special case.
 

@@ -1,9 +1,11 @@
 """A conversation in the terminal: words, pictures by path, drawings.
 
-you> @cat.png what is it?
-janus> a cat
-you> /draw two red apples
-two-red-apples-seed0.png
+    you> @cat.png what is it?
+    janus> a cat
+    you> /draw two red apples
+    two-red-apples-seed0.png
+
+A wrong line is told on stderr and ends nothing.
 """
 
 import re

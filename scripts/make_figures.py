@@ -31,11 +31,9 @@ CELL_PX, GAP_PX, LABEL_PX = 128, 6, 300
 
 def drawings() -> Image.Image:
     """One row a prompt, one column a seed."""
-    from openjanus.cli import BUNDLED
-    from openjanus.inference.engine import Engine
-    from openjanus.weights import checkpoint
+    from openjanus.inference.engine import load
 
-    engine = Engine(checkpoint.load(BUNDLED / "nano"))
+    engine = load("nano", "cpu", "float32")
     columns = [engine.generate(PROMPTS, engine.options(seed=seed)) for seed in range(NUM_SEEDS)]
     step = CELL_PX + GAP_PX
     sheet = Image.new("RGB", (LABEL_PX + NUM_SEEDS * step + GAP_PX, len(PROMPTS) * step + GAP_PX + 28), "white")

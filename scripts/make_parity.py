@@ -1,6 +1,8 @@
 """Writes the table of docs/parity.md: what is compared with transformers' Janus, and the largest difference found.
 
-python scripts/make_parity.py        (needs the dev extra; the same comparisons run in tests/parity)
+    python scripts/make_parity.py
+
+It needs the dev extra. The same comparisons run in tests/parity.
 """
 
 import sys

@@ -5,8 +5,8 @@
 Codes and latents are L2-normalised before they are compared, and the code enters the decoder normalised. `stem_px` >
 1 folds squares of pixels into channels first (and unfolds them last): it spares a small model the costly
 full-resolution level; LlamaGen has 1. `local_encoder` makes each id a function of its own square of pixels: 1x1
-convolutions, no attention, norms over channels. In LlamaGen's encoder every id depends on the whole picture, which a
-large transformer can predict and a small one cannot. Sources: arXiv 2406.06525 §3.1; deepseek-ai/Janus, vq_model.py.
+convolutions, no attention, norms over channels. In LlamaGen's encoder every id depends on the whole picture, which is
+hard to predict for a small transformer. Sources: arXiv 2406.06525 §3.1; deepseek-ai/Janus, vq_model.py.
 """
 
 from dataclasses import dataclass

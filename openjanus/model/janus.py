@@ -4,9 +4,8 @@
       image ─► understanding eye ────┼─► one causal body ────┤
       image ids ─► generation eye ───┘                       └─ image head ─► next image id
 
-`embed` asks of each position only which eye it belongs to (`Batch.kind`); `forward` is the body; the two heads are
-applied
-by the caller where they are needed: at supervised positions in training, at the last position in decoding.
+`embed` asks of each position only which eye it belongs to (`Batch.kind`); `forward` is the body; the caller applies the
+two heads where they are needed: at supervised positions in training, at the last position in decoding.
 """
 
 from collections.abc import Mapping

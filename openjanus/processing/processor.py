@@ -1,7 +1,6 @@
 """Conversations to documents: the only place that knows a chat template.
 
-    user:      [picture] "what is it?"     ->  BOS "User: " <boi> picture to understand <eoi> "\\nwhat is
-    it?\\n\\nAssistant:"
+    user:      [picture] "what is it?"     ->  BOS "User: " <boi> picture <eoi> "\\nwhat is it?\\n\\nAssistant:"
     assistant: "a cat"                     ->  " a cat" EOS
     user:      "two red apples"            ->  BOS "User: two red apples\\n\\nAssistant:"
     assistant: image ids                   ->  <boi> ids to generate

@@ -3,8 +3,8 @@
     loss = l2 |x' - x|² + l1 |x' - x| + perceptual d(x', x) + |sg[z] - e|² + commitment |z - sg[e]|² + gan -D(x')
 
 From `discriminator_start` on, a PatchGAN with hinge loss judges the reconstructions. Both players take their
-gradients in one
-step: the generator sees the discriminator with detached weights, the discriminator sees the reconstruction detached.
+gradients in one step: the generator sees the discriminator with detached weights, the discriminator sees the
+reconstruction detached.
 """
 
 from collections.abc import Sequence

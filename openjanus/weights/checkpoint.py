@@ -29,7 +29,7 @@ from openjanus.processing.text import TextTokenizer
 from openjanus.weights import names, official, transformers_format
 from openjanus.weights.config import Checkpoint, CheckpointConfig
 from openjanus.weights.fields import Fields
-from openjanus.weights.tensors import TensorFiles, check_shapes, read_tensors, weight_files, write_tensors
+from openjanus.weights.tensors import TensorFiles, check_shapes, weight_files, write_tensors
 
 Progress = Callable[[int, int], None]  # (tensors done, tensors in all)
 CPU = torch.device("cpu")
@@ -41,11 +41,13 @@ class Format:
 
     names: Callable[[str], tuple[str, ...]]
     dropped: tuple[str, ...]
-    read_config: Callable[[Path, Mapping[str, Any], bool], CheckpointConfig]
+    read_config: Callable[[Path, Mapping[str, Any], TextTokenizer, bool], CheckpointConfig]
     write_config: Callable[[CheckpointConfig, TextTokenizer, Path], list[str]]
 
 
-def _read_own_config(folder: Path, tensors: Mapping[str, Any], as_configured: bool) -> CheckpointConfig:
+def _read_own_config(
+    folder: Path, tensors: Mapping[str, Any], text: TextTokenizer, as_configured: bool
+) -> CheckpointConfig:
     return configs.load(CheckpointConfig, folder / "config.json")
 
 
@@ -96,8 +98,8 @@ def load(
     folder = Path(folder)
     form = FORMATS[detect_format(folder)]
     files = TensorFiles(folder)
-    config = form.read_config(folder, files.shapes, as_configured)
     text = TextTokenizer.load(folder / "tokenizer.json")
+    config = form.read_config(folder, files.shapes, text, as_configured)
     vocab_size = config.model.language_model.vocab_size
     if text.vocab_size > vocab_size:
         raise ValueError(f"{folder}: the tokenizer has {text.vocab_size} ids, the model only {vocab_size}")
@@ -147,8 +149,10 @@ def load_part(part: nn.Module, run: str, prefix: str, dropped: tuple[str, ...] =
     found = sorted(Path(run).glob("checkpoints/*/model.safetensors"))
     if not found:
         raise ValueError(f"{run}: no checkpoint there; train it first")
-    tensors = {n.removeprefix(prefix): t for n, t in read_tensors(found[-1]).items() if n.startswith(prefix)}
-    tensors = {n: t for n, t in tensors.items() if not any(fnmatchcase(n, pattern) for pattern in dropped)}
+    files = TensorFiles(found[-1].parent)
+    names_here = {name: name.removeprefix(prefix) for name in files.shapes if name.startswith(prefix)}
+    wanted = [n for n, here in names_here.items() if not any(fnmatchcase(here, pattern) for pattern in dropped)]
+    tensors = {names_here[name]: tensor for name, tensor in files.read(wanted)}
     check_tensors(tensors, part.state_dict(), str(found[-1]))
     part.load_state_dict(tensors)
 

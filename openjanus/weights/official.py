@@ -50,7 +50,9 @@ INDIFFERENT = (
 )  # fmt: skip
 
 
-def read_config(folder: Path, tensors: Mapping[str, Any], as_configured: bool = False) -> CheckpointConfig:
+def read_config(
+    folder: Path, tensors: Mapping[str, Any], text_tokenizer: TextTokenizer, as_configured: bool = False
+) -> CheckpointConfig:
     """The config of an official folder; `tensors` are the names that its weights hold."""
     c = Fields.load(folder / "config.json")
     c.expect("model_type", "multi_modality")
@@ -192,7 +194,6 @@ def read_pixels(path: Path, size_px: int, as_configured: bool, inside: dict[str,
         normalise = True
     if not normalise:
         mean, std = (0.0,) * 3, (1.0,) * 3
-    size = c.data.get("size")
     c.expect("size", None, size_px, {"height": size_px, "width": size_px})
     c.expect("image_size", size_px)
     for key in ("do_resize", "do_rescale", "do_pad", "do_convert_rgb"):
@@ -208,7 +209,7 @@ def read_pixels(path: Path, size_px: int, as_configured: bool, inside: dict[str,
     )  # fmt: skip
     c.done()
     if len(mean) != 3 or len(std) != 3 or len(background) != 3:
-        raise ValueError(f"{path}: image_mean, image_std and background_color need three values each, got {size}")
+        raise ValueError(f"{path}: expected three values each, got {mean=}, {std=}, {background=}")
     return PixelConfig(size_px, min_side, background, mean, std)
 
 
@@ -287,7 +288,12 @@ def write_config(config: CheckpointConfig, text: TextTokenizer, folder: Path) ->
             **pixel_settings(p.pixels),
         },
     )
-    return ["config.json", "processor_config.json", "preprocessor_config.json", *write_tokenizer(text, folder)]
+    return [
+        "config.json",
+        "processor_config.json",
+        "preprocessor_config.json",
+        *write_tokenizer(text.with_special(IMAGE_PLACEHOLDER), folder),
+    ]
 
 
 def check_plain(m: JanusConfig, what: str) -> None:
@@ -339,8 +345,7 @@ def pixel_settings(p: PixelConfig) -> dict[str, Any]:
 
 
 def write_tokenizer(text: TextTokenizer, folder: Path, more: dict[str, Any] | None = None) -> list[str]:
-    """tokenizer.json with the picture's placeholder, and the two files that tell transformers what is special."""
-    text = text.with_special(IMAGE_PLACEHOLDER)
+    """tokenizer.json, and the two files that tell transformers what is special."""
     text.save(folder / "tokenizer.json")
     special = {"bos_token": BOS, "eos_token": EOS, "pad_token": PAD}
     write_json(

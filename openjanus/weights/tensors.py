@@ -48,7 +48,7 @@ class TensorFiles:
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
         """The tensors named, mapped from their files where the platform can, file by file.
 
-        A file is opened again after `GROUP_BYTES`: what was read before and is not kept is then let go.
+        A mapped file is opened again after `GROUP_BYTES`: what was read before and is not kept is then let go.
         """
         by_file: dict[str, list[str]] = {}
         for name in names:
@@ -58,7 +58,7 @@ class TensorFiles:
             while left:
                 with self._open(file) as tensors:
                     size = 0
-                    while left and size < GROUP_BYTES:
+                    while left and (size < GROUP_BYTES or not tensors.mapped):
                         tensor = tensors.get(left[0])
                         size += tensor.nbytes
                         yield left.popleft(), tensor
@@ -78,6 +78,8 @@ class TensorFiles:
 
 
 class _Safetensors:
+    mapped = True
+
     def __init__(self, file: Any):
         self.file = file
 
@@ -91,9 +93,9 @@ class _Safetensors:
 
 class _Pickled:
     def __init__(self, path: Path):
+        self.mapped = zipfile.is_zipfile(path)  # older files are one pickle, not an archive, and come in whole
         try:
-            # older files are one pickle, not an archive, and cannot be mapped
-            self.state = torch.load(path, "cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            self.state = torch.load(path, "cpu", weights_only=True, mmap=self.mapped)
         except OSError:
             raise
         except Exception as error:  # torch raises the errors of pickle, which have no better parent
@@ -151,15 +153,6 @@ def write_tensors(tensors: dict[str, Tensor], folder: Path, metadata: dict[str, 
         index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
         (folder / names[-1]).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
     return names
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file, memory-mapped. Raises ValueError for a damaged file."""
-    try:
-        with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
-    except SafetensorError as error:
-        raise ValueError(f"{path}: damaged or not safetensors ({error})") from None
 
 
 def check_shapes(

@@ -61,7 +61,9 @@ CHAT_TEMPLATE = """\
 {{ 'ASSISTANT:' if add_generation_prompt else '' }}"""
 
 
-def read_config(folder: Path, tensors: Mapping[str, Any], as_configured: bool = False) -> CheckpointConfig:
+def read_config(
+    folder: Path, tensors: Mapping[str, Any], text_tokenizer: TextTokenizer, as_configured: bool = False
+) -> CheckpointConfig:
     """The config of a transformers folder; `tensors` are the names that its weights hold."""
     c = Fields.load(folder / "config.json")
     c.expect("model_type", "janus")
@@ -69,9 +71,9 @@ def read_config(folder: Path, tensors: Mapping[str, Any], as_configured: bool = 
     text = read_llama(c.inner("text_config"), "lm_head.weight" in tensors, tied)
     vision = _vision(c.inner("vision_config", {}), text.width)
     tokenizer, head_width = _image_tokenizer(c.inner("vq_config", {}), vision, text.width)
-    c.ignore(*INDIFFERENT, "image_token_index", "initializer_range")
+    c.ignore(*INDIFFERENT, "image_token_index")
     c.done()
-    processor = _processor(folder, vision, as_configured)
+    processor = _processor(folder, vision, text_tokenizer, as_configured)
     return CheckpointConfig(JanusConfig(text, vision, tokenizer, head_width), processor)
 
 
@@ -128,7 +130,9 @@ def _image_tokenizer(c: Fields, vision: VisionEncoderConfig, text_width: int) ->
     return config, text_width
 
 
-def _processor(folder: Path, vision: VisionEncoderConfig, as_configured: bool) -> ProcessorConfig:
+def _processor(
+    folder: Path, vision: VisionEncoderConfig, text_tokenizer: TextTokenizer, as_configured: bool
+) -> ProcessorConfig:
     path = folder / "processor_config.json"
     c = Fields.load(path) if path.is_file() else Fields({}, str(path))
     c.expect("num_image_tokens", vision.num_features)
@@ -138,7 +142,7 @@ def _processor(folder: Path, vision: VisionEncoderConfig, as_configured: bool) -
     c.ignore("processor_class", "auto_map")
     c.done()
     template = _chat_template(folder) or in_processor
-    with_tokens = TextTokenizer.load(folder / "tokenizer.json").special_id(ROLES["deepseek"]["user"]) is not None
+    with_tokens = text_tokenizer.special_id(ROLES["deepseek"]["user"]) is not None
     roles = "deepseek" if with_tokens else "deepseek_old"
     if ROLES["deepseek"]["user"] in template and not with_tokens:
         warnings.warn(
@@ -178,6 +182,7 @@ def write_config(config: CheckpointConfig, text: TextTokenizer, folder: Path) ->
         raise ValueError(
             f"transformers has no place for an image head of width {m.image_head_width} beside a body of {lm.width}"
         )
+    # transformers keeps the ratio and truncates the product
     if vision.mlp_width != int(vision.width * (vision.mlp_width / vision.width)):
         raise ValueError(f"transformers has no place for a vision mlp_width of {vision.mlp_width}")
     text = text.with_special(IMAGE_PLACEHOLDER)
