@@ -25,7 +25,7 @@ Model = Annotated[str, arg(help="a checkpoint folder of any format, a hub id (ow
 Revision = Annotated[str | None, arg(help="branch, tag or commit of a hub id")]
 AsConfigured = Annotated[bool, arg(help="follow do_normalize: false of the first Janus-1.3B files, a known mistake")]
 Device = Annotated[str, arg(help="auto, cpu, cuda or mps")]
-DType = Annotated[str, arg(help="auto, float32, bfloat16 or float16")]
+Weights = Annotated[str, arg(help="auto, float32, bfloat16, float16, int8 or int4: how matrices are stored")]
 Recipe = Annotated[Positional[str], arg(metavar="RECIPE", help="such as nano.janus")]
 Overrides = Annotated[
     Positional[tuple[str, ...]], arg(metavar="KEY=VALUE ...", help="such as stages.unify.num_steps=100 or seed=1")
@@ -46,7 +46,7 @@ def generate(
     model: Model = "nano",
     revision: Revision = None,
     device: Device = "auto",
-    dtype: DType = "auto",
+    weights: Weights = "auto",
     threads: Threads = 0,
 ) -> None:
     """Draw pictures of one or several prompts into PNG files, with a contact sheet for more than one."""
@@ -55,7 +55,7 @@ def generate(
     if not prompts or not all(prompt.strip() for prompt in prompts):
         raise ValueError("empty prompt: say what to draw, such as 'two red apples'")
     _check_folder(out)
-    engine = _engine(model, device, dtype, threads, revision)
+    engine = _engine(model, device, weights, threads, revision)
     if size is not None and size not in engine.sizes_px:
         raise ValueError(f"size {size}: this model draws {' or '.join(map(str, engine.sizes_px))} pixels a side")
     options = engine.options(n=n, seed=seed, guidance=guidance, temperature=temperature, top_k=top_k, top_p=top_p)
@@ -86,7 +86,7 @@ def ask(
     revision: Revision = None,
     as_configured: AsConfigured = False,
     device: Device = "auto",
-    dtype: DType = "auto",
+    weights: Weights = "auto",
     threads: Threads = 0,
 ) -> None:
     """Answer a question about one or several pictures, streaming."""
@@ -99,7 +99,7 @@ def ask(
     if not question.strip():
         raise ValueError("empty question: ask something, such as 'what is it?'")
     images = [open_image(path) for path in paths]
-    engine = _engine(model, device, dtype, threads, revision, as_configured)
+    engine = _engine(model, device, weights, threads, revision, as_configured)
     options = engine.options(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     for piece in engine.chat([Message("user", [*images, question.strip()])], options, max_new_tokens):
         print(piece, end="", flush=True)
@@ -117,7 +117,7 @@ def chat(
     revision: Revision = None,
     as_configured: AsConfigured = False,
     device: Device = "auto",
-    dtype: DType = "auto",
+    weights: Weights = "auto",
     threads: Threads = 0,
 ) -> None:
     """Talk with a model: @PATH puts a picture into what you say, /draw draws one, /help tells the rest."""
@@ -125,7 +125,7 @@ def chat(
     from openjanus.terminal import Chat
 
     images = [open_image(path) for path in pictures]
-    engine = _engine(model, device, dtype, threads, revision, as_configured)
+    engine = _engine(model, device, weights, threads, revision, as_configured)
     options = engine.options(temperature=temperature, seed=seed)
     Chat(engine, options, out, max_new_tokens, system).run(images)
 
@@ -174,6 +174,8 @@ def train(
     from openjanus.recipes.evaluators import evaluators_of, keep_result
     from openjanus.training.run import train as train_run
 
+    if dtype not in ("auto", "float32", "bfloat16"):
+        raise ValueError(f"dtype {dtype!r}: expected auto, float32 or bfloat16")
     run = configs.override(find_recipe(recipe)(), overrides)
     folder = out or Path("runs") / recipe
     _check_folder(folder)
@@ -214,13 +216,13 @@ def evaluate(
     temperature: float | None = None,
     out: Annotated[Path | None, arg(help="write the figures as JSON")] = None,
     device: Device = "auto",
-    dtype: DType = "auto",
+    weights: Weights = "auto",
     threads: Threads = 0,
 ) -> None:
     """Score drawings and answers of a model in the emoji world, by split, with the scorer's own error beside them."""
     from openjanus.recipes.evaluators import evaluate_emoji_world
 
-    engine = _engine(model, device, dtype, threads)
+    engine = _engine(model, device, weights, threads)
     options = engine.options(seed=seed, guidance=guidance, temperature=temperature)
     report = evaluate_emoji_world(engine, options, n, seed)
     print(report.text)
@@ -278,19 +280,19 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _engine(
-    model: str, device: str, dtype: str, threads: int, revision: str | None = None, as_configured: bool = False
+    model: str, device: str, weights: str, threads: int, revision: str | None = None, as_configured: bool = False
 ) -> "Engine":
     from openjanus.inference.engine import load
 
-    runtime = _runtime(device, dtype, threads)
+    runtime = _runtime(device, weights, threads)
     with _progress("loading") as progress:
         return load(model, runtime, revision=revision, as_configured=as_configured, progress=progress)
 
 
-def _runtime(device: str, dtype: str, threads: int) -> "Runtime":
+def _runtime(device: str, weights: str, threads: int) -> "Runtime":
     from openjanus.runtime import Runtime
 
-    runtime = Runtime.choose(device, dtype, threads)
+    runtime = Runtime.choose(device, weights, threads)
     console.print(f"[dim]{runtime}[/dim]")
     return runtime
 

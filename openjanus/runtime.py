@@ -1,4 +1,4 @@
-"""Where and how numbers are computed: device, dtype and threads in one explicit object (floor 0)."""
+"""Where and how numbers are computed: device, weights and threads in one explicit object (floor 0)."""
 
 import os
 from dataclasses import dataclass
@@ -6,22 +6,33 @@ from dataclasses import dataclass
 import torch
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+WEIGHTS = (*DTYPES, "int8", "int4")  # how matrices are stored for inference (inference/quantisation.py)
+SHORT = {"bf16": "bfloat16", "fp16": "float16"}
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """The device and dtype that a run uses, with the reason why they were chosen."""
+    """The device and the form of the weights that a run uses, with the reason why they were chosen.
+
+    weights: one of `WEIGHTS`; training knows only the dtypes among them.
+    """
 
     device: torch.device
-    dtype: torch.dtype
+    weights: str
     reason: str
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights, or of what is beside them where they are quantised."""
+        quantised = torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        return DTYPES.get(self.weights, quantised)
+
     @classmethod
-    def choose(cls, device: str = "auto", dtype: str = "auto", num_threads: int = 0) -> "Runtime":
+    def choose(cls, device: str = "auto", weights: str = "auto", num_threads: int = 0) -> "Runtime":
         """Picks CUDA, then Apple MPS, then the CPU; bfloat16 on CUDA, float32 elsewhere.
 
         `num_threads` bounds the CPU threads (0 leaves torch's own choice). Raises ValueError for a device that is not
-        there.
+        there, and for an unknown form of weights.
         """
         if num_threads < 0:
             raise ValueError(f"threads is {num_threads}, expected 0 (torch's own choice) or more")
@@ -38,18 +49,16 @@ class Runtime:
             if not available[kind]:
                 raise ValueError(f"device {device!r} is not available here: use auto or cpu")
             reason = f"{device}: asked for"
-        if dtype == "auto":
-            chosen = torch.bfloat16 if kind == "cuda" else torch.float32
-        elif dtype in DTYPES:
-            chosen = DTYPES[dtype]
-        else:
-            raise ValueError(f"dtype {dtype!r}: expected auto, {', '.join(DTYPES)}")
+        chosen = SHORT.get(weights, weights)
+        if chosen == "auto":
+            chosen = "bfloat16" if kind == "cuda" else "float32"
+        if chosen not in WEIGHTS:
+            raise ValueError(f"weights {weights!r}: expected auto, {', '.join(WEIGHTS)}")
         try:
             return cls(torch.device(kind if device == "auto" else device), chosen, reason)
         except RuntimeError:
             raise ValueError(f"device {device!r}: expected auto, cpu, cuda, cuda:N or mps") from None
 
     def __str__(self) -> str:
-        name = str(self.dtype).removeprefix("torch.")
         threads = f", {torch.get_num_threads()} of {os.cpu_count()} cores" if self.device.type == "cpu" else ""
-        return f"{self.device} {name}{threads} ({self.reason})"
+        return f"{self.device} {self.weights}{threads} ({self.reason})"

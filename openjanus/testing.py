@@ -3,7 +3,7 @@
     from openjanus.testing import tiny_checkpoint
 
     folder = tiny_checkpoint(tmp_path / "model", form="official")
-    engine = openjanus.load(folder, dtype="float32")
+    engine = openjanus.load(folder, weights="float32")
 
 It draws noise and says nonsense, but it has every part of a real checkpoint: both eyes, both heads, tokenizer and
 processor files. 64-px pictures, 16 features and 16 ids each.

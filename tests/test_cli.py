@@ -188,7 +188,7 @@ def test_prompts_of_the_same_words_get_files_of_their_own(model, tmp_path, capsy
         ("--guidance", "inf", "guidance is inf"),
         ("--threads", "-1", "threads is -1"),
         ("--device", "cpu:first", "device 'cpu:first'"),
-        ("--dtype", "float8", "dtype 'float8'"),
+        ("--weights", "float8", "weights 'float8'"),
         ("--top-p", "2", "top_p is 2.0"),
     ],
 )

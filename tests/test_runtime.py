@@ -32,6 +32,8 @@ def test_what_is_asked_for_is_taken(monkeypatch):
     assert Runtime.choose("cuda:1").device == torch.device("cuda:1")
     for name, dtype in DTYPES.items():
         assert Runtime.choose("cpu", name).dtype == dtype
+    assert Runtime.choose("cpu", "bf16").weights == "bfloat16"
+    assert [Runtime.choose(device, "int8").dtype for device in ("cpu", "cuda")] == [torch.float32, torch.bfloat16]
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:0", "mps"])
@@ -47,8 +49,8 @@ def test_an_unknown_device_is_an_error(device):
         Runtime.choose(device)
 
 
-def test_an_unknown_dtype_is_an_error():
-    with pytest.raises(ValueError, match="dtype 'float8': expected auto, float32, bfloat16, float16"):
+def test_an_unknown_form_of_weights_is_an_error():
+    with pytest.raises(ValueError, match="weights 'float8': expected auto, float32, bfloat16, float16, int8, int4"):
         Runtime.choose("cpu", "float8")
 
 

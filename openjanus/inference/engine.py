@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from openjanus.inference.quantisation import placer, prepare
 from openjanus.inference.sampling import Sampler, SamplingOptions
 from openjanus.inference.scheduler import Request, Scheduler
 from openjanus.model.janus import Janus
@@ -32,23 +33,25 @@ MAX_ROWS = 128  # of the KV cache that one call may use: more pictures wait for 
 def load(
     model: str | Path = "nano",
     device: str | Runtime = "auto",
-    dtype: str = "auto",
+    weights: str = "auto",
     revision: str | None = None,
     as_configured: bool = False,
     progress: Progress | None = None,
 ) -> "Engine":
     """An engine for a model: `nano`, a folder in any of the three formats, or a hub id (`owner/name`).
 
-    device: auto (the first of cuda, mps, cpu that is there), or one of them; or a `Runtime`, which also sets dtype.
-    dtype: auto (bfloat16 on CUDA, float32 elsewhere), float32, bfloat16 or float16.
+    device: auto (the first of cuda, mps, cpu that is there), or one of them; or a `Runtime`, which also sets weights.
+    weights: auto (bfloat16 on CUDA, float32 elsewhere), float32, bfloat16, float16, int8 or int4 (quantisation.py).
     revision: branch, tag or commit of a hub id.
     as_configured: follow the preprocessor file of the first Janus-1.3B even where it is known to be mistaken.
 
     Raises ValueError naming what is wrong: a folder, file, config value or tensor.
     """
-    runtime = device if isinstance(device, Runtime) else Runtime.choose(device, dtype)
+    runtime = device if isinstance(device, Runtime) else Runtime.choose(device, weights)
     folder = find_checkpoint(model, revision)
-    return Engine(checkpoints.load(folder, runtime.device, runtime.dtype, as_configured, progress))
+    checkpoint = checkpoints.load(folder, as_configured=as_configured, progress=progress, place=placer(runtime))
+    prepare(checkpoint.model, runtime)
+    return Engine(checkpoint)
 
 
 class Settings(TypedDict, total=False):

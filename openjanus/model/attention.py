@@ -7,22 +7,39 @@ one document from its beginning, and the mask compares positions.
 RoPE pairs dimension i with i + K/2, as Llama in transformers does (arXiv 2104.09864; modeling_llama.py).
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+# q [B, H, K], keys and values [B, Hkv, S, K], length [B] -> [B, H, K]: row b sees its first length[b] positions
+DecodeAttention = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 class KVCache:
     """Preallocated keys and values of all layers, [L, R, Hkv, S, K] each: R rows, a document of up to S positions each.
 
-    It does not know how much of a row is filled: who writes position p has written all before it.
+    It does not know how much of a row is filled: who writes position p has written all before it. `decode_attention`
+    is used instead of `attend` where every row continues by one position.
     """
 
-    def __init__(self, num_layers: int, R: int, num_kv_heads: int, S: int, head_width: int, like: Tensor):
+    def __init__(
+        self,
+        num_layers: int,
+        R: int,
+        num_kv_heads: int,
+        S: int,
+        head_width: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        decode_attention: DecodeAttention | None = None,
+    ):
         shape = (num_layers, R, num_kv_heads, S, head_width)
         # zeros: what is masked is multiplied by zero, and must be finite for that
-        self.keys = torch.zeros(shape, dtype=like.dtype, device=like.device)
+        self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros_like(self.keys)
+        self.decode_attention = decode_attention
 
     @property
     def num_rows(self) -> int:
@@ -54,15 +71,22 @@ class CacheRows:
         self.keys, self.values = cache.keys[:, start:stop], cache.values[:, start:stop]
         self.row = torch.arange(stop - start, device=position.device)[:, None]
         self.position, self.reach = position, reach
-        slot = torch.arange(reach, device=position.device)
-        self.mask = (slot <= position[:, :, None])[:, None]  # [B, 1, T, S]
+        self.decode_attention = cache.decode_attention if position.shape[1] == 1 else None
+        if self.decode_attention is not None:
+            self.length = position[:, 0] + 1
+        else:
+            slot = torch.arange(reach, device=position.device)
+            self.mask = (slot <= position[:, :, None])[:, None]  # [B, 1, T, S]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Remembers k and v [B, Hkv, T, K], and lets q [B, H, T, K] see all up to its own position. -> [B, H, T, K]"""
         keys, values = self.keys[layer], self.values[layer]
-        keys[self.row, :, self.position] = k.transpose(1, 2)
-        values[self.row, :, self.position] = v.transpose(1, 2)
-        return attend(q, keys[:, :, : self.reach], values[:, :, : self.reach], self.mask)
+        keys[self.row, :, self.position] = k.transpose(1, 2).to(keys.dtype)
+        values[self.row, :, self.position] = v.transpose(1, 2).to(values.dtype)
+        if self.decode_attention is not None:
+            return self.decode_attention(q[:, :, 0], keys, values, self.length)[:, :, None]
+        keys, values = keys[:, :, : self.reach], values[:, :, : self.reach]
+        return attend(q, keys.to(q.dtype), values.to(q.dtype), self.mask)
 
 
 def causal_document_mask(query_document: Tensor, key_document: Tensor) -> Tensor:

@@ -13,7 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openjanus.model.attention import CacheRows, KVCache, attend, causal_document_mask, rotary_table, rotate
+from openjanus.model.attention import (
+    CacheRows,
+    DecodeAttention,
+    KVCache,
+    attend,
+    causal_document_mask,
+    rotary_table,
+    rotate,
+)
 
 
 @dataclass(frozen=True)
@@ -97,13 +105,18 @@ class Layer(nn.Module):
 
 
 class LanguageModel(nn.Module):
-    """Embeddings [B, T, D] -> hidden states [B, T, D]; `embedding` and `text_head` stand at its two ends."""
+    """Embeddings [B, T, D] -> hidden states [B, T, D]; `embedding` and `text_head` stand at its two ends.
+
+    `cache_dtype` (None: that of the weights) and `decode_attention` are what inference may choose for its caches.
+    """
 
     def __init__(self, c: LanguageModelConfig):
         super().__init__()
         if c.num_heads % c.num_kv_heads:
             raise ValueError(f"num_heads {c.num_heads} must be a multiple of num_kv_heads {c.num_kv_heads}")
         self.config = c
+        self.cache_dtype: torch.dtype | None = None
+        self.decode_attention: DecodeAttention | None = None
         self.embedding = nn.Embedding(c.vocab_size, c.width)
         self.layers = nn.ModuleList(Layer(c, i) for i in range(c.num_layers))
         self.norm = RMSNorm(c.width, c.rms_eps)
@@ -123,9 +136,10 @@ class LanguageModel(nn.Module):
             self.text_head.weight = self.embedding.weight
 
     def make_cache(self, R: int, S: int) -> KVCache:
-        """A cache for R rows of at most S positions, on the device and in the dtype of the weights."""
-        c = self.config
-        return KVCache(c.num_layers, R, c.num_kv_heads, S, c.head_width, like=self.norm.weight)
+        """A cache for R rows of at most S positions, on the device of the weights."""
+        c, like = self.config, self.norm.weight
+        dtype = self.cache_dtype or like.dtype
+        return KVCache(c.num_layers, R, c.num_kv_heads, S, c.head_width, dtype, like.device, self.decode_attention)
 
     def forward(
         self, x: Tensor, position: Tensor, document: Tensor | None = None, cache: CacheRows | None = None

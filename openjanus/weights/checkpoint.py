@@ -32,6 +32,7 @@ from openjanus.weights.fields import Fields
 from openjanus.weights.tensors import TensorFiles, check_shapes, weight_files, write_tensors
 
 Progress = Callable[[int, int], None]  # (tensors done, tensors in all)
+Place = Callable[[nn.Module, str, Tensor], None]  # gives a model on the meta device the tensor of this name
 CPU = torch.device("cpu")
 
 
@@ -89,11 +90,13 @@ def load(
     dtype: torch.dtype | None = torch.float32,
     as_configured: bool = False,
     progress: Progress | None = None,
+    place: Place | None = None,
 ) -> Checkpoint:
     """Reads a checkpoint folder of any format; `dtype` None keeps the stored one.
 
-    `as_configured` follows an official preprocessor file even where it is known to be mistaken (official.py). Raises
-    ValueError naming what is wrong: file, config key or tensor.
+    `place` puts the tensors into the model in a way of its own (inference/quantisation.py), instead of on `device` in
+    `dtype`. `as_configured` follows an official preprocessor file even where it is known to be mistaken (official.py).
+    Raises ValueError naming what is wrong: file, config key or tensor.
     """
     folder = Path(folder)
     form = FORMATS[detect_format(folder)]
@@ -105,7 +108,7 @@ def load(
         raise ValueError(f"{folder}: the tokenizer has {text.vocab_size} ids, the model only {vocab_size}")
     with torch.device("meta"):
         model = Janus(config.model)
-    _fill(model, files, form, torch.device(device), dtype, progress)
+    _fill(model, files, form, place or place_as(torch.device(device), dtype), progress)
     return Checkpoint(model.eval().requires_grad_(False), Processor(config.processor, text), config.sampling)
 
 
@@ -171,18 +174,25 @@ def stored_tensors(model: Janus) -> dict[str, Tensor]:
     return state
 
 
-def _fill(
-    model: Janus,
-    files: TensorFiles,
-    form: Format,
-    device: torch.device,
-    dtype: torch.dtype | None,
-    progress: Progress | None,
-) -> None:
-    """Gives every parameter of a model on the meta device its tensor from the files.
+def place_as(device: torch.device, dtype: torch.dtype | None) -> Place:
+    """Places tensors on `device` in `dtype`; None keeps the stored one.
 
     In float16, whose range is small, the image tokenizer stays in float32: its decoder's activations leave that range.
     """
+
+    def place(model: nn.Module, name: str, tensor: Tensor) -> None:
+        narrow = dtype == torch.float16 and name.startswith("generation.tokenizer.")
+        module, _, leaf = name.rpartition(".")
+        tensor = tensor.to(device, torch.float32 if narrow else dtype)
+        if not isinstance(tensor, nn.Parameter):  # a tied head is placed by the parameter that it shares
+            tensor = nn.Parameter(tensor, requires_grad=False)
+        setattr(model.get_submodule(module), leaf, tensor)
+
+    return place
+
+
+def _fill(model: Janus, files: TensorFiles, form: Format, place: Place, progress: Progress | None) -> None:
+    """Gives every parameter of a model on the meta device its tensor from the files."""
     ours = stored_tensors(model)
     parts_of = {name: form.names(name) for name in ours}
     wanted: dict[str, tuple[int, ...]] = {}
@@ -196,14 +206,12 @@ def _fill(
     for done, (part, tensor) in enumerate(files.read(owner), 1):
         name = owner[part]
         read = waiting.setdefault(name, {})
-        narrow = dtype == torch.float16 and name.startswith("generation.tokenizer.")
-        read[part] = tensor.to(device, torch.float32 if narrow else dtype)
+        read[part] = tensor
         if len(read) == len(parts_of[name]):
             whole = torch.cat([read[p] for p in parts_of[name]]) if len(read) > 1 else read[part]
             del waiting[name]
-            module, _, leaf = name.rpartition(".")
-            setattr(model.get_submodule(module), leaf, nn.Parameter(whole.view(ours[name].shape), requires_grad=False))
+            place(model, name, whole.view(ours[name].shape))
         if progress is not None:
             progress(done, len(owner))
     if model.config.language_model.tie_text_head:
-        model.language_model.text_head.weight = model.language_model.embedding.weight
+        place(model, "language_model.text_head.weight", model.language_model.embedding.weight)

@@ -80,7 +80,7 @@ def test_rotated_products_depend_on_distance_alone():
 def test_the_cache_gives_every_row_what_it_remembers():
     """Rows of different lengths, continued in place, against the textbook on each row alone."""
     num_layers, R, S = 2, 3, 9
-    cache = KVCache(num_layers, R, 2, S, 8, like=torch.zeros(1))
+    cache = KVCache(num_layers, R, 2, S, 8, torch.float32, torch.device("cpu"))
     cache.keys.fill_(1e3)  # what was not written must not matter
     cache.values.fill_(-1e3)
     told = {row: (torch.randn(2, S, 8), torch.randn(2, S, 8)) for row in range(R)}
@@ -103,7 +103,7 @@ def test_the_cache_gives_every_row_what_it_remembers():
 
 
 def test_a_copied_row_remembers_the_same():
-    cache = KVCache(2, 2, 1, 4, 8, like=torch.zeros(1))
+    cache = KVCache(2, 2, 1, 4, 8, torch.float32, torch.device("cpu"))
     cache.keys.normal_()
     cache.values.normal_()
     before = cache.keys.clone()
@@ -114,6 +114,6 @@ def test_a_copied_row_remembers_the_same():
 
 
 def test_a_full_cache_says_so():
-    cache = KVCache(1, 2, 1, 4, 8, like=torch.zeros(1))
+    cache = KVCache(1, 2, 1, 4, 8, torch.float32, torch.device("cpu"))
     with pytest.raises(ValueError, match="5 positions wanted, 4 reserved"):
         cache.rows(0, 1, torch.tensor([[4]]), 5)

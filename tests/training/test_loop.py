@@ -28,7 +28,7 @@ from openjanus.training.tokenizer import TokenizerAndDiscriminator, TokenizerTra
 from openjanus.weights import checkpoint as checkpoints
 from tests import tiny
 
-CPU = Runtime(torch.device("cpu"), torch.float32, "test")
+CPU = Runtime(torch.device("cpu"), "float32", "test")
 ENCODER = replace(tiny.VISION_ENCODER, pooling_head=True)
 TOKENIZER_TASK = TokenizerTraining(
     tiny.IMAGE_TOKENIZER, l1_weight=1.0, perceptual_weight=0.0, discriminator_width=8, discriminator_start=2,

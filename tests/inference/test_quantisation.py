@@ -1,0 +1,211 @@
+"""Stored matrices and the kernels that read them: equal to the matrices that they stand for, in any company."""
+
+import logging
+import random
+
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from openjanus.inference import kernels
+from openjanus.inference.engine import Engine, load
+from openjanus.inference.quantisation import (
+    GROUP,
+    LINEAR,
+    BFloat16Embedding,
+    BFloat16Linear,
+    Int4Linear,
+    Int8Linear,
+    StoredLinear,
+)
+from openjanus.inference.sampling import Sampler, SamplingOptions
+from openjanus.inference.scheduler import Request, Scheduler
+from openjanus.model.attention import attend_slowly
+from openjanus.processing.processor import Message
+from openjanus.sequence import collate
+from openjanus.testing import tiny_checkpoint
+
+with_kernels = pytest.mark.skipif(not kernels.available(), reason="no C++ compiler here: the kernels cannot be built")
+KINDS = pytest.mark.parametrize("kind", LINEAR)
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def rounded(x: Tensor) -> Tensor:
+    """Activations as the int8 and int4 kernels see them: whole multiples of a scale for each group."""
+    groups = x.unflatten(-1, (-1, GROUP))
+    scale = groups.abs().amax(-1, keepdim=True) / 127
+    return (torch.round(groups / scale) * scale).flatten(-2)
+
+
+@with_kernels
+@KINDS
+@pytest.mark.parametrize("M", [1, 2, 3, 4, 7, 8, 9, 16, 17, 131])
+def test_a_kernel_gives_the_product_with_the_dequantised_matrix(kind, M) -> None:
+    layer, x = LINEAR[kind](noise(72, 96)), noise(M, 96, seed=1)
+    expected = F.linear((x if kind == "bfloat16" else rounded(x)).double(), layer.dequantised().double())
+    assert torch.allclose(layer.product(x).double(), expected, atol=1e-4)
+
+
+@with_kernels
+def test_the_largest_whole_numbers_do_not_overflow() -> None:
+    """Pairs of products are summed in 16 bits on the way."""
+    signs = torch.where(noise(16, 64) > 0, 1.0, -1.0)
+    for x in (torch.ones(8, 64), -torch.ones(8, 64)):
+        assert torch.allclose(Int8Linear(signs).product(x), F.linear(x, signs), rtol=1e-5)
+        for extreme in (-8.0, 7.0):
+            matrix = torch.full((16, 64), extreme)
+            matrix[:, ::GROUP] = -8.0  # fixes the scale at 1
+            assert torch.allclose(Int4Linear(matrix).product(x), F.linear(x, matrix), rtol=1e-5)
+
+
+@KINDS
+def test_a_stored_matrix_stays_near_the_original(kind) -> None:
+    matrix = noise(64, 128)
+    error = (LINEAR[kind](matrix).dequantised() - matrix).norm() / matrix.norm()
+    assert error < {"bfloat16": 0.002, "int8": 0.01, "int4": 0.09}[kind]
+
+
+def test_int4_gives_back_what_it_can_hold() -> None:
+    whole = torch.randint(-8, 8, (16, 64), generator=torch.Generator().manual_seed(0)).float()
+    whole[:, ::GROUP] = -8
+    assert torch.equal(Int4Linear(whole / 16).dequantised(), whole / 16)
+
+
+@KINDS
+def test_zeros_stay_zeros(kind) -> None:
+    layer = LINEAR[kind](torch.zeros(8, 32))
+    assert torch.equal(layer(torch.zeros(2, 32)), torch.zeros(2, 8))
+
+
+@KINDS
+def test_a_bias_is_added_and_leading_shapes_stay(kind) -> None:
+    matrix, bias, x = noise(8, 32), noise(8, seed=2), noise(2, 3, 32, seed=1)
+    difference = LINEAR[kind](matrix, bias)(x) - LINEAR[kind](matrix)(x)
+    assert torch.allclose(difference, bias.expand(2, 3, 8), atol=1e-5)
+
+
+@with_kernels
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("H", "heads", "K"), [(4, 4, 16), (4, 2, 32), (6, 1, 8)])
+def test_decode_attention_is_attention(dtype, H, heads, K) -> None:
+    length = torch.tensor([1, 3, 8, 13, 20])
+    q = 3 * noise(5, H, K)
+    keys, values = (noise(5, heads, 24, K, seed=s).to(dtype)[:, :, :20] for s in (1, 2))  # not dense in memory
+    mask = (torch.arange(20) < length[:, None])[:, None, None]
+    expected = attend_slowly(q[:, :, None], keys.float(), values.float(), mask)[:, :, 0]
+    assert torch.allclose(kernels.decode_attention(q, keys, values, length), expected, atol=1e-5)
+
+
+@with_kernels
+def test_decode_attention_stands_large_scores() -> None:
+    q, keys, values = 100 * noise(1, 1, 8), 100 * noise(1, 1, 9, 8, seed=1), noise(1, 1, 9, 8, seed=2)
+    got = kernels.decode_attention(q, keys, values, torch.tensor([9]))
+    assert torch.allclose(got, attend_slowly(q[:, :, None], keys, values, None)[:, :, 0], atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny_checkpoint(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture(scope="module")
+def engines(folder) -> dict[str, Engine]:
+    return {weights: load(folder, "cpu", weights) for weights in ("float32", *LINEAR)}
+
+
+def test_what_is_stored_how(engines) -> None:
+    model = engines["int4"].model
+    kinds = {name: type(module) for name, module in model.named_modules()}
+    body = [kind for name, kind in kinds.items() if name.startswith("language_model.layers.") and name[-1] != "m"]
+    assert body.count(Int4Linear) == 2 * 7
+    assert kinds["language_model.text_head"] is kinds["generation.head.out"] is Int4Linear
+    assert kinds["understanding.adaptor.up"] is kinds["generation.adaptor.out"] is Int4Linear
+    assert kinds["generation.adaptor.up"] is torch.nn.Linear  # 8 inputs: no group
+    assert kinds["language_model.embedding"] is BFloat16Embedding
+    assert BFloat16Linear in {k for name, k in kinds.items() if name.startswith("understanding.encoder")}
+    assert not any(issubclass(k, StoredLinear) for n, k in kinds.items() if n.startswith("generation.tokenizer"))
+
+
+@pytest.mark.parametrize(("weights", "bound"), [("bfloat16", 0.02), ("int8", 0.05), ("int4", 0.5)])
+def test_logits_stay_near_float32(engines, weights, bound) -> None:
+    """Both faces of a picture and a question; the bound is in standard deviations of the logits."""
+    exact, stored = engines["float32"], engines[weights]
+    message = Message("user", [Image.new("RGB", (64, 64), "red"), "what is it?"])
+    batch = collate([exact.processor.prompt([message])])
+    for head in ("text_logits", "image_logits"):
+        wanted, got = (getattr(e.model, head)(e.model(batch)) for e in (exact, stored))
+        assert (got - wanted).square().mean().sqrt() < bound * wanted.std()
+
+
+@with_kernels
+@KINDS
+def test_the_kernels_give_what_the_plain_formulas_give(engines, kind, monkeypatch) -> None:
+    batch = collate([engines[kind].processor.prompt([Message("user", ["two red apples"])])])
+    fast = engines[kind].model.image_logits(engines[kind].model(batch))
+    monkeypatch.setattr(kernels, "available", lambda: False)
+    plain = engines[kind].model.image_logits(engines[kind].model(batch))
+    error = (fast - plain).square().mean().sqrt() / plain.std()
+    assert error < (1e-4 if kind == "bfloat16" else 0.03)  # int8 and int4 round activations, too
+
+
+@KINDS
+def test_requests_get_what_they_get_alone(engines, kind) -> None:
+    """Rows of a kernel do not depend on how many there are: exactly the same ids in any company."""
+    engine, rng = engines[kind], random.Random(1)
+    requests = []
+    for number in range(6):
+        options = SamplingOptions(temperature=1.0, guidance=rng.choice([1.0, 4.0]), seed=number, n=rng.choice([1, 2]))
+        if number % 2:
+            requests.append(engine.drawing("a red cat", options))
+        else:
+            message = Message("user", [Image.new("RGB", (64, 64), "blue"), "what is it?"])
+            requests.append(engine.answer([message], options, 12))
+    together = Scheduler(engine.model, 12, 256, engine._text_logits)
+    for request in requests:
+        together.submit(request)
+        together.step()
+    together.run()
+    for request in requests:
+        sampler = Sampler(request.sampler.options, range(request.n))
+        alone = Request(request.documents, request.kind, request.num_new, sampler, request.stop_id)
+        scheduler = Scheduler(engine.model, 4, 256, engine._text_logits)
+        scheduler.submit(alone)
+        scheduler.run()
+        assert torch.equal(torch.stack(alone.ids), torch.stack(request.ids))
+
+
+@KINDS
+def test_both_doors_work(engines, kind) -> None:
+    engine = engines[kind]
+    (picture,) = engine.generate("two red apples", seed=1)
+    assert picture.size == (64, 64)
+    assert isinstance(engine.ask(picture, "what is it?", max_new_tokens=4), str)
+
+
+def test_a_tied_head_is_stored_beside_its_embedding() -> None:
+    model = load("nano", "cpu", "int8").model.language_model
+    assert isinstance(model.text_head, Int8Linear) and isinstance(model.embedding, BFloat16Embedding)
+    error = (model.text_head.dequantised() - model.embedding.weight.float()).norm() / model.embedding.weight.norm()
+    assert error < 0.02
+
+
+def test_without_a_compiler_one_line_says_so_and_the_plain_formulas_run(folder, tmp_path, monkeypatch, caplog) -> None:
+    def no_compiler(library) -> None:
+        raise RuntimeError("Error compiling\ng++: not found")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(kernels, "_build", no_compiler)
+    kernels.available.cache_clear()
+    try:
+        with caplog.at_level(logging.WARNING):
+            engine = load(folder, "cpu", "int8")
+            assert engine.model.language_model.decode_attention is None
+            assert len(engine.generate("two red apples", seed=1)) == 1
+        assert len(caplog.messages) == 1 and "g++: not found" in caplog.messages[0]
+    finally:
+        kernels.available.cache_clear()
