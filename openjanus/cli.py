@@ -42,7 +42,7 @@ def generate(
     top_k: int | None = None,
     top_p: float | None = None,
     size: Annotated[int | None, arg(help="side in pixels; a Janus draws the one size that it has learned")] = None,
-    speculative: Annotated[int, arg(help="ids that one pass may give, such as 16; 0: one; exact either way")] = 0,
+    speculative: Annotated[int, arg(help="ids that one pass may give, such as 16; 0: one; the same pictures")] = 0,
     out: Annotated[Path, arg(help="folder for the pictures")] = Path("."),
     model: Model = "nano",
     revision: Revision = None,
@@ -66,7 +66,7 @@ def generate(
     for number, image in enumerate(images):
         request, index = divmod(number, n)
         path = out / f"{names[request]}-seed{seed}-{index}.png"
-        save_png(image, path, prompts[request], options, index, speculative)
+        save_png(image, path, prompts[request], options, index)
         paths.append(path)
     if len(images) > 1:
         paths.append(out / f"{names[0]}-seed{seed}-sheet.png")

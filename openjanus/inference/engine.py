@@ -110,7 +110,7 @@ class Engine:
         Settings left out are the checkpoint's own, or the paper's. Picture k of a prompt depends on the prompt, the
         settings and (seed, k) alone, not on what is drawn beside it. `progress(done, total)` is called at every step.
         speculative: ids of a window that is drawn in one pass (inference/speculative.py); 0 draws them one by one. The
-        pictures are others then, of the same distribution.
+        pictures are the same.
         Raises ValueError for an empty prompt, one that is too long for the model, or a setting out of range.
         """
         return self.decode_images(self.generate_ids(prompts, options, progress, speculative, **settings))

@@ -15,16 +15,11 @@ GAP_PX = 8
 PAPER = (245, 245, 245)
 
 
-def save_png(
-    image: Image.Image, path: Path, prompt: str, options: SamplingOptions, index: int, speculative: int = 0
-) -> None:
+def save_png(image: Image.Image, path: Path, prompt: str, options: SamplingOptions, index: int) -> None:
     """Writes one picture, whole or not at all; its PNG text holds prompt, settings and number within the request."""
     info = PngInfo()
     info.add_itxt("prompt", prompt)
-    settings = {**asdict(options), "index": index, "software": "openjanus"}
-    if speculative:  # the same seed gives another picture
-        settings["speculative"] = speculative
-    for name, value in settings.items():
+    for name, value in {**asdict(options), "index": index, "software": "openjanus"}.items():
         info.add_text(name, str(value))
     _write(image, path, info)
 

@@ -1,23 +1,21 @@
-"""Speculative drawing: several ids of a picture in one forward pass, exactly as probable as one by one.
+"""Speculative drawing: several ids of a picture in one forward pass, the same that come one by one.
 
-    sure ids ── a ┃ b  c  d  e      drafts, drawn in the pass before
-                ▼   ▼  ▼  ▼  ▼      one forward of the window [a b c d e]: a distribution p behind each
-                b?  c? d? e? f      each draft against its p, from the left, until one is refused: b c D
-    sure ids ─────────── D ┃ e f .. the next drafts, drawn from the distributions just computed
+    sure ids ── a ┃ b  c  d  e      drafts: what the pass before chose, or guessed
+                ▼   ▼  ▼  ▼  ▼      one forward of the window [a b c d e], and a choice behind each position
+                b   c  D  e' f'     while a draft is what was chosen in its place, the next choice is right, too: b c D
+    sure ids ─────────── D ┃ e' f'  the next drafts; new positions are chosen from the last distribution that is known
 
 No second model drafts: a draft comes from the model itself, one pass earlier, when the drafts before it were others
-(Jacobi's iteration; arXiv 2410.01699). A draft that was drawn from q stays with probability min(1, p / q); in place of
-the first that goes, an id is drawn from max(p - q, 0) (speculative sampling, arXiv 2211.17192). Both together follow p,
-whatever q is, so long as the draft is random in nothing but its own noise. p and q are guided distributions.
-
-Each position keeps the noise of its draft from pass to pass, so that similar distributions give the same draft and the
-drafts settle (Gumbel coupling, arXiv 2510.24211). It is spent when the draft is judged: the id in its place has other.
+(Jacobi's iteration; arXiv 2410.01699). Each position has noise of its own, drawn once: that of the plain loop. So the
+ids are a function of the noise, with or without drafts, and similar distributions choose the same draft (Gumbel
+coupling, arXiv 2510.24211). The papers instead keep a draft of q with probability min(1, p / q) and are exact in
+distribution alone: hardly fewer passes (LOG.md), but then a seed stands for another picture at every window.
 """
 
 import torch
 from torch import Tensor
 
-from openjanus.inference.sampling import guide
+from openjanus.inference.sampling import choose, guide
 from openjanus.inference.scheduler import Request
 from openjanus.model.janus import Janus
 from openjanus.sequence import Kind, collate, num_tokens
@@ -28,8 +26,7 @@ MAX_WINDOW = 64
 class Speculation:
     """Draws the n pictures of one request; `step` runs a window of each. Pictures advance at a speed of their own.
 
-    window: positions in one pass, which gives 1 to `window` ids. The ids of a picture depend on it, their distribution
-    does not; nor do they depend on the pictures beside it.
+    window: positions in one pass, which gives 1 to `window` ids.
     """
 
     def __init__(self, model: Janus, request: Request, window: int):
@@ -44,11 +41,10 @@ class Speculation:
         # A window may reach beyond the last id.
         self.cache = model.language_model.make_cache(request.num_rows, request.num_positions + window)
         self.num_passes = 0
-        shape = (request.n, window, model.config.image_tokenizer.num_ids)
-        device = self.cache.keys.device
-        self.noise = [torch.empty(0, shape[2]) for _ in range(request.n)]  # of each picture's drafts, on the CPU
-        # The last position of a window has no draft: q = 0 there, and id 0 stands in.
-        self.draft, self.q = torch.zeros(shape[:2], dtype=torch.int64, device=device), torch.zeros(shape, device=device)
+        # Of each picture's next `window` ids, on the CPU. The first pass has no drafts.
+        self.noise = [torch.empty(0, model.config.image_tokenizer.num_ids) for _ in range(request.n)]
+        self.draft = torch.zeros(request.n, 0, dtype=torch.int64, device=self.cache.keys.device)
+        self._draw_noise()
 
     @torch.inference_mode()
     def step(self) -> bool:
@@ -89,23 +85,36 @@ class Speculation:
         return self.model.language_model(x, position, cache=self.cache.rows(0, len(x), position, max(start) + T))
 
     def _judge(self, hidden: Tensor) -> None:
-        """Keeps the drafts that pass, puts an id in place of the first that does not, and draws the next drafts."""
-        T, request, generators = hidden.shape[1], self.request, self.request.sampler.generators
+        """Takes the choices that follow right drafts, and makes the rest of them the next drafts."""
+        T, sampler = hidden.shape[1], self.request.sampler
         logits = self.model.image_logits(hidden).float().unflatten(0, (-1, self.branches))
-        options = request.sampler.options
-        logits = guide(logits[:, 0], logits[:, 1], options.guidance) if self.branches == 2 else logits[:, 0]
-        p = request.sampler.probabilities(logits)
-        chance = torch.stack([torch.rand(self.window, generator=generators[k]) for k in self.running])[:, :T]
-        noise = torch.stack([torch.empty(p.shape[-1]).exponential_(generator=generators[k]) for k in self.running])
-        num_kept, chosen = verify(p, self.q[:, :T], self.draft[:, :T], chance.to(p.device), noise.to(p.device))
-        draft = self.draft.tolist()
-        advance = [kept + 1 for kept in num_kept.tolist()]
-        for i, (picture, id) in enumerate(zip(self.running, chosen.tolist(), strict=True)):
-            new = [*draft[i][: advance[i] - 1], id]
-            self.ids[picture] += new[: self._missing(picture)]
+        logits = guide(logits[:, 0], logits[:, 1], sampler.options.guidance) if self.branches == 2 else logits[:, 0]
+        p = sampler.probabilities(logits)
+        chosen = choose(p, self._noise(T))
+        advance = count_right(self.draft[:, : T - 1], chosen)
+        for picture, ids, right in zip(self.running, chosen.tolist(), advance.tolist(), strict=True):
+            self.ids[picture] += ids[:right][: self._missing(picture)]
+            self.noise[picture] = self.noise[picture][right:]
         rest = [i for i, picture in enumerate(self.running) if self._missing(picture)]
         self._keep(rest)
-        self._draw_drafts(p[rest], [advance[i] for i in rest])
+        if rest:
+            self._draw_noise()
+            # Beyond the old window nothing is known yet: there, its last distribution is as good a guess as any.
+            slot = (advance[rest][:, None] + torch.arange(self.window - 1, device=p.device)).clamp(max=T - 1)
+            guess = p[rest].gather(1, slot[..., None].expand(-1, -1, p.shape[2]))
+            self.draft = choose(guess, self._noise(self.window - 1))
+
+    def _noise(self, T: int) -> Tensor:
+        """Of the next T ids of the running pictures: [R, T, V]."""
+        return torch.stack([self.noise[k][:T] for k in self.running]).to(self.draft.device)
+
+    def _draw_noise(self) -> None:
+        """Fills up the noise of the running pictures; a generator gives it in the order of the plain loop."""
+        for k in self.running:
+            old, generator = self.noise[k], self.request.sampler.generators[k]
+            missing = range(self.window - len(old))
+            new = [torch.empty(1, old.shape[1]).exponential_(generator=generator) for _ in missing]
+            self.noise[k] = torch.cat((old, *new))
 
     def _keep(self, places: list[int]) -> None:
         """Lets go of the pictures that are whole; the others move together, their order stays."""
@@ -116,33 +125,7 @@ class Speculation:
                     self.cache.copy(source * self.branches + branch, target * self.branches + branch, length)
         self.running = [self.running[place] for place in places]
 
-    def _draw_drafts(self, p: Tensor, advance: list[int]) -> None:
-        """p [n, T, V] of the window before, whose picture i moved on by advance[i] ids: q and drafts of the next."""
-        n, T, V = p.shape
-        num_drafts = self.window - 1
-        start = torch.tensor(advance, dtype=torch.int64, device=p.device)[:, None]
-        # Beyond the old window nothing is known yet: there, the last distribution of it is as good a guess as any.
-        slot = (start + torch.arange(num_drafts, device=p.device)).clamp(max=T - 1)
-        q = p.gather(1, slot[..., None].expand(-1, -1, V))
-        for picture, step in zip(self.running, advance, strict=True):
-            old = self.noise[picture][step:]
-            new = torch.empty(num_drafts - len(old), V).exponential_(generator=self.request.sampler.generators[picture])
-            self.noise[picture] = torch.cat((old, new))
-        self.q, self.draft = p.new_zeros(n, self.window, V), self.draft.new_zeros(n, self.window)
-        if n:
-            noise = torch.stack([self.noise[picture] for picture in self.running]).to(p.device)
-            self.q[:, :num_drafts], self.draft[:, :num_drafts] = q, (q / noise).argmax(dim=-1)
 
-
-def verify(p: Tensor, q: Tensor, draft: Tensor, chance: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Judges drafts [n, T], drawn from q [n, T, V], that should have come from p [n, T, V]: how many stay, [n], and the
-    id that follows them, [n] (of no meaning where all T stay).
-
-    chance [n, T]: uniform numbers; noise [n, V]: exponential ones. q is 0 at a position without a draft.
-    """
-    wanted, had = (x.gather(2, draft[..., None])[..., 0] for x in (p, q))
-    stays = (chance * had < wanted) & (had > 0)
-    num_kept = stays.long().cumprod(dim=1).sum(dim=1)
-    place = num_kept.clamp(max=p.shape[1] - 1)[:, None, None].expand(-1, -1, p.shape[2])
-    p, q = p.gather(1, place)[:, 0], q.gather(1, place)[:, 0]
-    return num_kept, ((p - q).clamp(min=0) / noise).argmax(dim=-1)
+def count_right(draft: Tensor, chosen: Tensor) -> Tensor:
+    """draft [R, T - 1], chosen [R, T] -> how many of the chosen ids have nothing but right ids before them: [R]."""
+    return 1 + (draft == chosen[:, :-1]).long().cumprod(dim=1).sum(dim=1)
