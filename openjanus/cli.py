@@ -42,6 +42,7 @@ def generate(
     top_k: int | None = None,
     top_p: float | None = None,
     size: Annotated[int | None, arg(help="side in pixels; a Janus draws the one size that it has learned")] = None,
+    speculative: Annotated[int, arg(help="ids that one pass may give, such as 16; 0: one; the same pictures")] = 0,
     out: Annotated[Path, arg(help="folder for the pictures")] = Path("."),
     model: Model = "nano",
     revision: Revision = None,
@@ -60,7 +61,7 @@ def generate(
         raise ValueError(f"size {size}: this model draws {' or '.join(map(str, engine.sizes_px))} pixels a side")
     options = engine.options(n=n, seed=seed, guidance=guidance, temperature=temperature, top_k=top_k, top_p=top_p)
     with _progress("drawing") as progress:
-        images = engine.generate(prompts, options, progress)
+        images = engine.generate(prompts, options, progress, speculative)
     paths, names = [], file_names(prompts)
     for number, image in enumerate(images):
         request, index = divmod(number, n)

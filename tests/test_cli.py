@@ -99,6 +99,16 @@ def test_drawings_become_files_with_their_settings_inside(model, tmp_path, capsy
     assert capsys.readouterr().out.splitlines() == [str(tmp_path / "new" / name) for name in names]
 
 
+def test_speculative_drawings_are_the_same_and_a_wrong_window_is_refused(model, tmp_path, capsys) -> None:
+    command = ["generate", "a red car", "--model", str(model)]
+    pictures = []
+    for window in ("0", "8"):
+        main([*command, "--out", str(tmp_path / window), "--speculative", window])
+        pictures.append(Path(capsys.readouterr().out.strip()).read_bytes())
+    assert pictures[0] == pictures[1]
+    assert "speculative is 1, expected 0 (off) or" in refusal(capsys, *command, "--out", tmp_path, "--speculative", "1")
+
+
 def test_an_answer_is_printed(model, picture, capsys) -> None:
     main(["ask", str(picture), "what is it?", "--model", str(model), "--max-new-tokens", "4"])
     assert capsys.readouterr().out.endswith("\n")

@@ -17,6 +17,7 @@ from torch import Tensor
 from openjanus.inference.quantisation import placer, prepare
 from openjanus.inference.sampling import Sampler, SamplingOptions
 from openjanus.inference.scheduler import Request, Scheduler
+from openjanus.inference.speculative import Speculation
 from openjanus.model.janus import Janus
 from openjanus.processing.image import to_images
 from openjanus.processing.processor import Conversation, Message
@@ -102,6 +103,7 @@ class Engine:
         prompts: str | Sequence[str],
         options: SamplingOptions | None = None,
         progress: Progress | None = None,
+        speculative: int = 0,
         **settings: Unpack[Settings],
     ) -> list[Image.Image]:
         """Draws n pictures of each prompt, prompt by prompt: prompts * n RGB pictures, `sizes_px` a side.
@@ -110,15 +112,18 @@ class Engine:
 
         Settings left out are the checkpoint's own, or the paper's. Picture k of a prompt depends on the prompt, the
         settings and (seed, k) alone, not on what is drawn beside it. `progress(done, total)` is called at every step.
+        speculative: ids of a window that is drawn in one pass (inference/speculative.py); 0 draws them one by one. The
+        pictures are the same.
         Raises ValueError for an empty prompt, one that is too long for the model, or a setting out of range.
         """
-        return self.decode_images(self.generate_ids(prompts, options, progress, **settings))
+        return self.decode_images(self.generate_ids(prompts, options, progress, speculative, **settings))
 
     def generate_ids(
         self,
         prompts: str | Sequence[str],
         options: SamplingOptions | None = None,
         progress: Progress | None = None,
+        speculative: int = 0,
         **settings: Unpack[Settings],
     ) -> Tensor:
         """As `generate`, but gives the image ids: int64 [prompts * n, N], in reading order of each picture."""
@@ -128,7 +133,7 @@ class Engine:
             raise ValueError("empty prompt: say what to draw, such as 'two red apples'")
         requests = [self.drawing(prompt.strip(), options) for prompt in prompts]
         total = self.model.config.image_tokenizer.num_image_ids
-        for _ in self._run(requests):
+        for _ in self._speculate(requests, speculative) if speculative else self._run(requests):
             if progress is not None:
                 progress(sum(len(r.ids) for r in requests) // len(requests), total)
         return torch.cat([torch.stack(request.ids, dim=1) for request in requests])
@@ -197,13 +202,7 @@ class Engine:
 
     def _run(self, requests: Sequence[Request]) -> Iterator[None]:
         """Runs requests to their end, together as far as `MAX_ROWS` allows; yields after every step."""
-        limit = self.model.config.language_model.max_positions
-        for request in requests:
-            if request.num_positions > limit:
-                raise ValueError(
-                    f"the prompt takes {num_tokens(request.documents[0])} positions, the answer up to "
-                    f"{request.num_new}, but the model has {limit}: shorten it"
-                )
+        self._check_room(requests)
         num_rows = min(sum(r.num_rows for r in requests), max(MAX_ROWS, *(r.num_rows for r in requests), 0))
         scheduler = Scheduler(self.model, num_rows, max(r.num_positions for r in requests), self._text_logits)
         for request in requests:
@@ -212,6 +211,24 @@ class Engine:
         while running:
             running = scheduler.step()
             yield
+
+    def _speculate(self, requests: Sequence[Request], window: int) -> Iterator[None]:
+        """Runs drawings to their end, one request after the other; yields after every pass."""
+        self._check_room(requests)
+        for request in requests:
+            speculation = Speculation(self.model, request, window)
+            while not request.finished:
+                speculation.step()
+                yield
+
+    def _check_room(self, requests: Sequence[Request]) -> None:
+        limit = self.model.config.language_model.max_positions
+        for request in requests:
+            if request.num_positions > limit:
+                raise ValueError(
+                    f"the prompt takes {num_tokens(request.documents[0])} positions, the answer up to "
+                    f"{request.num_new}, but the model has {limit}: shorten it"
+                )
 
     def _text_logits(self, hidden: Tensor) -> Tensor:
         """Text logits without what an answer must not hold: special tokens, and rows that stand for no text."""

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -55,14 +56,23 @@ class Sampler:
 
     def choose(self, logits: Tensor) -> Tensor:
         """logits [R, V] -> ids [R]."""
-        o = self.options
-        logits = logits.float()
-        if o.temperature == 0:
+        if self.options.temperature == 0:
             return logits.argmax(dim=-1)
-        probabilities = torch.softmax(restrict(logits / o.temperature, o.top_k, o.top_p), dim=-1)
-        # argmax of p / Exponential(1) noise is a draw from p, and needs no synchronisation with the host
         noise = torch.stack([torch.empty(logits.shape[-1]).exponential_(generator=g) for g in self.generators])
-        return (probabilities / noise.to(logits.device)).argmax(dim=-1)
+        return choose(self.probabilities(logits), noise.to(logits.device))
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """The distribution that ids are drawn from: logits [..., V] -> [..., V] in float32."""
+        o = self.options
+        if o.temperature == 0:
+            return F.one_hot(logits.argmax(dim=-1), logits.shape[-1]).float()
+        return torch.softmax(restrict(logits.float() / o.temperature, o.top_k, o.top_p), dim=-1)
+
+
+def choose(probabilities: Tensor, noise: Tensor) -> Tensor:
+    """Ids by probabilities and Exponential(1) noise, both [..., V] -> [...]."""
+    # argmax of p / noise is a draw from p, and needs no synchronisation with the host
+    return (probabilities / noise).argmax(dim=-1)
 
 
 def restrict(logits: Tensor, top_k: int, top_p: float) -> Tensor:
