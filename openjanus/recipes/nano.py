@@ -103,7 +103,7 @@ def janus() -> Run:
         Stage("adapt", 100, 1e-3, {"emoji.questions": 16, "emoji.drawings": 32}, adaptors, "cosine", warmup_steps=20),
         Stage(
             "unify",
-            3000,
+            2600,
             1.5e-3,
             {"emoji.questions": 16, "emoji.texts": 8, "emoji.drawings": 48},
             adaptors + body,
@@ -111,7 +111,7 @@ def janus() -> Run:
         ),
         Stage(
             "tune",
-            2600,
+            2000,
             1e-3,
             {"emoji.questions": 32, "emoji.texts": 4, "emoji.drawings": 48},
             ("*", "!generation.tokenizer.*"),
