@@ -1,10 +1,12 @@
-"""The command line: openjanus generate | ask | chat | demo | train | tokenize | evaluate | convert.
+"""The command line: openjanus generate | ask | chat | demo | train | tokenize | evaluate | convert | bench.
 
 Every wrong input ends in one line on stderr and exit code 2; nothing is half-written.
 """
 
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -160,6 +162,44 @@ def demo(out: Annotated[Path, arg(help="folder for the drawing")] = Path("demo")
     print(f"done in {time.monotonic() - started:.1f} s")
 
 
+def bench_draw(
+    shape: Annotated[
+        str, arg(help="a published size with random weights: janus-1.3b, janus-pro-1b, janus-pro-7b")
+    ] = "",
+    n: Annotated[int, arg(aliases=["-n"], help="pictures at once")] = 1,
+    guidance: float = 5.0,
+    steps: Annotated[int, arg(help="steps to time, spread over short, middle and full caches")] = 96,
+    rounds: Annotated[int, arg(help="both sides take turns this often")] = 4,
+    versus: Annotated[str, arg(help="transformers, or nothing")] = "",
+    versus_weights: Annotated[str, arg(help="of the peer; it knows float32, bfloat16 and float16")] = "bfloat16",
+    json: Annotated[bool, arg(help="end with one line of JSON")] = False,
+    model: Model = "nano",
+    device: Device = "auto",
+    weights: Weights = "auto",
+    threads: Threads = 0,
+) -> None:
+    """Time drawing: an image, its parts, the share of the memory's bandwidth, and peak memory."""
+    _bench("GENERATE", shape, n, guidance, steps, rounds, versus, versus_weights, json, model, device, weights, threads)
+
+
+def bench_answer(
+    shape: Annotated[
+        str, arg(help="a published size with random weights: janus-1.3b, janus-pro-1b, janus-pro-7b")
+    ] = "",
+    steps: Annotated[int, arg(help="steps to time, spread over three lengths of the cache")] = 48,
+    rounds: Annotated[int, arg(help="both sides take turns this often")] = 4,
+    versus: Annotated[str, arg(help="transformers, or nothing")] = "",
+    versus_weights: Annotated[str, arg(help="of the peer; it knows float32, bfloat16 and float16")] = "bfloat16",
+    json: Annotated[bool, arg(help="end with one line of JSON")] = False,
+    model: Model = "nano",
+    device: Device = "auto",
+    weights: Weights = "auto",
+    threads: Threads = 0,
+) -> None:
+    """Time an answer about a picture: prefill, picture included, and tokens a second."""
+    _bench("TEXT", shape, 1, 1.0, steps, rounds, versus, versus_weights, json, model, device, weights, threads)
+
+
 def train(
     recipe: Recipe,
     overrides: Overrides = (),
@@ -265,19 +305,74 @@ def convert(
     print(target)
 
 
-COMMANDS = {f.__name__: f for f in (generate, ask, chat, demo, train, tokenize, evaluate, convert)}
+COMMANDS: dict[str, Callable[..., None]] = {
+    f.__name__: f for f in (generate, ask, chat, demo, train, tokenize, evaluate, convert)
+}
+BENCHES: dict[str, Callable[..., None]] = {"draw": bench_draw, "answer": bench_answer}
 
 
 def main(arguments: list[str] | None = None) -> None:
     """The entry point; exits 2 with one line for what a user can mend."""
     try:
-        tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="openjanus", args=arguments)
+        _commands().cli(prog="openjanus", args=arguments)
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _commands() -> tyro.extras.SubcommandApp:
+    """All commands; `bench` is a group of its own."""
+    app, benches = tyro.extras.SubcommandApp(), tyro.extras.SubcommandApp()
+    for name, command in COMMANDS.items():
+        app.command(name=name)(command)
+    for name, bench in BENCHES.items():
+        benches.command(name=name)(bench)
+    app.command(benches, name="bench", help="Measure one part under load.")
+    return app
+
+
+def _bench(
+    kind: str,
+    shape: str,
+    n: int,
+    guidance: float,
+    steps: int,
+    rounds: int,
+    versus: str,
+    versus_weights: str,
+    json: bool,
+    model: str,
+    device: str,
+    weights: str,
+    threads: int,
+) -> None:
+    from openjanus.bench import report
+    from openjanus.bench.measure import SIDES, measure
+    from openjanus.bench.shapes import SHAPES
+    from openjanus.bench.sides import Case
+    from openjanus.inference.sampling import SamplingOptions
+    from openjanus.runtime import DTYPES, SHORT
+    from openjanus.sequence import Kind
+
+    if shape and shape not in SHAPES:
+        raise ValueError(f"shape {shape!r}: expected one of {', '.join(SHAPES)}")
+    if versus not in ("", *SIDES) or versus == "openjanus":
+        raise ValueError(f"versus {versus!r}: expected transformers")
+    if steps < 3 or rounds < 1:
+        raise ValueError(f"steps is {steps} and rounds {rounds}, expected at least 3 and 1")
+    SamplingOptions(n=n, guidance=guidance)  # says what is out of range
+    _runtime(device, weights, threads)
+    case = Case(Kind[kind], shape, "" if shape else model, weights, device, threads, n, guidance)
+    peer_weights = SHORT.get(versus_weights, versus_weights)
+    if versus and peer_weights not in DTYPES:
+        raise ValueError(f"versus-weights {versus_weights!r}: expected one of {', '.join(DTYPES)}")
+    result = measure(case, replace(case, weights=peer_weights) if versus else None, steps, rounds)
+    print(report.table(result))
+    if json:
+        print(report.as_json(result))
 
 
 def _engine(

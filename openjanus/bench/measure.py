@@ -1,0 +1,159 @@
+"""Times the parts of a drawing or an answer on both sides in turn, and puts them together.
+
+Each side lives in a process of its own, under the same conditions, so that its peak of memory is its own; while one
+works, the other waits. A whole drawing is its prefill, its steps at a short, a middle and a full cache (the time of a
+step grows linearly with the cache) and its decoding to pixels; each is a median over rounds.
+"""
+
+import multiprocessing
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from openjanus.bench.sides import Case, Ours, Transformers
+from openjanus.sequence import Kind
+
+SIDES: dict[str, Callable[[Case], Any]] = {"openjanus": Ours, "transformers": Transformers}
+PROBE_BYTES = 2**29
+
+
+class Remote:
+    """A side in its own process."""
+
+    def __init__(self, name: str, case: Case):
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, name, case), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.told()
+
+    def call(self, name: str, *arguments: Any) -> tuple[float, Any]:
+        """Runs a method there: its seconds and its result."""
+        self.connection.send((name, arguments))
+        return self.told()
+
+    def told(self) -> Any:
+        try:
+            kind, value = self.connection.recv()
+        except EOFError:
+            raise ValueError(f"the measured process ended by itself, exit code {self.process.exitcode}") from None
+        if kind == "error":
+            raise ValueError(value)
+        return value
+
+    def close(self) -> int:
+        """Ends the process; returns its peak of memory in bytes, 0 where the system does not tell."""
+        _, peak = self.call("")
+        self.process.join()
+        return peak
+
+
+def _serve(connection: Connection, name: str, case: Case) -> None:
+    """The other end of a `Remote`."""
+    try:
+        side = SIDES[name](case)
+        connection.send(("ready", None))
+        while True:
+            method, arguments = connection.recv()
+            if not method:
+                connection.send(("done", (0.0, _peak_bytes())))
+                return
+            started = time.perf_counter()
+            result = getattr(side, method)(*arguments)
+            connection.send(("done", (time.perf_counter() - started, result)))
+    except Exception as error:
+        connection.send(("error", f"{name}: {type(error).__name__}: {error}"))
+
+
+def _peak_bytes() -> int:
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), 0)
+
+
+def bandwidth(num_threads: int) -> float:
+    """Bytes that the CPUs read in a second, from an array that no cache holds."""
+    if num_threads:
+        torch.set_num_threads(num_threads)
+    array = torch.ones(PROBE_BYTES // 4)
+    seconds = []
+    for _ in range(5):
+        started = time.perf_counter()
+        array.sum()
+        seconds.append(time.perf_counter() - started)
+    return PROBE_BYTES / min(seconds)
+
+
+@dataclass
+class Times:
+    """Seconds of one side, a list for each part. steps: those of one step, by the length of the cache."""
+
+    prefill: list[float] = field(default_factory=list)
+    steps: dict[int, list[float]] = field(default_factory=dict)
+    decode: list[float] = field(default_factory=list)
+
+    @property
+    def step(self) -> list[float]:
+        """Medians, from the shortest cache to the longest."""
+        return [median(seconds) for _, seconds in sorted(self.steps.items())]
+
+    @property
+    def mean_step(self) -> float:
+        """Of all steps of a drawing: the trapezoid rule over a short, a middle and a full cache."""
+        short, middle, full = self.step
+        return (short + 2 * middle + full) / 4
+
+    def whole(self, num_steps: int) -> float:
+        """Seconds of a whole request: the prefill gives the first id, steps the others."""
+        return median(self.prefill) + (num_steps - 1) * self.mean_step + (median(self.decode) if self.decode else 0)
+
+
+@dataclass
+class Result:
+    """case: what was measured. num_ids: of a picture. peak: bytes, bandwidth: bytes a second, read: bytes that a middle
+    step of openjanus must read."""
+
+    case: Case
+    num_ids: int
+    times: dict[str, Times]
+    peak: dict[str, int]
+    bandwidth: float
+    read: int
+
+    @property
+    def share(self) -> float:
+        """Of the machine's bandwidth that the middle step of openjanus reaches."""
+        return self.read / self.times["openjanus"].step[1] / self.bandwidth
+
+
+def measure(case: Case, peer: Case | None, num_steps: int, rounds: int) -> Result:
+    """Times `num_steps` steps in all, spread over three lengths of the cache and over rounds; both sides take turns."""
+    sides = {"openjanus": Remote("openjanus", case)} | ({"transformers": Remote("transformers", peer)} if peer else {})
+    times = {name: Times() for name in sides}
+    probes = [bandwidth(case.num_threads)]
+    num_ids = sides["openjanus"].call("num_ids")[1]
+    each = max(num_steps // (3 * rounds), 1)
+    for number in range(rounds):
+        for name, side in sorted(sides.items(), reverse=bool(number % 2)):
+            seconds, start = side.call("prefill")
+            times[name].prefill.append(seconds)
+            for length in (start, start + num_ids // 2, start + num_ids - each):
+                side.call("fill", length)
+                seconds, _ = side.call("steps", each)
+                times[name].steps.setdefault(length, []).append(seconds / each)
+            if case.kind == Kind.GENERATE:
+                times[name].decode.append(side.call("decode")[0])
+        probes.append(bandwidth(case.num_threads))
+    middle = sorted(times["openjanus"].steps)[1]
+    read = sides["openjanus"].call("bytes_per_step", middle)[1]
+    peak = {name: side.close() for name, side in sides.items()}
+    return Result(case, num_ids, times, peak, median(probes), read)

@@ -1,0 +1,42 @@
+"""The published sizes of Janus, with random weights: speed does not depend on what the weights say."""
+
+from dataclasses import replace
+
+import torch
+
+from openjanus.data.sources import world_text_tokenizer
+from openjanus.inference.quantisation import placer, prepare
+from openjanus.model.janus import Janus, JanusConfig
+from openjanus.processing.processor import Processor, ProcessorConfig
+from openjanus.runtime import Runtime
+from openjanus.weights.checkpoint import stored_tensors
+from openjanus.weights.config import Checkpoint
+
+JANUS_1B = JanusConfig()
+JANUS_7B = replace(
+    JANUS_1B,
+    language_model=replace(
+        JANUS_1B.language_model, width=4096, num_layers=30, num_heads=32, num_kv_heads=32, ffn_width=11008
+    ),
+    image_head_width=4096,
+)
+SHAPES = {"janus-1.3b": JANUS_1B, "janus-pro-1b": JANUS_1B, "janus-pro-7b": JANUS_7B}
+
+
+def random_checkpoint(config: JanusConfig, runtime: Runtime) -> Checkpoint:
+    """A checkpoint of this shape, its tensors drawn and stored one after the other. It draws noise."""
+    checkpoint, place, generator = empty_checkpoint(config), placer(runtime), torch.Generator().manual_seed(0)
+    model = checkpoint.model
+    for name, tensor in stored_tensors(model).items():
+        plain = tensor.dim() == 1 and name.endswith("weight")
+        new = torch.empty(tensor.shape, dtype=torch.bfloat16)
+        place(model, name, new.fill_(1) if plain else new.normal_(std=0.02, generator=generator))
+    prepare(model.eval().requires_grad_(False), runtime)
+    return checkpoint
+
+
+def empty_checkpoint(config: JanusConfig) -> Checkpoint:
+    """A checkpoint of this shape on the meta device: no weights."""
+    with torch.device("meta"):
+        model = Janus(config)
+    return Checkpoint(model, Processor(ProcessorConfig(), world_text_tokenizer()), {})
