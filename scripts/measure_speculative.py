@@ -20,12 +20,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from openjanus.bench.shapes import SHAPES, random_checkpoint
 from openjanus.inference.engine import Engine, load
 from openjanus.inference.sampling import SamplingOptions
-from openjanus.model.janus import Janus, JanusConfig
-from openjanus.runtime import DTYPES
+from openjanus.model.janus import Janus
+from openjanus.runtime import WEIGHTS, Runtime
 
-SHAPES = {"janus-1.3b": JanusConfig()}
 PROMPTS = (
     "two red apples on a white background",
     "a yellow star",
@@ -59,17 +59,6 @@ def count_passes(engine: Engine, options: SamplingOptions, seeds: int, windows: 
             f"{window:6} {mean(passes[window]):7.1f} +- {error:5.1f} {fewer:5.2f}x {mean(seconds[window]):16.3f}"
             f" {faster:6.2f}x"
         )
-
-
-def random_janus(config: JanusConfig, dtype: torch.dtype, device: str) -> Janus:
-    """What drawing needs of a Janus; its understanding eye stays without memory."""
-    with torch.device("meta"):
-        model = Janus(config).to(dtype).requires_grad_(False).eval()
-    for part in (model.language_model.layers, model.language_model.norm, model.generation):
-        part.to_empty(device=device)
-        for p in part.parameters():
-            p.fill_(1) if p.dim() == 1 else p.normal_(std=0.02)
-    return model
 
 
 def time_forwards(model: Janus, rows: int, widths: Sequence[int], filled: int, repeats: int, device: str) -> None:
@@ -113,7 +102,7 @@ def main() -> None:
     parser.add_argument("--filled", type=int, default=320, help="positions in the cache: half of a drawing")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    parser.add_argument("--weights", choices=WEIGHTS, default="float32")
     parser.add_argument("--threads", type=int, default=0)
     a = parser.parse_args()
     if a.threads:
@@ -123,10 +112,10 @@ def main() -> None:
             config = SHAPES[a.shape]
             layers = a.layers or config.language_model.num_layers
             config = replace(config, language_model=replace(config.language_model, num_layers=layers))
-            model = random_janus(config, DTYPES[a.dtype], a.device)
+            model = random_checkpoint(config, Runtime.choose(a.device, a.weights)).model
             time_forwards(model, 2 * a.n, [1, *a.windows], a.filled, a.repeats, a.device)
         else:
-            engine = load(a.model, a.device, a.dtype)
+            engine = load(a.model, a.device, a.weights)
             own = engine.options(n=a.n)
             for options in dict.fromkeys((own, replace(own, temperature=1.0))):
                 count_passes(engine, options, a.seeds, [0, *a.windows])

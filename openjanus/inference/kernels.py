@@ -68,8 +68,8 @@ def _build(library: Path) -> None:
 
 
 def decode_attention(q: Tensor, keys: Tensor, values: Tensor, length: Tensor) -> Tensor:
-    """q float32 [B, H, K]; keys and values [B, Hkv, S, K] in float32 or bfloat16; length int64 [B] -> [B, H, K].
+    """q float32 [B, H, T, K]; keys and values [B, Hkv, S, K] in float32 or bfloat16; length int64 [B, T] -> as q.
 
-    Row b sees its first length[b] positions. The oracle is `model.attention.attend_slowly`.
+    Position t of row b sees the row's first length[b, t] positions. The oracle is `model.attention.attend_slowly`.
     """
-    return torch.ops.openjanus.decode_attention(q, keys, values, length)
+    return torch.ops.openjanus.decode_attention(q.transpose(1, 2), keys, values, length).transpose(1, 2)

@@ -13,15 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# q [B, H, K], keys and values [B, Hkv, S, K], length [B] -> [B, H, K]: row b sees its first length[b] positions
+# q [B, H, T, K], keys and values [B, Hkv, S, K], length [B, T] -> as q; position t sees the first length[b, t] slots
 DecodeAttention = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+MAX_DECODE = 32  # new positions a row up to which it is used: beyond, a large product is faster
 
 
 class KVCache:
     """Preallocated keys and values of all layers, [L, R, Hkv, S, K] each: R rows, a document of up to S positions each.
 
     It does not know how much of a row is filled: who writes position p has written all before it. `decode_attention`
-    is used instead of `attend` where every row continues by one position.
+    is used instead of `attend` where every row continues by a few positions.
     """
 
     def __init__(
@@ -71,9 +72,9 @@ class CacheRows:
         self.keys, self.values = cache.keys[:, start:stop], cache.values[:, start:stop]
         self.row = torch.arange(stop - start, device=position.device)[:, None]
         self.position, self.reach = position, reach
-        self.decode_attention = cache.decode_attention if position.shape[1] == 1 else None
+        self.decode_attention = cache.decode_attention if position.shape[1] <= MAX_DECODE else None
         if self.decode_attention is not None:
-            self.length = position[:, 0] + 1
+            self.length = (position + 1).contiguous()
         else:
             slot = torch.arange(reach, device=position.device)
             self.mask = (slot <= position[:, :, None])[:, None]  # [B, 1, T, S]
@@ -84,7 +85,7 @@ class CacheRows:
         keys[self.row, :, self.position] = k.transpose(1, 2).to(keys.dtype)
         values[self.row, :, self.position] = v.transpose(1, 2).to(values.dtype)
         if self.decode_attention is not None:
-            return self.decode_attention(q[:, :, 0], keys, values, self.length)[:, :, None]
+            return self.decode_attention(q, keys, values, self.length)
         keys, values = keys[:, :, : self.reach], values[:, :, : self.reach]
         return attend(q, keys.to(q.dtype), values.to(q.dtype), self.mask)
 

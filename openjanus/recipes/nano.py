@@ -111,7 +111,7 @@ def janus() -> Run:
         ),
         Stage(
             "tune",
-            2000,
+            1500,
             1e-3,
             {"emoji.questions": 32, "emoji.texts": 4, "emoji.drawings": 48},
             ("*", "!generation.tokenizer.*"),

@@ -93,19 +93,19 @@ def test_a_bias_is_added_and_leading_shapes_stay(kind) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("H", "heads", "K"), [(4, 4, 16), (4, 2, 32), (6, 1, 8)])
 def test_decode_attention_is_attention(dtype, H, heads, K) -> None:
-    length = torch.tensor([1, 3, 8, 13, 20])
-    q = 3 * noise(5, H, K)
+    length = torch.tensor([[1, 2], [3, 9], [8, 8], [13, 1], [20, 5]])
+    q = 3 * noise(5, H, 2, K)
     keys, values = (noise(5, heads, 24, K, seed=s).to(dtype)[:, :, :20] for s in (1, 2))  # not dense in memory
-    mask = (torch.arange(20) < length[:, None])[:, None, None]
-    expected = attend_slowly(q[:, :, None], keys.float(), values.float(), mask)[:, :, 0]
+    mask = (torch.arange(20) < length[..., None])[:, None]
+    expected = attend_slowly(q, keys.float(), values.float(), mask)
     assert torch.allclose(kernels.decode_attention(q, keys, values, length), expected, atol=1e-5)
 
 
 @with_kernels
 def test_decode_attention_stands_large_scores() -> None:
-    q, keys, values = 100 * noise(1, 1, 8), 100 * noise(1, 1, 9, 8, seed=1), noise(1, 1, 9, 8, seed=2)
-    got = kernels.decode_attention(q, keys, values, torch.tensor([9]))
-    assert torch.allclose(got, attend_slowly(q[:, :, None], keys, values, None)[:, :, 0], atol=1e-5)
+    q, keys, values = 100 * noise(1, 1, 1, 8), 100 * noise(1, 1, 9, 8, seed=1), noise(1, 1, 9, 8, seed=2)
+    got = kernels.decode_attention(q, keys, values, torch.tensor([[9]]))
+    assert torch.allclose(got, attend_slowly(q, keys, values, None), atol=1e-5)
 
 
 @pytest.fixture(scope="module")

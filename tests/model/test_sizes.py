@@ -6,16 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from openjanus.bench.shapes import JANUS_1B, JANUS_7B
 from openjanus.model.janus import Janus, JanusConfig
-
-JANUS_1B = JanusConfig()
-JANUS_7B = replace(
-    JANUS_1B,
-    language_model=replace(
-        JANUS_1B.language_model, width=4096, num_layers=30, num_heads=32, num_kv_heads=32, ffn_width=11008
-    ),
-    image_head_width=4096,
-)
 
 
 def with_pooling_head(config: JanusConfig) -> JanusConfig:

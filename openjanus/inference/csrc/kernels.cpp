@@ -1,7 +1,7 @@
 // Two products that a decode step is made of, on the CPU, at the speed of memory:
 //
 //   packed_linear      x W^T for few rows x, with W in 16, 8 or 4 bits a weight
-//   decode_attention   one new position a row over the rows of a KV cache
+//   decode_attention   a few new positions a row over the rows of a KV cache
 //
 // A step reads every weight and every remembered position once and computes little with it; torch's own kernels for
 // these shapes read them several times slower than memory delivers (docs/speed.md has the figures). Built at first use
@@ -326,7 +326,7 @@ void attend_group(const float* q, const T* keys, const T* values, float* y, int6
 template <typename T>
 void attend_rows(const at::Tensor& q, const at::Tensor& keys, const at::Tensor& values, const at::Tensor& length,
                  at::Tensor& out) {
-  const int64_t B = q.size(0), H = q.size(1), K = q.size(2), heads = keys.size(1), G = H / heads;
+  const int64_t B = q.size(0), N = q.size(1), H = q.size(2), K = q.size(3), heads = keys.size(1), G = H / heads;
   const float* q_data = q.const_data_ptr<float>();
   const T* k_data = keys.const_data_ptr<T>();
   const T* v_data = values.const_data_ptr<T>();
@@ -335,20 +335,23 @@ void attend_rows(const at::Tensor& q, const at::Tensor& keys, const at::Tensor& 
   share(B * heads, 2, [&](int64_t begin, int64_t end) {
     std::vector<float> weight;
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t b = i / heads, h = i % heads, at = (b * H + h * G) * K;
-      attend_group<T>(q_data + at, k_data + b * keys.stride(0) + h * keys.stride(1),
-                      v_data + b * values.stride(0) + h * values.stride(1), y + at, G, lengths[b], K, keys.stride(2),
-                      values.stride(2), weight);
+      const int64_t b = i / heads, h = i % heads;
+      const T* k = k_data + b * keys.stride(0) + h * keys.stride(1);
+      const T* v = v_data + b * values.stride(0) + h * values.stride(1);
+      for (int64_t n = b * N; n < (b + 1) * N; ++n) {
+        const int64_t at = (n * H + h * G) * K;
+        attend_group<T>(q_data + at, k, v, y + at, G, lengths[n], K, keys.stride(2), values.stride(2), weight);
+      }
     }
   });
 }
 
-// q float [B, H, K]; keys and values [B, Hkv, S, K] in float or bfloat16, dense in K; length int64 [B] -> [B, H, K]:
-// softmax(q k / sqrt(K)) v over the first length[b] positions of row b
+// q float [B, T, H, K]; keys and values [B, Hkv, S, K] in float or bfloat16, dense in K; length int64 [B, T]
+// -> [B, T, H, K]: softmax(q k / sqrt(K)) v over the first length[b, t] positions of row b
 at::Tensor decode_attention(const at::Tensor& q, const at::Tensor& keys, const at::Tensor& values,
                             const at::Tensor& length) {
-  TORCH_CHECK(q.dim() == 3 && keys.dim() == 4 && values.sizes() == keys.sizes() && q.size(1) % keys.size(1) == 0);
-  TORCH_CHECK(keys.stride(3) == 1 && values.stride(3) == 1 && q.size(2) % 8 == 0 && length.is_contiguous());
+  TORCH_CHECK(q.dim() == 4 && keys.dim() == 4 && values.sizes() == keys.sizes() && q.size(2) % keys.size(1) == 0);
+  TORCH_CHECK(keys.stride(3) == 1 && values.stride(3) == 1 && q.size(3) % 8 == 0 && length.is_contiguous());
   TORCH_CHECK(q.scalar_type() == at::kFloat && values.scalar_type() == keys.scalar_type());
   const at::Tensor dense = q.contiguous();
   at::Tensor out = at::empty_like(dense);
