@@ -21,6 +21,7 @@ from openjanus.inference.speculative import Speculation
 from openjanus.model.janus import Janus
 from openjanus.processing.image import to_images
 from openjanus.processing.processor import Conversation, Message
+from openjanus.processing.text import TextStream
 from openjanus.runtime import Runtime
 from openjanus.sequence import Kind, num_tokens
 from openjanus.weights import checkpoint as checkpoints
@@ -174,14 +175,10 @@ class Engine:
         """
         options = self.options(options or SamplingOptions(temperature=0.0), **settings)
         request = self.answer(messages, options, max_new_tokens)
-        text, given = self.processor.text, ""
-        ids: list[int] = []
+        stream = TextStream(self.processor.text)
         for _ in self._run([request]):
-            ids += [int(step) for step in request.ids[len(ids) :]]
-            whole = text.decode(ids).removeprefix(" ")
-            if not whole.endswith("\ufffd"):  # half of a character: wait for its other bytes
-                yield whole[len(given) :]
-                given = whole
+            if piece := stream.add(int(step) for step in request.ids[len(stream.ids) :]):
+                yield piece
 
     def ask(
         self,
@@ -210,6 +207,9 @@ class Engine:
         running = True
         while running:
             running = scheduler.step()
+            for request in requests:
+                if request.error is not None:
+                    raise request.error
             yield
 
     def _speculate(self, requests: Sequence[Request], window: int) -> Iterator[None]:
