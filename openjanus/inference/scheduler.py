@@ -7,8 +7,8 @@ A request owns rows of one KV cache. The running rows are the first of the cache
 in place; when a request leaves, the last rows move into its places. A drawing with guidance owns two rows for each
 picture, conditional and unconditional, that are always stepped together. What a request gets does not depend on its
 company: every row attends to itself alone, and each of its pictures draws its noise from a generator of its own.
-Nor does a fault reach its company: a request that fails on its way in, or when its ids are chosen, leaves alone with its
-`error`. A step of all that fails (memory) has changed nothing yet: the newest request leaves, the others repeat it.
+Nor does a fault reach its company: a request that fails on its way in, or when its ids are chosen, leaves with its
+`error` set. A step of all that fails (memory) has changed nothing yet: the newest request leaves, the others repeat it.
 """
 
 from collections import deque
