@@ -197,11 +197,15 @@ class Engine:
         images = [image] if isinstance(image, Image.Image) else list(image)
         return "".join(self.chat([Message("user", [*images, question.strip()])], options, max_new_tokens, **settings))
 
+    def scheduler(self, num_rows: int, num_positions: int) -> Scheduler:
+        """An empty batch of this model, for requests of `drawing` and `answer`."""
+        return Scheduler(self.model, num_rows, num_positions, self._text_logits)
+
     def _run(self, requests: Sequence[Request]) -> Iterator[None]:
         """Runs requests to their end, together as far as `MAX_ROWS` allows; yields after every step."""
         self._check_room(requests)
         num_rows = min(sum(r.num_rows for r in requests), max(MAX_ROWS, *(r.num_rows for r in requests), 0))
-        scheduler = Scheduler(self.model, num_rows, max(r.num_positions for r in requests), self._text_logits)
+        scheduler = self.scheduler(num_rows, max(r.num_positions for r in requests))
         for request in requests:
             scheduler.submit(request)
         running = True

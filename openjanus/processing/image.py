@@ -4,7 +4,6 @@
 hangs over (arXiv 2410.13848 §4.1; deepseek-ai/Janus, image_processing_vlm.py). Pixels are NCHW float in [-1, 1].
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -44,7 +43,7 @@ def open_image(path: Path | str) -> Image.Image:
 
 
 def read_image(
-    file: IO[bytes], name: str, max_pixels: int = MAX_PIXELS, formats: Sequence[str] | None = None
+    file: IO[bytes], name: str, max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] | None = None
 ) -> Image.Image:
     """As `open_image`, from an open file; `name` stands for it in errors. formats: those of Pillow's that are tried."""
     try:

@@ -133,8 +133,8 @@ def test_pixels_and_images_are_inverse() -> None:
 def test_an_open_file_is_read_within_its_own_bounds() -> None:
     file = io.BytesIO()
     Image.new("RGB", (20, 10), "red").save(file, "PNG")
-    assert read_image(file, "image", 200, ["PNG"]).size == (20, 10)
+    assert read_image(file, "image", 200, ("PNG",)).size == (20, 10)
     with pytest.raises(ValueError, match="image: 20 x 10 pixels; at most 199 pixels"):
         read_image(file, "image", 199)
     with pytest.raises(ValueError, match=r"image: not a readable picture \(unknown format\)"):
-        read_image(file, "image", 200, ["JPEG"])
+        read_image(file, "image", 200, ("JPEG",))
