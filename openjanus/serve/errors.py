@@ -41,7 +41,7 @@ def of_validation(errors: Sequence[Mapping[str, Any]]) -> ApiError:
     """The first complaint of pydantic; what was sent is not repeated."""
     first = errors[0]
     where = [str(step) for step in first["loc"] if step != "body"]
-    param = ".".join(where) or None
+    param = ".".join(where).encode(errors="replace").decode() or None  # a name may hold half of a character
     code = "unknown_parameter" if first["type"] == "extra_forbidden" else "invalid_value"
     if first["type"] == "json_invalid" or param is None:
         return invalid("the body is not a JSON object", code="invalid_json")

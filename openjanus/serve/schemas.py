@@ -6,8 +6,19 @@ field that we know but cannot honour is accepted at its neutral value alone; fie
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+
+def _encodable(text: str) -> str:
+    """JSON can hold halves of characters, which no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("it holds half of a character (a lone surrogate)") from None
+    return text
+
+
+Text = Annotated[str, AfterValidator(_encodable)]
 Seed = Annotated[int, Field(ge=0, lt=2**57)]
 Temperature = Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)]
 TopP = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
@@ -33,7 +44,7 @@ class ImageUrl(Strict):
 
 class TextPart(Strict):
     type: Literal["text"]
-    text: str
+    text: Text
 
 
 class ImagePart(Strict):
@@ -48,7 +59,7 @@ class ChatMessage(Strict):
     """One turn. Pictures stand in the user's turns; `developer` is another word for `system`."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Part]
+    content: Text | list[Part]
     name: str | None = None
     refusal: None = None
 
@@ -93,7 +104,7 @@ class ImagesRequest(Strict):
     """`POST /v1/images/generations`. `seed`, `guidance_scale`, `temperature`, `top_k`, `top_p` are ours; what is left
     out is the checkpoint's own, and the seed is drawn anew each time."""
 
-    prompt: str
+    prompt: Text
     model: str | None = None
     n: Count | None = None
     size: str | None = None

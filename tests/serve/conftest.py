@@ -34,14 +34,14 @@ class Running:
         return int(self.url.rpartition(":")[2])
 
     def client(self, key: str = "none", **settings) -> OpenAI:
-        return OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=30, **settings)
+        return OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=90, **settings)
 
     def settles(self) -> None:
         """Waits until nothing runs any more, which must be soon."""
         until(lambda: not self.service.worker.open and not self.service.worker.scheduler.owner)
 
 
-def until(happens, seconds: float = 10) -> None:
+def until(happens, seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not happens():
         assert time.monotonic() < end, "it did not happen in time"
