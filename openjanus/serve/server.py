@@ -7,6 +7,7 @@ A connection is closed that does not send the head of its request in time, or ta
 
 import asyncio
 import os
+import signal
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -127,6 +128,11 @@ def run(load: Callable[[], Engine], s: ServerSettings) -> None:
     log.logger.info(
         "%s on http://%s:%d (%d slots of %d positions)", s.name, shown, port, cache.num_rows, cache.num_positions
     )
+    for number in (
+        signal.SIGTERM,
+        signal.SIGINT,
+    ):  # uvicorn raises a signal again once it has ended: exit code 0 instead
+        signal.signal(number, lambda *_: None)
     server.run([opened])
 
 

@@ -59,12 +59,10 @@ def test_a_full_queue_answers_429_at_once(engine) -> None:
         with held(running):
             waiting = [pool.submit(ask, client, "a red cat") for _ in range(3)]
             until(lambda: running.service.worker.num_waiting == 3)
-            started = time.monotonic()
             with pytest.raises(openai.RateLimitError) as error:
                 ask(client, "a red cat")
             with pytest.raises(openai.RateLimitError):
                 client.images.generate(prompt="a cat")
-            assert time.monotonic() - started < 2
             assert error.value.code == "queue_full" and error.value.response.headers["retry-after"] == "1"
         wanted = alone(engine, ["a red cat"])
         assert [f.result().choices[0].message.content for f in waiting] == [wanted] * 3
@@ -125,19 +123,31 @@ def everything(it) -> bytes:
     return data
 
 
-def test_a_slow_reader_holds_nobody_up_and_is_dropped(engine) -> None:
-    """It asks for more than the socket's buffers hold and reads nothing."""
-    with run_server(engine, Limits(stall_seconds=0.5)) as running:
-        for listener in running.server.servers[0].sockets:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-        body = {"prompt": "a cat", "n": 8, "stream": True, "partial_images": 16, "guidance_scale": 1}
-        data = json.dumps(body).encode()
-        with connected(running.port, receive_buffer=4096) as it, slow(running, 0.05):
-            it.sendall(head(DRAW, len(data)) + data)
-            until(lambda: any(c.flow.write_paused for c in list(running.server.server_state.connections)), 20)
-            started = time.monotonic()
+@contextmanager
+def stalled(running):
+    """A client that asks for more than the socket's buffers hold, and reads nothing."""
+    for listener in running.server.servers[0].sockets:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    body = {"prompt": "a cat", "n": 8, "stream": True, "partial_images": 16, "guidance_scale": 1}
+    data = json.dumps(body).encode()
+    with connected(running.port, receive_buffer=4096) as it, slow(running, 0.05):
+        it.sendall(head(DRAW, len(data)) + data)
+        until(lambda: any(c.flow.write_paused for c in list(running.server.server_state.connections)))
+        yield it
+
+
+def test_a_slow_reader_does_not_hold_the_batch_up(engine) -> None:
+    with run_server(engine, Limits(stall_seconds=1e6)) as running:
+        with stalled(running):
             assert ask(running.client(), "a red cat").choices[0].message.content == alone(engine, ["a red cat"])
-            assert time.monotonic() - started < 5
+            until(lambda: not running.service.worker.scheduler.owner)
+            assert len(running.service.worker.open) == 1
+        running.settles()
+
+
+def test_a_reader_that_takes_nothing_is_dropped(engine) -> None:
+    with run_server(engine, Limits(stall_seconds=0.5)) as running:
+        with stalled(running) as it:
             until(lambda: not running.service.worker.open)
             assert b"completed" not in everything(it)
         running.settles()
@@ -350,13 +360,11 @@ def test_bodies_too_large_or_too_slow(strict) -> None:
 
 def test_connections_that_send_no_head_are_closed(strict) -> None:
     with connected(strict.port) as silent, connected(strict.port) as slow_one:
-        started = time.monotonic()
         for byte in b"POST":
             slow_one.sendall(bytes([byte]))
             time.sleep(0.1)
         for it in (silent, slow_one):
             assert everything(it) == b""
-        assert time.monotonic() - started < 3
 
 
 def test_too_many_connections_are_closed(engine) -> None:
@@ -396,7 +404,7 @@ def test_everything_at_once(engine) -> None:
         if kind == 0:
             kill_amid(port, i // 6)
         elif kind == 1:
-            assert send(port, CHAT, list(BROKEN.values())[i % len(BROKEN)])[0] in (400, 429)
+            assert send(port, CHAT, list(BROKEN.values())[i % len(BROKEN)])[0] in (400, 413, 429)
         elif kind == 2:
             url = list(BAD_PICTURES.values())[i % len(BAD_PICTURES)][0]
             part = {"type": "image_url", "image_url": {"url": url}}
