@@ -128,10 +128,8 @@ def run(load: Callable[[], Engine], s: ServerSettings) -> None:
     log.logger.info(
         "%s on http://%s:%d (%d slots of %d positions)", s.name, shown, port, cache.num_rows, cache.num_positions
     )
-    for number in (
-        signal.SIGTERM,
-        signal.SIGINT,
-    ):  # uvicorn raises a signal again once it has ended: exit code 0 instead
+    # uvicorn raises the signal again once it has ended; that must not kill a process that has ended well.
+    for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     server.run([opened])
 

@@ -154,8 +154,8 @@ def test_logs_hold_no_prompts_unless_asked_for(served, asked_for) -> None:
 PRIVATE = [
     "127.0.0.1", "127.8.9.1", "10.0.0.1", "172.16.3.4", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0",
     "224.0.0.1", "255.255.255.255", "198.18.0.1", "192.0.2.7", "240.0.0.1", "::1", "::", "fe80::1", "fe80::1%eth0",
-    "fc00::1", "fd12::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::", "2001::1", "ff02::1",
-    "2001:db8::1",
+    "fc00::1", "fd12::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::", "2001::1",
+    "ff02::1", "2001:db8::1",
 ]  # fmt: skip
 
 
@@ -232,9 +232,15 @@ def pictures(monkeypatch):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Pictures)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    connect = socket.create_connection
+
+    def connect(_, timeout):
+        it = socket.socket()
+        it.settimeout(timeout)
+        it.connect(server.server_address)
+        return it
+
     resolves_to(monkeypatch, ["8.8.8.8"])
-    monkeypatch.setattr(fetch.socket, "create_connection", lambda _, timeout: connect(server.server_address, timeout))
+    monkeypatch.setattr(fetch.socket, "create_connection", connect)
     yield "http://pictures.test"
     server.shutdown()
     server.server_close()

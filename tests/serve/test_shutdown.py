@@ -120,7 +120,6 @@ def test_a_model_that_is_missing_or_broken_is_told_before_the_socket_opens(
     assert "model.safetensors" in refused(capsys, "--model", broken)
     assert "positions is 9999" in refused(capsys, "--model", model, "--positions", 9999)
     assert "cannot read API keys" in refused(capsys, "--model", model, "--api-keys", tmp_path / "none")
-    assert "max_waiting is -1" in refused(capsys, "--model", model, "--limits.max-waiting", -1)
 
 
 def test_a_port_that_is_taken(model, capsys) -> None:

@@ -5,7 +5,7 @@ import { imagesOf, read } from "./pictures.js";
 import { AnswerTurn, DrawingTurn, button, make, problem, userTurn } from "./turns.js";
 
 const $ = (id) => document.getElementById(id);
-const IDEAS = ["two red apples on a white background", "a blue car", "a yellow star above a green tree", "three pink hearts"];
+const IDEAS = ["two red apples", "a blue car", "a yellow star above a green tree", "three pink hearts"];
 const PARTIAL_IMAGES = 16;
 
 const state = { mode: "ask", attached: [], turns: [], running: null, model: null };
