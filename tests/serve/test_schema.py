@@ -54,11 +54,13 @@ def test_every_operation_is_known(schema) -> None:
 
 
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
-@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
-def test_no_request_ends_in_a_5xx(schema, method, path, mode) -> None:
-    if mode == GenerationMode.NEGATIVE and method == "GET":
-        pytest.skip("nothing in it can be wrong")
-    check(schema, method, path, mode, 25 if method == "POST" else 3)
+def test_no_right_request_ends_in_a_5xx(schema, method, path) -> None:
+    check(schema, method, path, GenerationMode.POSITIVE, 25 if method == "POST" else 3)
+
+
+@pytest.mark.parametrize(("method", "path"), OPERATIONS[:2])
+def test_no_wrong_request_ends_in_a_5xx(schema, method, path) -> None:
+    check(schema, method, path, GenerationMode.NEGATIVE, 25)
 
 
 @pytest.mark.slow
