@@ -239,7 +239,7 @@ def _server(s: BenchSettings) -> Iterator[str]:
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     try:
-        said = []
+        said: list[str] = []
         found = None
         while found is None:
             line = process.stderr.readline()
