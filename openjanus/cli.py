@@ -218,7 +218,7 @@ def serve(
     revision: Revision = None,
     as_configured: AsConfigured = False,
     device: Device = "auto",
-    dtype: DType = "auto",
+    weights: Weights = "auto",
     threads: Threads = 0,
 ) -> None:
     """Serve the OpenAI API and a page to talk and draw with, until SIGTERM."""
@@ -228,7 +228,7 @@ def serve(
         host, port, name or Path(model).name, slots, positions, api_keys, allow_host, remote_pictures, log_prompts,
         grace_seconds, limits,
     )  # fmt: skip
-    run(lambda: _engine(model, device, dtype, threads, revision, as_configured), settings)
+    run(lambda: _engine(model, device, weights, threads, revision, as_configured), settings)
 
 
 def bench_serve(
@@ -239,13 +239,13 @@ def bench_serve(
     out: Annotated[Path | None, arg(help="write the figures as JSON")] = None,
     model: Model = "nano",
     device: Device = "auto",
-    dtype: DType = "auto",
+    weights: Weights = "auto",
     threads: Threads = 0,
 ) -> None:
     """Load test of the server: wrong and lost answers, memory, throughput against one request at a time."""
     from openjanus.serve.bench import BenchSettings, run
 
-    run(BenchSettings(minutes, clients, requests, url, out, model, device, dtype, threads))
+    run(BenchSettings(minutes, clients, requests, url, out, model, device, weights, threads))
 
 
 def train(

@@ -43,7 +43,7 @@ class BenchSettings:
     out: Path | None = None
     model: str = "nano"
     device: str = "auto"
-    dtype: str = "auto"
+    weights: str = "auto"
     threads: int = 0
 
 
@@ -234,7 +234,7 @@ def _server(s: BenchSettings) -> Iterator[str]:
         yield s.url.rstrip("/")
         return
     words = [sys.executable, "-m", "openjanus.cli", "serve", "--port", "0", "--model", s.model, "--device", s.device]
-    words += ["--threads", str(s.threads), "--dtype", s.dtype]
+    words += ["--threads", str(s.threads), "--weights", s.weights]
     words += ["--limits.max-in-flight", str(s.clients + 8), "--limits.max-waiting", str(s.clients + 8)]
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
