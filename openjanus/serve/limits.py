@@ -25,7 +25,7 @@ class Limits:
     max_waiting: int = 64
     max_in_flight: int = 64
     max_connections: int = 512
-    max_body_bytes: int = 32 * 2**20
+    max_body_bytes: int = 16 * 2**20
     body_seconds: float = 20.0
     header_seconds: float = 10.0
     stall_seconds: float = 30.0
