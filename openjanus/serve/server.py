@@ -136,10 +136,12 @@ def run(load: Callable[[], Engine], s: ServerSettings) -> None:
 
 def listen(host: str, port: int) -> socket.socket:
     """An open socket. Raises ValueError with what is wrong."""
+    if not 0 <= port <= 65535:  # the resolver would take it modulo 65536
+        raise ValueError(f"cannot listen on {host}:{port}: expected a port of 0 to 65535")
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(address[:2], family=family, backlog=2048)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise ValueError(f"cannot listen on {host}:{port}: {error}") from None
 
 
