@@ -1,4 +1,4 @@
-"""The command line: openjanus generate | ask | chat | demo | train | tokenize | evaluate | convert | bench.
+"""The command line: openjanus generate | ask | chat | demo | serve | train | tokenize | evaluate | convert | bench.
 
 Every wrong input ends in one line on stderr and exit code 2; nothing is half-written.
 """
@@ -14,6 +14,8 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tyro.conf import Positional, arg
+
+from openjanus.serve.limits import Limits
 
 if TYPE_CHECKING:
     from openjanus.inference.engine import Engine
@@ -200,6 +202,52 @@ def bench_answer(
     _bench("TEXT", shape, 1, 1.0, steps, rounds, versus, versus_weights, json, model, device, weights, threads)
 
 
+def serve(
+    host: Annotated[str, arg(help="address to listen on; 0.0.0.0: every one of this machine")] = "127.0.0.1",
+    port: Annotated[int, arg(help="0: any free one")] = 8000,
+    name: Annotated[str | None, arg(help="what clients call the model; default: the last part of --model")] = None,
+    slots: Annotated[int, arg(help="rows of the batch; a guided drawing needs two; 0: by model and memory")] = 0,
+    positions: Annotated[int, arg(help="positions of a row, prompt and answer; 0: the model's, up to 4096")] = 0,
+    api_keys: Annotated[Path | None, arg(help="file with API keys, one a line; also OPENJANUS_API_KEY")] = None,
+    allow_host: Annotated[tuple[str, ...], arg(help="further names that the Host header may have")] = (),
+    remote_pictures: Annotated[bool, arg(help="load pictures by http(s), from public addresses only")] = False,
+    log_prompts: Annotated[bool, arg(help="write what users say into the log")] = False,
+    grace_seconds: Annotated[float, arg(help="for running requests, after SIGTERM")] = 30.0,
+    limits: Limits = Limits(),  # noqa: B008  (frozen)
+    model: Model = "nano",
+    revision: Revision = None,
+    as_configured: AsConfigured = False,
+    device: Device = "auto",
+    weights: Weights = "auto",
+    threads: Threads = 0,
+) -> None:
+    """Serve the OpenAI API and a page to talk and draw with, until SIGTERM."""
+    from openjanus.serve.server import ServerSettings, run
+
+    settings = ServerSettings(
+        host, port, name or Path(model).name, slots, positions, api_keys, allow_host, remote_pictures, log_prompts,
+        grace_seconds, limits,
+    )  # fmt: skip
+    run(lambda: _engine(model, device, weights, threads, revision, as_configured), settings)
+
+
+def bench_serve(
+    minutes: Annotated[float, arg(help="of the mixed load; before it, each request runs alone")] = 10.0,
+    clients: int = 32,
+    requests: Annotated[int, arg(help="different requests, half drawings and half answers")] = 32,
+    url: Annotated[str | None, arg(help="a running server; default: start one")] = None,
+    out: Annotated[Path | None, arg(help="write the figures as JSON")] = None,
+    model: Model = "nano",
+    device: Device = "auto",
+    weights: Weights = "auto",
+    threads: Threads = 0,
+) -> None:
+    """Load test of the server: wrong and lost answers, memory, throughput against one request at a time."""
+    from openjanus.serve.bench import BenchSettings, run
+
+    run(BenchSettings(minutes, clients, requests, url, out, model, device, weights, threads))
+
+
 def train(
     recipe: Recipe,
     overrides: Overrides = (),
@@ -306,9 +354,9 @@ def convert(
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
-    f.__name__: f for f in (generate, ask, chat, demo, train, tokenize, evaluate, convert)
+    f.__name__: f for f in (generate, ask, chat, demo, serve, train, tokenize, evaluate, convert)
 }
-BENCHES: dict[str, Callable[..., None]] = {"draw": bench_draw, "answer": bench_answer}
+BENCHES: dict[str, Callable[..., None]] = {"draw": bench_draw, "answer": bench_answer, "serve": bench_serve}
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -21,6 +21,7 @@ from openjanus.inference.speculative import Speculation
 from openjanus.model.janus import Janus
 from openjanus.processing.image import to_images
 from openjanus.processing.processor import Conversation, Message
+from openjanus.processing.text import TextStream
 from openjanus.runtime import Runtime
 from openjanus.sequence import Kind, num_tokens
 from openjanus.weights import checkpoint as checkpoints
@@ -174,14 +175,10 @@ class Engine:
         """
         options = self.options(options or SamplingOptions(temperature=0.0), **settings)
         request = self.answer(messages, options, max_new_tokens)
-        text, given = self.processor.text, ""
-        ids: list[int] = []
+        stream = TextStream(self.processor.text)
         for _ in self._run([request]):
-            ids += [int(step) for step in request.ids[len(ids) :]]
-            whole = text.decode(ids).removeprefix(" ")
-            if not whole.endswith("\ufffd"):  # half of a character: wait for its other bytes
-                yield whole[len(given) :]
-                given = whole
+            if piece := stream.add(int(step) for step in request.ids[len(stream.ids) :]):
+                yield piece
 
     def ask(
         self,
@@ -200,16 +197,23 @@ class Engine:
         images = [image] if isinstance(image, Image.Image) else list(image)
         return "".join(self.chat([Message("user", [*images, question.strip()])], options, max_new_tokens, **settings))
 
+    def scheduler(self, num_rows: int, num_positions: int) -> Scheduler:
+        """An empty batch of this model, for requests of `drawing` and `answer`."""
+        return Scheduler(self.model, num_rows, num_positions, self._text_logits)
+
     def _run(self, requests: Sequence[Request]) -> Iterator[None]:
         """Runs requests to their end, together as far as `MAX_ROWS` allows; yields after every step."""
         self._check_room(requests)
         num_rows = min(sum(r.num_rows for r in requests), max(MAX_ROWS, *(r.num_rows for r in requests), 0))
-        scheduler = Scheduler(self.model, num_rows, max(r.num_positions for r in requests), self._text_logits)
+        scheduler = self.scheduler(num_rows, max(r.num_positions for r in requests))
         for request in requests:
             scheduler.submit(request)
         running = True
         while running:
             running = scheduler.step()
+            for request in requests:
+                if request.error is not None:
+                    raise request.error
             yield
 
     def _speculate(self, requests: Sequence[Request], window: int) -> Iterator[None]:

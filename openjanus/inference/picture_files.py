@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
+from io import BytesIO
 from pathlib import Path
 
 from PIL import Image
@@ -17,11 +18,14 @@ PAPER = (245, 245, 245)
 
 def save_png(image: Image.Image, path: Path, prompt: str, options: SamplingOptions, index: int) -> None:
     """Writes one picture, whole or not at all; its PNG text holds prompt, settings and number within the request."""
-    info = PngInfo()
-    info.add_itxt("prompt", prompt)
-    for name, value in {**asdict(options), "index": index, "software": "openjanus"}.items():
-        info.add_text(name, str(value))
-    _write(image, path, info)
+    _write(image, path, _info(prompt, options, index))
+
+
+def png_bytes(image: Image.Image, prompt: str, options: SamplingOptions, index: int) -> bytes:
+    """The same as bytes."""
+    file = BytesIO()
+    image.save(file, "PNG", pnginfo=_info(prompt, options, index))
+    return file.getvalue()
 
 
 def save_contact_sheet(images: Sequence[Image.Image], path: Path) -> None:
@@ -51,6 +55,14 @@ def file_names(prompts: Sequence[str]) -> list[str]:
         more = (f"{slug}-{number}" for number in range(2, len(prompts) + 1))
         names.append(slug if slug not in names else next(name for name in more if name not in names))
     return names
+
+
+def _info(prompt: str, options: SamplingOptions, index: int) -> PngInfo:
+    info = PngInfo()
+    info.add_itxt("prompt", prompt)
+    for name, value in {**asdict(options), "index": index, "software": "openjanus"}.items():
+        info.add_text(name, str(value))
+    return info
 
 
 def _write(image: Image.Image, path: Path, info: PngInfo | None) -> None:

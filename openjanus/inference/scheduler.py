@@ -7,6 +7,8 @@ A request owns rows of one KV cache. The running rows are the first of the cache
 in place; when a request leaves, the last rows move into its places. A drawing with guidance owns two rows for each
 picture, conditional and unconditional, that are always stepped together. What a request gets does not depend on its
 company: every row attends to itself alone, and each of its pictures draws its noise from a generator of its own.
+Nor does a fault reach its company: a request that fails on its way in, or when its ids are chosen, leaves with its
+`error` set. A step of all that fails (memory) has changed nothing yet: the newest request leaves, the others repeat it.
 """
 
 from collections import deque
@@ -40,6 +42,7 @@ class Request:
     ids: list[Tensor] = field(default_factory=list)
     finished: bool = False
     cancelled: bool = False
+    error: Exception | None = None  # why it finished early
     rows: list[int] = field(default_factory=list)  # of the cache: n conditional ones, then n unconditional ones
 
     @property
@@ -150,8 +153,14 @@ class Scheduler:
         if self.running:
             self._decode()
         room = self.chunk_tokens
-        while room > 0 and (self.prefill or self._admit()):
-            room -= self._prefill_chunk(room)
+        while room > 0 and (self.prefill or self._first_fits()):
+            request = self.prefill.request if self.prefill else self.waiting[0]
+            try:
+                if self.prefill is None:
+                    self._admit()
+                room -= self._prefill_chunk(room)
+            except Exception as error:
+                self._fail(request, error)
         return bool(self.running or self.waiting or self.prefill)
 
     def run(self) -> None:
@@ -169,13 +178,22 @@ class Scheduler:
         for request in [r for r in self.running if r.cancelled]:
             self._leave(request)
 
-    def _admit(self) -> bool:
-        """Begins the first waiting request, if there are rows for it: nobody overtakes."""
-        if not self.waiting or len(self.owner) + self.waiting[0].num_rows > self.cache.num_rows:
-            return False
+    def _fail(self, request: Request, error: Exception) -> None:
+        """Takes a request out, wherever it is."""
+        request.error, request.finished = error, True
+        if self.prefill is not None and self.prefill.request is request:
+            self.prefill = None
+        if request in self.running:
+            self._leave(request)
+
+    def _first_fits(self) -> bool:
+        """Whether there are rows for the first waiting request: nobody overtakes."""
+        return bool(self.waiting) and len(self.owner) + self.waiting[0].num_rows <= self.cache.num_rows
+
+    def _admit(self) -> None:
+        """Begins the first waiting request."""
         request = self.waiting.popleft()
         self.prefill = _Prefill(request, self.model.embed(collate(request.documents).to(self.device)))
-        return True
 
     def _prefill_chunk(self, room: int) -> int:
         """Computes at most `room` more positions of the prompt, in the rows behind the running ones; returns how many.
@@ -213,23 +231,38 @@ class Scheduler:
 
     def _decode(self) -> None:
         plan = self._plan = self._plan or self._make_plan()
+        try:
+            logits = self._next_logits(plan)
+        except Exception as error:
+            self._fail(self.running[-1], error)
+            return
+        for row in range(len(self.owner)):
+            self.length[row] += 1
+        for kind, part in plan.items():
+            start = 0
+            for request in part.requests:
+                try:
+                    self._give(request, request.sampler.choose(logits[kind][start : start + request.n]))
+                except Exception as error:
+                    self._fail(request, error)
+                start += request.n
+
+    def _next_logits(self, plan: "dict[Kind, _Part]") -> dict[Kind, Tensor]:
+        """The forward of all running rows: guided logits [sequences, V] of each kind. It can be repeated: all that it
+        changes is the cache behind what the rows remember."""
         B = len(self.owner)
         x = self.model.embed_next(self.tokens[:B], {kind: part.rows for kind, part in plan.items()})
         position = torch.tensor(self.length[:B], device=self.device)[:, None]
         rows = self.cache.rows(0, B, position, max(self.length[:B]) + 1)
         hidden = self.model.language_model(x[:, None], position, cache=rows)[:, 0]
-        for row in range(B):
-            self.length[row] += 1
+        guided = {}
         for kind, part in plan.items():
             logits = self.heads[kind](hidden if len(part.rows) == B else hidden[part.rows])
             if part.unconditional is None:
-                logits = logits[part.conditional]
+                guided[kind] = logits[part.conditional]
             else:
-                logits = guide(logits[part.conditional], logits[part.unconditional], part.guidance)
-            start = 0
-            for request in part.requests:
-                self._give(request, request.sampler.choose(logits[start : start + request.n]))
-                start += request.n
+                guided[kind] = guide(logits[part.conditional], logits[part.unconditional], part.guidance)
+        return guided
 
     def _make_plan(self) -> "dict[Kind, _Part]":
         return {

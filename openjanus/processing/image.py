@@ -6,10 +6,11 @@ hangs over (arXiv 2410.13848 §4.1; deepseek-ai/Janus, image_processing_vlm.py).
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 # A small file can declare a huge picture: refuse before decoding. Pillow's own limit only warns.
@@ -28,23 +29,36 @@ class PixelConfig:
 
 
 def open_image(path: Path | str) -> Image.Image:
-    """Reads a picture as RGB: upright by its EXIF, transparency on white, the first frame of an animation.
+    """Reads a picture file as RGB: upright by its EXIF, transparency on white, the first frame of an animation.
 
     Raises ValueError for a file that is missing, no picture, truncated, or larger than `MAX_PIXELS`.
     """
     try:
-        with Image.open(path) as image:
+        with open(path, "rb") as file:
+            return read_image(file, str(path))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except OSError as error:
+        raise ValueError(f"{path}: not a readable picture ({error})") from None
+
+
+def read_image(
+    file: IO[bytes], name: str, max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] | None = None
+) -> Image.Image:
+    """As `open_image`, from an open file; `name` stands for it in errors. formats: those of Pillow's that are tried."""
+    try:
+        with Image.open(file, formats=formats) as image:
             width, height = image.size
-            if width * height > MAX_PIXELS:
+            if width * height > max_pixels:
                 raise Image.DecompressionBombError(f"{width} x {height} pixels")
             image.seek(0)
             return to_rgb(ImageOps.exif_transpose(image))
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
     except Image.DecompressionBombError as error:
-        raise ValueError(f"{path}: {error}; at most {MAX_PIXELS:,} pixels are read: shrink the picture") from None
+        raise ValueError(f"{name}: {error}; at most {max_pixels:,} pixels are read: shrink the picture") from None
+    except UnidentifiedImageError:  # its own words hold the address of an object
+        raise ValueError(f"{name}: not a readable picture (unknown format)") from None
     except Exception as error:  # on damaged files Pillow's decoders raise whatever they stumble over
-        raise ValueError(f"{path}: not a readable picture ({error})") from None
+        raise ValueError(f"{name}: not a readable picture ({error})") from None
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

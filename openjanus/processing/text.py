@@ -65,6 +65,30 @@ class TextTokenizer:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)
 
 
+class TextStream:
+    """The text of an answer whose ids come one after another: pieces of whole characters, joined the whole text.
+
+    An answer's text begins with a space that is not part of what it says. Only the newest ids are decoded again: those
+    of the last piece, because a tokenizer may write an id differently at the beginning, and those behind it.
+    """
+
+    def __init__(self, text: TextTokenizer):
+        self.text = text
+        self.ids: list[int] = []
+        self._window, self._given = 0, 0  # where the last piece begins and ends among the ids
+
+    def add(self, ids: Iterable[int]) -> str:
+        """The text that these ids add; the half of a character waits for its other bytes."""
+        self.ids += ids
+        before = self.text.decode(self.ids[self._window : self._given])
+        text = self.text.decode(self.ids[self._window :])
+        if text.endswith("\ufffd") or len(text) == len(before):
+            return ""
+        first = self._given == 0
+        self._window, self._given = self._given, len(self.ids)
+        return text[len(before) :].removeprefix(" ") if first else text[len(before) :]
+
+
 def train_text_tokenizer(corpus: Iterator[str], vocab_size: int) -> TextTokenizer:
     """A byte-level BPE tokenizer: any text can be encoded, the corpus's own words cheaply."""
     tokenizer = Tokenizer(models.BPE())

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from openjanus.inference.picture_files import CELL_PX, GAP_PX, PAPER, contact_sheet, save_contact_sheet, save_png
+from openjanus.inference.picture_files import (
+    CELL_PX,
+    GAP_PX,
+    PAPER,
+    contact_sheet,
+    png_bytes,
+    save_contact_sheet,
+    save_png,
+)
 from openjanus.inference.sampling import SamplingOptions
 
 OPTIONS = SamplingOptions(temperature=0.5, top_k=7, top_p=0.9, guidance=3.0, seed=11, n=4)
@@ -23,6 +31,7 @@ def test_a_png_tells_how_it_was_made(tmp_path) -> None:
             "seed": "11", "n": "4", "index": "2", "software": "openjanus",
         }  # fmt: skip
         assert np.array_equal(np.asarray(again), np.asarray(picture))
+    assert png_bytes(picture, "zwei rote Äpfel 🍎", OPTIONS, 2) == (tmp_path / "a.png").read_bytes()
 
 
 @pytest.mark.parametrize(

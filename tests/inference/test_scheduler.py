@@ -211,3 +211,69 @@ def test_bfloat16_stays_near_float32(tmp_path) -> None:
         wanted = exact.model.image_logits(hidden[0, -len(ids) - 1 : -1])
     error = (torch.cat(logits) - wanted).abs().max() / wanted.std()
     assert error < 0.15
+
+
+def fails_when(call, fault):
+    """`call`, but raising out of memory when `fault(*arguments)` says so."""
+
+    def wrapped(*args, **kwargs):
+        if fault(*args):
+            raise torch.OutOfMemoryError("no memory for this")
+        return call(*args, **kwargs)
+
+    return wrapped
+
+
+def faulty_run(engine, requests, ill: int) -> None:
+    """Runs all at once; that one leaves with its error, the others get what they get alone."""
+    scheduler = make_scheduler(engine, num_rows=16)
+    for request in requests:
+        scheduler.submit(request)
+    scheduler.run()
+    assert isinstance(requests[ill].error, torch.OutOfMemoryError) and requests[ill].finished
+    assert not scheduler.owner and not scheduler.waiting and scheduler.prefill is None
+    for request in requests[:ill] + requests[ill + 1 :]:
+        twin, alone = again(request), make_scheduler(engine)
+        alone.submit(twin)
+        alone.run()
+        assert request.error is None and ids_of(request) == ids_of(twin)
+
+
+def test_a_request_that_fails_on_its_way_in_fails_alone(engine, monkeypatch) -> None:
+    model, rng = engine.model, random.Random(1)
+    requests = [make_request(engine, rng, i % 2 == 0) for i in range(5)]
+    ill = requests[2].documents
+    with monkeypatch.context() as patch:
+        patch.setattr("openjanus.inference.scheduler.collate", fails_when(collate, lambda given: given is ill))
+        faulty_run(engine, requests, 2)
+    requests = [again(request) for request in requests]
+    chunks = []
+    with monkeypatch.context() as patch:  # the second request's prefill
+        fault = lambda x, *_: x.shape[1] > 1 and (chunks.append(1) or len(chunks) == 2)  # noqa: E731
+        patch.setattr(model.language_model, "forward", fails_when(model.language_model.forward, fault))
+        faulty_run(engine, requests, 1)
+
+
+@pytest.mark.parametrize("at", [0, 1, 3])
+def test_a_request_whose_ids_cannot_be_chosen_fails_alone(engine, monkeypatch, at) -> None:
+    requests = [make_request(engine, random.Random(2), i % 2 == 0) for i in range(5)]
+    ill = requests[2].sampler
+    calls = []
+    fault = lambda _: calls.append(1) or len(calls) > at  # noqa: E731
+    monkeypatch.setattr(ill, "choose", fails_when(ill.choose, fault))
+    faulty_run(engine, requests, 2)
+
+
+def test_a_step_that_fails_costs_the_newest_request_and_changes_nothing_for_others(engine, monkeypatch) -> None:
+    requests = [make_request(engine, random.Random(3), i % 2 == 0) for i in range(4)]
+    steps = []
+    fault = lambda x, *_: x.shape[1] == 1 and (steps.append(1) or len(steps) == 6)  # noqa: E731
+    body = engine.model.language_model
+    monkeypatch.setattr(body, "forward", fails_when(body.forward, fault))
+    faulty_run(engine, requests, 3)
+
+
+def test_a_fault_reaches_the_caller_of_the_engine(engine, monkeypatch) -> None:
+    monkeypatch.setattr(engine.model, "embed", fails_when(engine.model.embed, lambda _: True))
+    with pytest.raises(torch.OutOfMemoryError):
+        engine.generate_ids("a cat")

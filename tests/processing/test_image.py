@@ -13,6 +13,7 @@ from openjanus.processing.image import (
     PixelConfig,
     generation_pixels,
     open_image,
+    read_image,
     to_images,
     to_pixels,
     understanding_pixels,
@@ -127,3 +128,13 @@ def test_pixels_and_images_are_inverse() -> None:
     array = np.random.default_rng(0).integers(0, 256, (5, 5, 3), dtype=np.uint8)
     again = np.asarray(to_images(to_pixels(array)[None])[0])
     assert np.abs(again.astype(int) - array).max() <= 1
+
+
+def test_an_open_file_is_read_within_its_own_bounds() -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (20, 10), "red").save(file, "PNG")
+    assert read_image(file, "image", 200, ("PNG",)).size == (20, 10)
+    with pytest.raises(ValueError, match="image: 20 x 10 pixels; at most 199 pixels"):
+        read_image(file, "image", 199)
+    with pytest.raises(ValueError, match=r"image: not a readable picture \(unknown format\)"):
+        read_image(file, "image", 200, ("JPEG",))

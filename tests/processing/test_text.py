@@ -3,7 +3,7 @@
 import pytest
 from tokenizers import Tokenizer, models
 
-from openjanus.processing.text import SPECIAL_TOKENS, TextTokenizer, train_text_tokenizer
+from openjanus.processing.text import SPECIAL_TOKENS, TextStream, TextTokenizer, train_text_tokenizer
 from tests import tiny
 
 TEXTS = [
@@ -67,3 +67,24 @@ def test_files_that_are_no_janus_tokenizer_are_refused(tmp_path) -> None:
     Tokenizer(models.BPE()).save(str(tmp_path / "plain.json"))
     with pytest.raises(ValueError, match=r"the tokenizer lacks .*<begin_of_image>.*is it a Janus tokenizer"):
         TextTokenizer.load(tmp_path / "plain.json")
+
+
+@pytest.mark.parametrize("words", TEXTS)
+@pytest.mark.parametrize("step", [1, 3])
+def test_a_stream_of_ids_gives_whole_characters_that_join_to_the_text(words, step) -> None:
+    text = tiny.text_tokenizer()
+    ids = [*text.encode(" " + words), text.eos_id]
+    stream = TextStream(text)
+    pieces = [stream.add(ids[i : i + step]) for i in range(0, len(ids), step)]
+    assert "".join(pieces) == text.decode(ids)[1:] == words
+    assert not any("\ufffd" in piece for piece in pieces)
+
+
+def test_a_stream_decodes_only_its_newest_ids(monkeypatch) -> None:
+    text = tiny.text_tokenizer()
+    stream, longest = TextStream(text), []
+    decode = text.decode
+    monkeypatch.setattr(text, "decode", lambda ids: longest.append(len(ids)) or decode(ids))
+    for id in text.encode("two red apples on a white background " * 9):
+        stream.add([id])
+    assert max(longest) <= 8

@@ -1,0 +1,98 @@
+"""From the API's messages to the processor's: words, and pictures decoded within bounds."""
+
+import base64
+import binascii
+from collections.abc import Callable, Sequence
+from io import BytesIO
+
+from PIL import Image
+
+from openjanus.processing.image import read_image
+from openjanus.processing.processor import Message
+from openjanus.serve.errors import ApiError, invalid
+from openjanus.serve.limits import Limits
+from openjanus.serve.schemas import ChatMessage, ImagePart, Part, TextPart
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF")  # a decoder that nobody needs is one less to attack
+Fetch = Callable[[str], bytes]
+
+
+def check_messages(messages: Sequence[ChatMessage], limits: Limits) -> None:
+    """What can be refused without decoding anything. Raises ApiError."""
+    parts = [part for m in messages for part in _parts(m)]
+    num_chars = sum(len(part.text) for part in parts if isinstance(part, TextPart))
+    num_pictures = sum(isinstance(part, ImagePart) for part in parts)
+    if num_chars > limits.max_prompt_chars:
+        raise invalid(
+            f"the messages have {num_chars:,} characters, at most {limits.max_prompt_chars:,} are read",
+            "messages",
+            "context_length_exceeded",
+        )
+    if num_pictures > limits.max_pictures:
+        raise invalid(
+            f"the messages have {num_pictures} pictures, at most {limits.max_pictures} are read",
+            "messages",
+            "too_many_images",
+        )
+    last = messages[-1]
+    if last.role != "user":
+        raise invalid("the last message must be the user's", "messages")
+    if not any(isinstance(part, ImagePart) or part.text.strip() for part in _parts(last)):
+        raise invalid("empty message: say something", f"messages.{len(messages) - 1}.content")
+    for i, message in enumerate(messages):
+        if message.role != "user" and any(isinstance(part, ImagePart) for part in _parts(message)):
+            raise invalid("pictures can stand in the user's messages alone", f"messages.{i}.content")
+        if message.role in ("system", "developer") and i > 0:
+            raise invalid("a system message must come first, and only once", f"messages.{i}.role")
+
+
+def read_messages(messages: Sequence[ChatMessage], limits: Limits, fetch: Fetch | None) -> list[Message]:
+    """The conversation with its pictures decoded. Slow: for a thread. Raises ApiError that names the part."""
+    read = []
+    for i, message in enumerate(messages):
+        role = "system" if message.role == "developer" else message.role
+        content: list[str | Image.Image] = []
+        for j, part in enumerate(_parts(message)):
+            if isinstance(part, TextPart):
+                content.append(part.text)
+            else:
+                content.append(_picture(part.image_url.url, f"messages.{i}.content.{j}.image_url", limits, fetch))
+        read.append(Message(role, content))
+    return read
+
+
+def words_of(messages: Sequence[ChatMessage]) -> str:
+    """The text of a conversation, for a log that was asked for."""
+    return " | ".join(part.text for m in messages for part in _parts(m) if isinstance(part, TextPart))
+
+
+def _parts(message: ChatMessage) -> Sequence[Part]:
+    return [TextPart(type="text", text=message.content)] if isinstance(message.content, str) else message.content
+
+
+def _picture(url: str, param: str, limits: Limits, fetch: Fetch | None) -> Image.Image:
+    try:
+        data = _bytes(url, limits, fetch)
+        return read_image(BytesIO(data), "the picture", limits.max_picture_pixels, FORMATS)
+    except ApiError as error:
+        error.param = param
+        raise
+    except ValueError as error:
+        raise invalid(str(error), param, "invalid_image") from None
+
+
+def _bytes(url: str, limits: Limits, fetch: Fetch | None) -> bytes:
+    scheme = url[:8].partition(":")[0].lower()
+    if scheme in ("http", "https"):
+        if fetch is None:
+            raise invalid("this server loads no remote pictures: send a data URL", code="remote_images_off")
+        return fetch(url)
+    head, comma, body = url.partition(",")
+    if scheme != "data" or not comma or not head.endswith(";base64"):
+        raise invalid("expected data:image/...;base64,... or an http(s) URL", code="invalid_image_url")
+    if len(body) > limits.max_picture_bytes * 4 // 3 + 4:
+        raise invalid(f"the picture is larger than {limits.max_picture_bytes:,} bytes", code="image_too_large")
+    try:
+        return base64.b64decode(body, validate=True)
+    except (binascii.Error, ValueError):
+        raise invalid("the picture is not base64", code="invalid_image") from None

@@ -1,0 +1,246 @@
+"""What stands between the socket and the API: who may ask, how much, how long, and what is answered when it fails.
+
+    socket ─► host and origin ─► key ─► in flight ─► body, within size and time ─► API ─► headers ─► socket
+                                                          └─ client gone: the API's handler is cancelled
+
+Plain ASGI, because it must see a request before anybody has read its body, and must outlive what runs inside.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import json
+import logging
+import re
+import secrets
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Iterator, MutableMapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+from urllib.parse import urlsplit
+
+from openjanus.serve.errors import RETRY, ApiError, of_fault
+from openjanus.serve.limits import Limits
+from openjanus.serve.log import log_fault
+from openjanus.serve.metrics import Metrics
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+
+logger = logging.getLogger("openjanus.serve")
+LINGER_SECONDS = 1.0  # for the rest of a refused body: closing earlier would take the refusal away from the client
+NEEDS_KEY = ("/v1/", "/metrics", "/openapi.json")
+ENDPOINTS = {"/v1/chat/completions", "/v1/images/generations", "/v1/models", "/health", "/ready", "/metrics", "/"}
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "X-Frame-Options": "DENY",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+}
+
+
+class Keys:
+    """API keys. Only their digests are kept; a comparison looks at every key and takes as long for each."""
+
+    def __init__(self, keys: Sequence[str] = ()):
+        self.digests = [_digest(key.encode()) for key in dict.fromkeys(keys)]
+
+    def find(self, authorization: bytes) -> str | None:
+        """A name for the key in `Authorization: Bearer KEY`, or None where it is not one of ours."""
+        scheme, _, key = authorization.partition(b" ")
+        given = _digest(key.strip())
+        same = [hmac.compare_digest(given, digest) for digest in self.digests]
+        return f"key {same.index(True)}" if any(same) and scheme.lower() == b"bearer" else None
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()
+
+
+class Response:
+    """What goes out: remembers whether it has begun, and adds the headers that every answer has."""
+
+    def __init__(self, send: Send, id: str):
+        self._send, self.id, self.status, self.close = send, id, 0, False
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            there = {name.lower() for name, _ in message.get("headers", ())}
+            extra = {**HEADERS, "X-Request-Id": self.id, **({"Connection": "close"} if self.close else {})}
+            more = [(k.lower().encode(), v.encode()) for k, v in extra.items() if k.lower().encode() not in there]
+            message = {**message, "headers": [*message.get("headers", ()), *more]}
+        await self._send(message)
+
+    async def error(self, error: ApiError) -> None:
+        body = json.dumps(error.body()).encode()
+        headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), **error.headers}
+        raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+        await self.send({"type": "http.response.start", "status": error.status, "headers": raw})
+        await self.send({"type": "http.response.body", "body": body})
+
+
+class Guard:
+    """Wraps the API. hosts: names that the Host header may have; empty for any."""
+
+    def __init__(self, app: App, limits: Limits, metrics: Metrics, keys: Keys, hosts: Collection[str] = ()):
+        self.app, self.limits, self.metrics, self.keys, self.hosts = app, limits, metrics, keys, hosts
+        self._in_flight: Counter[str] = Counter()
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started, response = time.monotonic(), Response(send, secrets.token_hex(8))
+        body = _Body(receive, self.limits)
+        headers = {name: value for name, value in scope["headers"]}
+        try:
+            self._check_host(headers)
+            with self._counted(scope, self._identify(scope, headers)):
+                await body.read(headers)
+                await self._run(scope, body, response)
+        except _Gone:
+            pass
+        except ApiError as error:
+            await self._refuse(error, body, response)
+        except Exception as error:
+            log_fault(error)
+            if not response.status:
+                await self._refuse(of_fault(error), body, response)
+        finally:
+            self._note(scope, response, time.monotonic() - started)
+
+    def _check_host(self, headers: dict[bytes, bytes]) -> None:
+        """A page elsewhere must not talk to a server on this machine, neither openly nor by rebinding its name."""
+        host = headers.get(b"host", b"").decode("latin-1").lower()
+        if self.hosts and _host_name(host) not in self.hosts:
+            raise ApiError(403, "this server does not go by that name (Host header)", "host_not_allowed")
+        origin = headers.get(b"origin", b"").decode("latin-1").lower()
+        if origin and urlsplit(origin).netloc != host:
+            raise ApiError(403, "requests from other sites are not answered (Origin header)", "origin_not_allowed")
+
+    def _identify(self, scope: MutableMapping[str, Any], headers: dict[bytes, bytes]) -> str:
+        client = str((scope.get("client") or ("unknown",))[0])
+        if not self.keys.digests or not scope["path"].startswith(NEEDS_KEY):
+            return client
+        name = self.keys.find(headers.get(b"authorization", b""))
+        if name is None:
+            raise ApiError(
+                401, "missing or wrong API key: send Authorization: Bearer KEY", "invalid_api_key",
+                headers={"WWW-Authenticate": "Bearer"},
+            )  # fmt: skip
+        return name
+
+    @contextmanager
+    def _counted(self, scope: MutableMapping[str, Any], name: str) -> Iterator[None]:
+        if scope["method"] != "POST":
+            yield
+            return
+        most = self.limits.max_in_flight
+        if self._in_flight[name] >= most:
+            raise ApiError(
+                429, f"{most} requests are in flight already: wait for one", "too_many_requests", None, RETRY
+            )
+        self._in_flight[name] += 1
+        try:
+            yield
+        finally:
+            self._in_flight[name] -= 1
+            if not self._in_flight[name]:
+                del self._in_flight[name]
+
+    async def _run(self, scope: MutableMapping[str, Any], body: "_Body", response: Response) -> None:
+        """Runs the API, and cancels it when the client goes away."""
+        work = asyncio.ensure_future(self.app(scope, body.replay, response.send))
+        gone = asyncio.ensure_future(body.until_gone())
+        try:
+            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                work.result()
+        finally:
+            for task in (work, gone):
+                task.cancel()
+                with suppress(asyncio.CancelledError, Exception):
+                    await task
+
+    async def _refuse(self, error: ApiError, body: "_Body", response: Response) -> None:
+        self.metrics.errors.labels(error.code or str(error.status)).inc()
+        if not response.status:
+            response.close = not await body.discard()
+            await response.error(error)
+
+    def _note(self, scope: MutableMapping[str, Any], response: Response, seconds: float) -> None:
+        path = scope["path"]
+        endpoint = path if path in ENDPOINTS else "other"
+        self.metrics.answered(endpoint, response.status or 499, seconds)
+        if endpoint not in ("/health", "/ready", "/metrics"):
+            shown = path if endpoint != "other" else scope["raw_path"][:80].decode("latin-1")
+            logger.info(
+                "%s %s %s %.0f ms %s", scope["method"], shown, response.status or 499, seconds * 1e3, response.id
+            )
+
+
+class _Gone(Exception):
+    """The client has left before its request was whole: nobody is there to answer."""
+
+
+class _Body:
+    """A request's body: read whole within bounds, then handed on."""
+
+    def __init__(self, receive: Receive, limits: Limits):
+        self.receive, self.limits = receive, limits
+        self.data, self.is_whole, self.is_given = bytearray(), False, False
+
+    async def read(self, headers: dict[bytes, bytes]) -> None:
+        most = self.limits.max_body_bytes
+        too_large = ApiError(413, f"the body is larger than {most:,} bytes", "body_too_large")
+        with suppress(ValueError):
+            if int(headers.get(b"content-length", b"0")) > most:
+                raise too_large
+        try:
+            async with asyncio.timeout(self.limits.body_seconds):
+                while not self.is_whole:
+                    self.data += await self._next()
+                    if len(self.data) > most:
+                        raise too_large
+        except TimeoutError:
+            raise ApiError(408, "the body did not come in time", "body_too_slow") from None
+
+    async def _next(self) -> bytes:
+        message = await self.receive()
+        if message["type"] == "http.disconnect":
+            raise _Gone
+        self.is_whole = not message.get("more_body", False)
+        return message.get("body", b"")
+
+    async def discard(self) -> bool:
+        """Takes the rest of a refused body, for a moment; whether that was all of it."""
+        self.data.clear()
+        with suppress(TimeoutError, _Gone):
+            async with asyncio.timeout(LINGER_SECONDS):
+                while not self.is_whole:
+                    await self._next()
+        return self.is_whole
+
+    async def replay(self) -> Message:
+        if not self.is_given:
+            self.is_given = True
+            body, self.data = bytes(self.data), bytearray()
+            return {"type": "http.request", "body": body, "more_body": False}
+        await asyncio.Event().wait()  # the guard itself watches for the client's leaving
+        raise AssertionError
+
+    async def until_gone(self) -> None:
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
+
+
+def _host_name(host: str) -> str:
+    return re.sub(r":\d+$", "", host)

@@ -1,0 +1,55 @@
+"""What `/metrics` tells Prometheus; rates are for PromQL, such as rate(openjanus_ids_total[1m])."""
+
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+
+from openjanus.sequence import Kind
+
+if TYPE_CHECKING:
+    from openjanus.serve.worker import Worker
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+KINDS = {Kind.TEXT: "text", Kind.GENERATE: "image"}
+
+
+class Metrics:
+    """One registry for each server. Labels come from fixed sets: no request can make the registry grow."""
+
+    def __init__(self) -> None:
+        self.registry = r = CollectorRegistry()
+        ProcessCollector(registry=r)
+        self.requests = Counter("openjanus_requests", "Requests answered", ["endpoint", "status"], registry=r)
+        self.errors = Counter("openjanus_errors", "Answers that are errors", ["code"], registry=r)
+        self.ids = Counter("openjanus_ids", "Ids decoded, of text and of images", ["kind"], registry=r)
+        self.images = Counter("openjanus_images", "Pictures drawn to their end", registry=r)
+        self.first = Histogram(
+            "openjanus_time_to_first_id_seconds", "From arrival to the first id", ["kind"], registry=r, buckets=SECONDS
+        )
+        self.seconds = Histogram(
+            "openjanus_request_seconds", "From head to end", ["endpoint"], registry=r, buckets=SECONDS
+        )
+        self.waiting = Gauge("openjanus_requests_waiting", "Requests without rows in the batch yet", registry=r)
+        self.open = Gauge("openjanus_requests_open", "Requests waiting or in the batch", registry=r)
+        self.rows = Gauge("openjanus_batch_rows", "Rows of the batch in use", registry=r)
+        self.slots = Gauge("openjanus_batch_slots", "Rows of the batch there are", registry=r)
+
+    def watch(self, worker: "Worker") -> None:
+        """Gauges are read off the worker whenever somebody asks."""
+        self.waiting.set_function(lambda: worker.num_waiting)
+        self.open.set_function(lambda: len(worker.open))
+        self.rows.set_function(lambda: len(worker.scheduler.owner))
+        self.slots.set(worker.scheduler.cache.num_rows)
+
+    def add_ids(self, kind: Kind, count: int) -> None:
+        self.ids.labels(KINDS[kind]).inc(count)
+
+    def first_id(self, kind: Kind, seconds: float) -> None:
+        self.first.labels(KINDS[kind]).observe(seconds)
+
+    def answered(self, endpoint: str, status: int, seconds: float) -> None:
+        self.requests.labels(endpoint, str(status)).inc()
+        self.seconds.labels(endpoint).observe(seconds)
+
+    def text(self) -> bytes:
+        return generate_latest(self.registry)

@@ -1,0 +1,176 @@
+"""The server's life: socket, start, signals, end.
+
+    model is there ─► socket opens ─► serve ─► SIGTERM: nothing new, running ones finish ─► grace is over: they end
+
+A connection is closed that does not send the head of its request in time, or takes nothing of its answer.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from openjanus.inference.engine import Engine
+from openjanus.serve import log
+from openjanus.serve.app import make_app
+from openjanus.serve.guard import Guard, Keys
+from openjanus.serve.limits import Limits
+from openjanus.serve.service import Service
+
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+END_SECONDS = 5  # from the end of the grace time until what does not end by itself is cut off
+
+
+class Protocol(H11Protocol):
+    """uvicorn's HTTP with three bounds that it lacks: time for a request's head, for taking an answer, and connections
+    of one server. `limits` is set by a subclass made for the server."""
+
+    limits: Limits
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._timer: asyncio.TimerHandle | None = None
+        self._stall: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > self.limits.max_connections:
+            transport.abort()
+        else:
+            self._watch_head()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        for timer in (self._timer, self._stall):
+            if timer is not None:
+                timer.cancel()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stall = self.loop.call_later(self.limits.stall_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
+
+    def _watch_head(self) -> None:
+        """Runs a timer while a request's head is outstanding; more bytes of it do not start the timer anew."""
+        is_waiting = self.conn.their_state is h11.IDLE and not self.transport.is_closing()
+        if is_waiting and self._timer is None:
+            self._timer = self.loop.call_later(self.limits.header_seconds, self.transport.abort)
+        elif not is_waiting and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, with an end of our own: requests that run have `grace_seconds`."""
+
+    def __init__(self, app: Guard, service: Service, grace_seconds: float):
+        protocol = type("BoundProtocol", (Protocol,), {"limits": service.limits})
+        config = uvicorn.Config(
+            app, http=protocol, ws="none", lifespan="on", log_config=None, access_log=False, server_header=False,
+            proxy_headers=False, timeout_graceful_shutdown=int(grace_seconds + END_SECONDS + 1),
+        )  # fmt: skip
+        super().__init__(config)
+        self.service, self.grace_seconds = service, grace_seconds
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.service.worker.drain(self.grace_seconds)
+        await super().shutdown(sockets)
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """What `openjanus serve` takes beside the model; see its help."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    name: str = "nano"
+    slots: int = 0
+    positions: int = 0
+    api_keys: Path | None = None
+    allow_host: tuple[str, ...] = ()
+    remote_pictures: bool = False
+    log_prompts: bool = False
+    grace_seconds: float = 30.0
+    limits: Limits = field(default_factory=Limits)
+
+
+def run(load: Callable[[], Engine], s: ServerSettings) -> None:
+    """Serves until a signal. Raises ValueError for whatever is wrong, before the socket opens."""
+    if not 0 <= s.grace_seconds < float("inf"):
+        raise ValueError(f"grace_seconds is {s.grace_seconds}, expected 0 or more")
+    keys = read_keys(s.api_keys)
+    service = Service(load(), s.name, s.limits, s.slots, s.positions, s.remote_pictures)
+    server = make_server(service, keys, allowed_hosts(s.host, s.allow_host), s.grace_seconds)
+    log.set_up(s.log_prompts)
+    opened = listen(s.host, s.port)
+    port = opened.getsockname()[1]
+    shown = f"[{s.host}]" if ":" in s.host else s.host
+    cache = service.worker.scheduler.cache
+    if not keys and not is_local(s.host):
+        log.logger.warning("anybody who reaches %s may use this server: set --api-keys or OPENJANUS_API_KEY", shown)
+    log.logger.info(
+        "%s on http://%s:%d (%d slots of %d positions)", s.name, shown, port, cache.num_rows, cache.num_positions
+    )
+    # uvicorn raises the signal again once it has ended; that must not kill a process that has ended well.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    server.run([opened])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """An open socket. Raises ValueError with what is wrong."""
+    if not 0 <= port <= 65535:  # the resolver would take it modulo 65536
+        raise ValueError(f"cannot listen on {host}:{port}: expected a port of 0 to 65535")
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        return socket.create_server(address[:2], family=family, backlog=2048)
+    except OSError as error:
+        raise ValueError(f"cannot listen on {host}:{port}: {error}") from None
+
+
+def read_keys(path: Path | None) -> list[str]:
+    """API keys from a file, one a line, and from OPENJANUS_API_KEY. Raises ValueError for a file without any."""
+    keys = []
+    if path is not None:
+        try:
+            lines = [line.strip() for line in path.read_text().splitlines()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path}: cannot read API keys there ({error})") from None
+        keys = [line for line in lines if line and not line.startswith("#")]
+        if not keys:
+            raise ValueError(f"{path}: no API key in it, expected one a line")
+    if key := os.environ.get("OPENJANUS_API_KEY", "").strip():
+        keys.append(key)
+    return keys
+
+
+def allowed_hosts(host: str, more: Sequence[str]) -> list[str]:
+    """Names that the Host header may have: on loopback this machine's, elsewhere any where none are given."""
+    return [*LOOPBACK, *more] if is_local(host) else list(more)
+
+
+def is_local(host: str) -> bool:
+    return host in ("127.0.0.1", "localhost", "::1")
+
+
+def make_server(
+    service: Service, keys: Sequence[str] = (), hosts: Sequence[str] = (), grace_seconds: float = 30
+) -> Server:
+    return Server(make_app(service, Keys(keys), hosts), service, grace_seconds)

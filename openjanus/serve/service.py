@@ -1,0 +1,96 @@
+"""What every handler works with: the engine, its worker, and threads for what would hold the event loop up."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TypeVar
+
+import torch
+
+from openjanus.inference.engine import Engine
+from openjanus.serve.conversation import Fetch
+from openjanus.serve.errors import ApiError
+from openjanus.serve.fetch import fetch_picture
+from openjanus.serve.limits import Limits
+from openjanus.serve.metrics import Metrics
+from openjanus.serve.worker import Worker
+
+T = TypeVar("T")
+READERS = 2  # threads that decode users' pictures: each may hold max_pictures * max_picture_pixels * 3 bytes
+MAX_SLOTS = 64
+MAX_POSITIONS = 4096
+CACHE_SHARE = 0.25  # of the memory that is free
+
+
+def cache_size(engine: Engine, slots: int = 0, positions: int = 0) -> tuple[int, int]:
+    """Rows and positions of the KV cache; 0 stands for what the model can use and a quarter of the free memory holds.
+
+    A drawing with guidance needs two rows for each picture.
+    """
+    c, device = engine.model.config.language_model, engine.model.language_model.norm.weight.device
+    num_positions = positions or min(c.max_positions, MAX_POSITIONS)
+    if not 1 <= num_positions <= c.max_positions:
+        raise ValueError(f"positions is {positions}, expected 1 to {c.max_positions}, which the model has")
+    if slots < 0 or slots == 1:
+        raise ValueError(f"slots is {slots}, expected 2 or more: a guided drawing needs two rows")
+    row_bytes = 2 * c.num_layers * c.num_kv_heads * c.head_width * num_positions * (2 if device.type == "cuda" else 4)
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free_ram()
+    return slots or max(2, min(MAX_SLOTS, int(free * CACHE_SHARE / row_bytes) // 2 * 2)), num_positions
+
+
+def _free_ram() -> int:
+    try:
+        with open("/proc/meminfo") as file:
+            return int(next(line for line in file if line.startswith("MemAvailable")).split()[1]) * 1024
+    except (OSError, StopIteration):
+        return 8 * 2**30
+
+
+class Service:
+    """One model behind one API. name: what clients call the model. fetch: whether remote pictures are loaded."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        name: str,
+        limits: Limits | None = None,
+        slots: int = 0,
+        positions: int = 0,
+        fetch: bool = False,
+    ):
+        self.engine, self.name, self.limits = engine, name, limits or Limits()
+        self.created = int(time.time())
+        self.metrics = Metrics()
+        self.worker = Worker(engine, *cache_size(engine, slots, positions), self.limits, self.metrics)
+        self.fetch: Fetch | None = None
+        if fetch:
+            self.fetch = partial(
+                fetch_picture, max_bytes=self.limits.max_picture_bytes, seconds=self.limits.fetch_seconds
+            )
+        self._readers = ThreadPoolExecutor(READERS, "reader", _one_thread)
+        # One thread: pictures are decoded one after another, beside the batch and not in its way.
+        self._painter = ThreadPoolExecutor(1, "painter", _one_thread)
+
+    async def read(self, call: Callable[[], T]) -> T:
+        """Runs what prepares a request."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, call)
+
+    async def paint(self, call: Callable[[], T]) -> T:
+        """Runs what turns ids into pictures."""
+        return await asyncio.get_running_loop().run_in_executor(self._painter, call)
+
+    def check_model(self, name: str | None) -> None:
+        if name is not None and name != self.name:
+            raise ApiError(404, f"this server has one model, {self.name!r}", "model_not_found", "model")
+
+    def stop(self) -> None:
+        self.worker.stop()
+        for pool in (self._readers, self._painter):
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _one_thread() -> None:
+    # Every thread that calls torch has OpenMP threads of its own; the cores belong to the engine's.
+    torch.set_num_threads(1)

@@ -1,0 +1,223 @@
+"""The engine thread and what the event loop knows of it.
+
+    handlers (event loop) ── Ticket ─► inbox ─► engine thread: Scheduler.step, step, step ...
+            ▲                                        │
+            └──── one call_soon_threadsafe a step ◄──┘   wakes the tickets that have something new
+
+The engine thread alone owns the scheduler. It never waits for a reader: ids pile up in their request, which has at most
+`num_new` of them, and the handler takes them when it gets to it. All counting happens in the event loop.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+
+from openjanus.inference.engine import Engine
+from openjanus.inference.scheduler import Request
+from openjanus.sequence import Kind
+from openjanus.serve.errors import RETRY, ApiError, invalid, of_fault
+from openjanus.serve.limits import Limits
+from openjanus.serve.log import log_fault
+from openjanus.serve.metrics import Metrics
+
+logger = logging.getLogger("openjanus.serve")
+
+
+class Ticket:
+    """One request's way through the engine, as its handler sees it.
+
+    tokens: text ids so far. num_ids: of either kind. is_done: all ids are there. wake_at: the counts of ids at which a
+    drawing's handler is woken; an answer's handler is woken at each.
+    """
+
+    def __init__(self) -> None:
+        self.request: Request | None = None
+        self.wake_at: Collection[int] = ()
+        self.tokens: list[int] = []
+        self.num_ids = 0  # engine thread
+        self.arrived = time.monotonic()
+        self.is_running = self.is_done = False
+        self.failure: ApiError | None = None
+        self._event = asyncio.Event()
+
+    async def changed(self) -> None:
+        """Waits for news. Raises the ApiError that ended the request."""
+        if self.failure is None:
+            await self._event.wait()
+            self._event.clear()
+        if self.failure is not None:
+            raise self.failure
+
+    def fail(self, failure: ApiError) -> None:
+        """Ends the request early, for its handler and in the batch."""
+        self.failure = self.failure or failure
+        if self.request is not None:
+            self.request.cancel()
+        self._event.set()
+
+    def wake(self, is_done: bool) -> None:
+        assert self.request is not None
+        if self.request.error is not None and self.failure is None:
+            self.failure = of_fault(self.request.error)
+        self.is_done = is_done
+        self._event.set()
+
+    def news(self) -> int:
+        """In the engine thread, after a step: takes the new ids over; how many there are."""
+        assert self.request is not None
+        ids, before = self.request.ids, self.num_ids
+        if self.request.kind == Kind.TEXT:
+            self.tokens += [int(step) for step in ids[before:]]
+        self.num_ids = len(ids)
+        return self.num_ids - before
+
+
+class Worker:
+    """Admits requests, runs them in the engine thread, and ends them: the whole of the server's queue.
+
+    `start` and all that handlers call belong to the event loop's thread.
+    """
+
+    def __init__(self, engine: Engine, num_rows: int, num_positions: int, limits: Limits, metrics: Metrics):
+        self.limits, self.metrics = limits, metrics
+        self.scheduler = engine.scheduler(num_rows, num_positions)
+        self.is_accepting, self.is_alive = False, False
+        self.open: set[Ticket] = set()
+        self.num_waiting = 0
+        self._inbox: deque[Ticket] = deque()
+        self._news = threading.Condition()
+        self._is_stopped = False
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        metrics.watch(self)
+
+    def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.is_accepting = self.is_alive = True
+        self._thread.start()
+
+    @contextmanager
+    def admit(self) -> Iterator[Ticket]:
+        """A place in the queue, or ApiError 429 or 503 at once. Leaving the context takes the request out of the batch
+        within a step, wherever it is."""
+        if not self.is_accepting or not self.is_alive:
+            raise shutting_down() if self.is_alive else ApiError(503, "the engine has failed", "engine_failed")
+        if self.num_waiting >= self.limits.max_waiting:
+            raise ApiError(
+                429, f"{self.num_waiting} requests wait already: try again later", "queue_full", headers=RETRY
+            )
+        ticket = Ticket()
+        self.open.add(ticket)
+        self.num_waiting += 1
+        seconds = self.limits.request_seconds
+        timeout = ApiError(504, f"the request took longer than {seconds:g} seconds", "timeout")
+        timer = self._loop.call_later(seconds, ticket.fail, timeout)
+        try:
+            yield ticket
+        finally:
+            timer.cancel()
+            self.open.discard(ticket)
+            self._starts(ticket)
+            if ticket.request is not None:
+                ticket.request.cancel()
+
+    def submit(self, ticket: Ticket, request: Request, wake_at: Collection[int] = ()) -> None:
+        """Hands a ticket's request to the engine thread."""
+        if ticket.failure is not None:
+            raise ticket.failure
+        ticket.request, ticket.wake_at = request, wake_at
+        with self._news:
+            self._inbox.append(ticket)
+            self._news.notify()
+
+    def drain(self, grace_seconds: float) -> None:
+        """Takes nothing new, and ends what still runs after the grace time."""
+        if self.is_accepting:
+            self.is_accepting = False
+            self._loop.call_later(grace_seconds, self._end_all, shutting_down)
+
+    def stop(self) -> None:
+        """Ends the engine thread."""
+        self.is_accepting = False
+        with self._news:
+            self._is_stopped = True
+            self._news.notify()
+        if self._thread.is_alive():
+            self._thread.join(timeout=30)
+
+    def _end_all(self, reason: Callable[[], ApiError]) -> None:
+        for ticket in list(self.open):
+            ticket.fail(reason())
+
+    def _starts(self, ticket: Ticket) -> None:
+        if not ticket.is_running:
+            ticket.is_running = True
+            self.num_waiting -= 1
+
+    def _wake(self, tickets: list[tuple[Ticket, bool]]) -> None:
+        for ticket, is_done in tickets:
+            self._starts(ticket)
+            ticket.wake(is_done)
+
+    # In the engine thread
+
+    def _run(self) -> None:
+        live: list[Ticket] = []
+        try:
+            while self._take_in(live):
+                self.scheduler.step()
+                live = self._report(live)
+        except Exception as error:  # nothing that one request could cause: the engine itself is broken
+            log_fault(error)
+            self.is_alive = False
+            fault = of_fault(error)
+            self._tell(lambda: self._end_all(lambda: fault))
+
+    def _take_in(self, live: list[Ticket]) -> bool:
+        """Submits what has come in; sleeps while there is nothing to do. False: the server ends."""
+        with self._news:
+            while not self._is_stopped and not self._inbox and not live:
+                self._news.wait()
+            come = [self._inbox.popleft() for _ in range(len(self._inbox))]
+        for ticket in come:
+            assert ticket.request is not None
+            try:
+                self.scheduler.submit(ticket.request)
+                live.append(ticket)
+            except ValueError as error:  # it can never fit
+                self._tell(partial(ticket.fail, invalid(str(error), code="context_length_exceeded")))
+        return not self._is_stopped
+
+    def _report(self, live: list[Ticket]) -> list[Ticket]:
+        """Wakes the handlers that have something new; returns the tickets that go on."""
+        woken, stay = [], []
+        for ticket in live:
+            request, had = ticket.request, ticket.num_ids
+            assert request is not None
+            count = ticket.news()
+            if count:
+                self.metrics.add_ids(request.kind, count * request.n)
+                if had == 0:
+                    self.metrics.first_id(request.kind, time.monotonic() - ticket.arrived)
+            if request.error is not None:
+                log_fault(request.error)
+            is_due = had == 0 or request.kind == Kind.TEXT or ticket.num_ids in ticket.wake_at
+            if request.finished or (count and is_due):
+                woken.append((ticket, request.finished))
+            if not request.finished:
+                stay.append(ticket)
+        if woken:
+            self._tell(lambda: self._wake(woken))
+        return stay
+
+    def _tell(self, call: Callable[[], None]) -> None:
+        with suppress(RuntimeError):  # the loop has closed: nobody listens any more
+            self._loop.call_soon_threadsafe(call)
+
+
+def shutting_down() -> ApiError:
+    return ApiError(503, "the server is shutting down", "shutting_down", headers=RETRY)
