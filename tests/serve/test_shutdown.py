@@ -18,7 +18,7 @@ from openjanus.serve.server import listen
 from openjanus.weights import checkpoint
 from tests import tiny
 from tests.serve.conftest import run_server, until
-from tests.serve.raw import connected, head
+from tests.serve.raw import answer, connected, head
 from tests.serve.test_contract import alone, ask, text_of
 from tests.serve.test_faults import CHAT, chat_body, slow
 
@@ -41,8 +41,8 @@ def test_running_requests_finish_and_new_ones_are_refused(engine) -> None:
             ends(running)
             until(lambda: not running.service.worker.is_accepting)
             late.sendall(data)
-            answer = late.recv(65536)
-        assert b"503" in answer.split(b"\r\n")[0] and b"shutting_down" in answer
+            status, _, refusal = answer(late)
+        assert (status, refusal["error"]["code"]) == (503, "shutting_down")
         with pytest.raises(OSError), connected(running.port):
             pass
         wanted = alone(engine, ["a red cat"], 20)
