@@ -94,7 +94,7 @@ def janus() -> Run:
         row_tokens=256,
         micro_batch_rows=16,
         text_weight=4.0,
-        sampling={"guidance": 3.0, "temperature": 0.6},
+        sampling={"guidance": 1.5, "temperature": 0.5},
     )
     adaptors = ("understanding.adaptor.*", "generation.adaptor.*", "generation.embedding.*", "generation.head.*")
     body = ("language_model.*",)
