@@ -23,7 +23,7 @@ from openjanus.weights.checkpoint import Place, place_as
 
 GROUP = 32  # inputs that share a scale; csrc/kernels.cpp
 CHANNELS = 8  # output channels that are stored together
-PACK_CHANNELS = 4096  # output channels that are packed at a time: it bounds the memory that packing needs
+PACK_CHANNELS = 256  # output channels that are packed at a time: what is computed of them stays in the cache
 MAX_ROWS_BFLOAT16 = 16  # beyond, one large float32 or bfloat16 product is faster than the kernel
 
 
