@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from openjanus import config as configs
 from openjanus.model.janus import Janus
@@ -106,7 +107,7 @@ def load(
     vocab_size = config.model.language_model.vocab_size
     if text.vocab_size > vocab_size:
         raise ValueError(f"{folder}: the tokenizer has {text.vocab_size} ids, the model only {vocab_size}")
-    with torch.device("meta"):
+    with torch.device("meta"), _Uninitialised():
         model = Janus(config.model)
     _fill(model, files, form, place or place_as(torch.device(device), dtype), progress)
     return Checkpoint(model.eval().requires_grad_(False), Processor(config.processor, text), config.sampling)
@@ -189,6 +190,15 @@ def place_as(device: torch.device, dtype: torch.dtype | None) -> Place:
         setattr(model.get_submodule(module), leaf, tensor)
 
     return place
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Leaves out what initialises parameters: on the meta device it has no effect but that it imports torch's compiler,
+    which takes longer than all the rest of loading a small model."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        initialises = getattr(func, "__module__", None) == "torch.nn.init" or func is Tensor.normal_
+        return (args or tuple(kwargs.values()))[0] if initialises else func(*args, **(kwargs or {}))
 
 
 def _fill(model: Janus, files: TensorFiles, form: Format, place: Place, progress: Progress | None) -> None:
