@@ -6,7 +6,6 @@ Every wrong input ends in one line on stderr and exit code 2; nothing is half-wr
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tyro.conf import Positional, arg
 
+from openjanus.arguments import AsConfigured, Device, Model, Revision, Threads, Weights
+from openjanus.bench import commands as bench
 from openjanus.serve.limits import Limits
 
 if TYPE_CHECKING:
@@ -25,16 +26,10 @@ if TYPE_CHECKING:
 
 console = Console(stderr=True, highlight=False)
 
-Model = Annotated[str, arg(help="a checkpoint folder of any format, a hub id (owner/name), or nano: the bundled model")]
-Revision = Annotated[str | None, arg(help="branch, tag or commit of a hub id")]
-AsConfigured = Annotated[bool, arg(help="follow do_normalize: false of the first Janus-1.3B files, a known mistake")]
-Device = Annotated[str, arg(help="auto, cpu, cuda or mps")]
-Weights = Annotated[str, arg(help="auto, float32, bfloat16, float16, int8 or int4: how matrices are stored")]
 Recipe = Annotated[Positional[str], arg(metavar="RECIPE", help="such as nano.janus")]
 Overrides = Annotated[
     Positional[tuple[str, ...]], arg(metavar="KEY=VALUE ...", help="such as stages.unify.num_steps=100 or seed=1")
 ]
-Threads = Annotated[int, arg(help="CPU threads; 0: torch's own choice")]
 
 
 def generate(
@@ -164,44 +159,6 @@ def demo(out: Annotated[Path, arg(help="folder for the drawing")] = Path("demo")
     print(f"done in {time.monotonic() - started:.1f} s")
 
 
-def bench_draw(
-    shape: Annotated[
-        str, arg(help="a published size with random weights: janus-1.3b, janus-pro-1b, janus-pro-7b")
-    ] = "",
-    n: Annotated[int, arg(aliases=["-n"], help="pictures at once")] = 1,
-    guidance: float = 5.0,
-    steps: Annotated[int, arg(help="steps to time, spread over short, middle and full caches")] = 96,
-    rounds: Annotated[int, arg(help="both sides take turns this often")] = 4,
-    versus: Annotated[str, arg(help="transformers, or nothing")] = "",
-    versus_weights: Annotated[str, arg(help="of the peer; it knows float32, bfloat16 and float16")] = "bfloat16",
-    json: Annotated[bool, arg(help="end with one line of JSON")] = False,
-    model: Model = "nano",
-    device: Device = "auto",
-    weights: Weights = "auto",
-    threads: Threads = 0,
-) -> None:
-    """Time drawing: an image, its parts, the share of the memory's bandwidth, and peak memory."""
-    _bench("GENERATE", shape, n, guidance, steps, rounds, versus, versus_weights, json, model, device, weights, threads)
-
-
-def bench_answer(
-    shape: Annotated[
-        str, arg(help="a published size with random weights: janus-1.3b, janus-pro-1b, janus-pro-7b")
-    ] = "",
-    steps: Annotated[int, arg(help="steps to time, spread over three lengths of the cache")] = 48,
-    rounds: Annotated[int, arg(help="both sides take turns this often")] = 4,
-    versus: Annotated[str, arg(help="transformers, or nothing")] = "",
-    versus_weights: Annotated[str, arg(help="of the peer; it knows float32, bfloat16 and float16")] = "bfloat16",
-    json: Annotated[bool, arg(help="end with one line of JSON")] = False,
-    model: Model = "nano",
-    device: Device = "auto",
-    weights: Weights = "auto",
-    threads: Threads = 0,
-) -> None:
-    """Time an answer about a picture: prefill, picture included, and tokens a second."""
-    _bench("TEXT", shape, 1, 1.0, steps, rounds, versus, versus_weights, json, model, device, weights, threads)
-
-
 def serve(
     host: Annotated[str, arg(help="address to listen on; 0.0.0.0: every one of this machine")] = "127.0.0.1",
     port: Annotated[int, arg(help="0: any free one")] = 8000,
@@ -229,23 +186,6 @@ def serve(
         grace_seconds, limits,
     )  # fmt: skip
     run(lambda: _engine(model, device, weights, threads, revision, as_configured), settings)
-
-
-def bench_serve(
-    minutes: Annotated[float, arg(help="of the mixed load; before it, each request runs alone")] = 10.0,
-    clients: int = 32,
-    requests: Annotated[int, arg(help="different requests, half drawings and half answers")] = 32,
-    url: Annotated[str | None, arg(help="a running server; default: start one")] = None,
-    out: Annotated[Path | None, arg(help="write the figures as JSON")] = None,
-    model: Model = "nano",
-    device: Device = "auto",
-    weights: Weights = "auto",
-    threads: Threads = 0,
-) -> None:
-    """Load test of the server: wrong and lost answers, memory, throughput against one request at a time."""
-    from openjanus.serve.bench import BenchSettings, run
-
-    run(BenchSettings(minutes, clients, requests, url, out, model, device, weights, threads))
 
 
 def train(
@@ -356,7 +296,7 @@ def convert(
 COMMANDS: dict[str, Callable[..., None]] = {
     f.__name__: f for f in (generate, ask, chat, demo, serve, train, tokenize, evaluate, convert)
 }
-BENCHES: dict[str, Callable[..., None]] = {"draw": bench_draw, "answer": bench_answer, "serve": bench_serve}
+BENCHES: dict[str, Callable[..., None]] = {f.__name__: f for f in (bench.draw, bench.answer, bench.serve)}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -376,51 +316,10 @@ def _commands() -> tyro.extras.SubcommandApp:
     app, benches = tyro.extras.SubcommandApp(), tyro.extras.SubcommandApp()
     for name, command in COMMANDS.items():
         app.command(name=name)(command)
-    for name, bench in BENCHES.items():
-        benches.command(name=name)(bench)
-    app.command(benches, name="bench", help="Measure one part under load.")
+    for name, command in BENCHES.items():
+        benches.command(name=name)(command)
+    app.command(benches, name="bench", help="Measure speed here, or a server under load.")
     return app
-
-
-def _bench(
-    kind: str,
-    shape: str,
-    n: int,
-    guidance: float,
-    steps: int,
-    rounds: int,
-    versus: str,
-    versus_weights: str,
-    json: bool,
-    model: str,
-    device: str,
-    weights: str,
-    threads: int,
-) -> None:
-    from openjanus.bench import report
-    from openjanus.bench.measure import SIDES, measure
-    from openjanus.bench.shapes import SHAPES
-    from openjanus.bench.sides import Case
-    from openjanus.inference.sampling import SamplingOptions
-    from openjanus.runtime import DTYPES, SHORT
-    from openjanus.sequence import Kind
-
-    if shape and shape not in SHAPES:
-        raise ValueError(f"shape {shape!r}: expected one of {', '.join(SHAPES)}")
-    if versus not in ("", *SIDES) or versus == "openjanus":
-        raise ValueError(f"versus {versus!r}: expected transformers")
-    if steps < 3 or rounds < 1:
-        raise ValueError(f"steps is {steps} and rounds {rounds}, expected at least 3 and 1")
-    SamplingOptions(n=n, guidance=guidance)  # says what is out of range
-    _runtime(device, weights, threads)
-    case = Case(Kind[kind], shape, "" if shape else model, weights, device, threads, n, guidance)
-    peer_weights = SHORT.get(versus_weights, versus_weights)
-    if versus and peer_weights not in DTYPES:
-        raise ValueError(f"versus-weights {versus_weights!r}: expected one of {', '.join(DTYPES)}")
-    result = measure(case, replace(case, weights=peer_weights) if versus else None, steps, rounds)
-    print(report.table(result))
-    if json:
-        print(report.as_json(result))
 
 
 def _engine(

@@ -142,6 +142,10 @@ def measure(case: Case, peer: Case | None, num_steps: int, rounds: int) -> Resul
     probes = [bandwidth(case.num_threads)]
     num_ids = sides["openjanus"].call("num_ids")[1]
     each = max(num_steps // (3 * rounds), 1)
+    if 3 * each >= num_ids:  # the prefill gives the first id, and a request that has all of them takes no more steps
+        raise ValueError(
+            f"{3 * each} steps a round, but a picture takes {num_ids - 1}: ask for more rounds or fewer steps"
+        )
     for number in range(rounds):
         for name, side in sorted(sides.items(), reverse=bool(number % 2)):
             seconds, start = side.call("prefill")

@@ -117,15 +117,13 @@ class Ours:
 
     def bytes_per_step(self, length: int) -> int:
         """Bytes that a step must read: the body, what stands before and behind it, and the cache."""
-        config = self.model.config.language_model
         parts = [self.model.language_model.layers, self.model.language_model.norm]
         if self.case.kind == Kind.GENERATE:
             parts += [self.model.generation.head, self.model.generation.adaptor]
         else:
             parts += [self.model.language_model.text_head]
         weights = sum(t.nbytes for part in parts for t in part.state_dict().values())
-        width = config.num_layers * 2 * config.num_kv_heads * config.head_width
-        return weights + self.case.num_rows * length * width * self.scheduler.cache.keys.itemsize
+        return weights + self.case.num_rows * length * self.model.language_model.position_bytes()
 
     def _wait(self) -> None:
         if self.device.type == "cuda":

@@ -76,8 +76,8 @@ class BFloat16Linear(StoredLinear):
         return self.weight.float()
 
 
-class Int8Linear(StoredLinear):
-    """weight: int8 [O/8, K/4, 8, 4]; scale: float32 [O], the largest weight of a channel over 127."""
+class PackedLinear(StoredLinear):
+    """Whole numbers and their scales, in the layout of the kernels."""
 
     scale: Tensor
 
@@ -86,6 +86,15 @@ class Int8Linear(StoredLinear):
         stored = [self.pack(part) for part in weight.split(PACK_CHANNELS)]
         self.register_buffer("weight", torch.cat([packed for packed, _ in stored]))
         self.register_buffer("scale", torch.cat([scale for _, scale in stored]))
+
+    @staticmethod
+    def pack(weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Some output channels of a matrix, [channels, K] -> their part of `weight` and of `scale`."""
+        raise NotImplementedError
+
+
+class Int8Linear(PackedLinear):
+    """weight: int8 [O/8, K/4, 8, 4]; scale: float32 [O], the largest weight of a channel over 127."""
 
     @staticmethod
     def pack(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,16 +111,8 @@ class Int8Linear(StoredLinear):
         return whole * self.scale[:, None]
 
 
-class Int4Linear(StoredLinear):
+class Int4Linear(PackedLinear):
     """weight: uint8 [O/8, K/32, 4, 8, 4], two weights + 8 a byte; scale: bfloat16 [O/8, K/32, 8]."""
-
-    scale: Tensor
-
-    def __init__(self, weight: Tensor, bias: Tensor | None = None):
-        super().__init__(weight, bias)
-        stored = [self.pack(part) for part in weight.split(PACK_CHANNELS)]
-        self.register_buffer("weight", torch.cat([packed for packed, _ in stored]))
-        self.register_buffer("scale", torch.cat([scale for _, scale in stored]))
 
     @staticmethod
     def pack(weight: Tensor) -> tuple[Tensor, Tensor]:

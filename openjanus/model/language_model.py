@@ -137,9 +137,17 @@ class LanguageModel(nn.Module):
 
     def make_cache(self, R: int, S: int) -> KVCache:
         """A cache for R rows of at most S positions, on the device of the weights."""
-        c, like = self.config, self.norm.weight
-        dtype = self.cache_dtype or like.dtype
-        return KVCache(c.num_layers, R, c.num_kv_heads, S, c.head_width, dtype, like.device, self.decode_attention)
+        c, device = self.config, self.norm.weight.device
+        dtype = self._cache_dtype()
+        return KVCache(c.num_layers, R, c.num_kv_heads, S, c.head_width, dtype, device, self.decode_attention)
+
+    def position_bytes(self) -> int:
+        """Bytes that a position of one row takes in such a cache."""
+        c = self.config
+        return 2 * c.num_layers * c.num_kv_heads * c.head_width * self._cache_dtype().itemsize
+
+    def _cache_dtype(self) -> torch.dtype:
+        return self.cache_dtype or self.norm.weight.dtype
 
     def forward(
         self, x: Tensor, position: Tensor, document: Tensor | None = None, cache: CacheRows | None = None

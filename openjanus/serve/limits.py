@@ -42,6 +42,6 @@ class Limits:
 
     def __post_init__(self) -> None:
         for f in fields(self):
-            value, least = getattr(self, f.name), 0 if f.name in ("max_pictures", "max_partial_images") else None
-            if not (value >= 0 if least == 0 else value > 0):
-                raise ValueError(f"{f.name} is {value}, expected {'0 or more' if least == 0 else 'more than 0'}")
+            value, may_be_zero = getattr(self, f.name), f.name in ("max_pictures", "max_partial_images")
+            if not (value > 0 or (may_be_zero and value == 0)):  # also catches nan
+                raise ValueError(f"{f.name} is {value}, expected {'0 or more' if may_be_zero else 'more than 0'}")

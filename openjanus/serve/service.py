@@ -29,13 +29,14 @@ def cache_size(engine: Engine, slots: int = 0, positions: int = 0) -> tuple[int,
 
     A drawing with guidance needs two rows for each picture.
     """
-    c, device = engine.model.config.language_model, engine.model.language_model.norm.weight.device
+    model = engine.model.language_model
+    c, device = model.config, model.norm.weight.device
     num_positions = positions or min(c.max_positions, MAX_POSITIONS)
     if not 1 <= num_positions <= c.max_positions:
         raise ValueError(f"positions is {positions}, expected 1 to {c.max_positions}, which the model has")
     if slots < 0 or slots == 1:
         raise ValueError(f"slots is {slots}, expected 2 or more: a guided drawing needs two rows")
-    row_bytes = 2 * c.num_layers * c.num_kv_heads * c.head_width * num_positions * (2 if device.type == "cuda" else 4)
+    row_bytes = model.position_bytes() * num_positions
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free_ram()
     return slots or max(2, min(MAX_SLOTS, int(free * CACHE_SHARE / row_bytes) // 2 * 2)), num_positions
 

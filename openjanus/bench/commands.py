@@ -1,0 +1,90 @@
+"""openjanus bench draw | answer | serve. torch is imported where a command starts."""
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import arg
+
+from openjanus.arguments import Device, Model, Threads, Weights
+
+if TYPE_CHECKING:
+    from openjanus.sequence import Kind
+
+
+@dataclass(frozen=True)
+class Options:
+    """What both timings take."""
+
+    shape: Annotated[str, arg(help="a published size, random weights: janus-1.3b, janus-pro-1b, janus-pro-7b")] = ""
+    steps: Annotated[int, arg(help="steps to time, spread over short, middle and full caches")] = 96
+    rounds: Annotated[int, arg(help="each begins the request anew; both sides take turns")] = 4
+    versus: Annotated[str, arg(help="transformers, or nothing")] = ""
+    versus_weights: Annotated[str, arg(help="of the peer; it knows float32, bfloat16 and float16")] = "bfloat16"
+    json: Annotated[bool, arg(help="end with one line of JSON")] = False
+    model: Model = "nano"
+    device: Device = "auto"
+    weights: Weights = "auto"
+    threads: Threads = 0
+
+
+def draw(
+    options: Annotated[Options, arg(name="")] = Options(),
+    n: Annotated[int, arg(aliases=["-n"], help="pictures at once")] = 1,
+    guidance: Annotated[float, arg(help="1: off; else two rows for each picture")] = 5.0,
+) -> None:
+    """Time drawing: an image, its parts, the share of the memory's bandwidth, and peak memory."""
+    from openjanus.sequence import Kind
+
+    _run(Kind.GENERATE, options, n, guidance)
+
+
+def answer(options: Annotated[Options, arg(name="")] = Options()) -> None:
+    """Time an answer about a picture: prefill, picture included, and tokens a second."""
+    from openjanus.sequence import Kind
+
+    _run(Kind.TEXT, options, 1, 1.0)
+
+
+def serve(
+    minutes: Annotated[float, arg(help="of the mixed load; before it, each request runs alone")] = 10.0,
+    clients: int = 32,
+    requests: Annotated[int, arg(help="different requests, half drawings and half answers")] = 32,
+    url: Annotated[str | None, arg(help="a running server; default: start one")] = None,
+    out: Annotated[Path | None, arg(help="write the figures as JSON")] = None,
+    model: Model = "nano",
+    device: Device = "auto",
+    weights: Weights = "auto",
+    threads: Threads = 0,
+) -> None:
+    """Load test of the server: wrong and lost answers, memory, throughput against one request at a time."""
+    from openjanus.serve.bench import BenchSettings, run
+
+    run(BenchSettings(minutes, clients, requests, url, out, model, device, weights, threads))
+
+
+def _run(kind: "Kind", o: Options, n: int, guidance: float) -> None:
+    from openjanus.bench import report
+    from openjanus.bench.measure import measure
+    from openjanus.bench.shapes import SHAPES
+    from openjanus.bench.sides import Case
+    from openjanus.inference.sampling import SamplingOptions
+    from openjanus.runtime import DTYPES, SHORT, Runtime
+
+    if o.shape and o.shape not in SHAPES:
+        raise ValueError(f"shape {o.shape!r}: expected one of {', '.join(SHAPES)}")
+    if o.versus not in ("", "transformers"):
+        raise ValueError(f"versus {o.versus!r}: expected transformers")
+    peer_weights = SHORT.get(o.versus_weights, o.versus_weights)
+    if o.versus and peer_weights not in DTYPES:
+        raise ValueError(f"versus-weights {o.versus_weights!r}: expected one of {', '.join(DTYPES)}")
+    if o.steps < 3 or o.rounds < 1:
+        raise ValueError(f"steps is {o.steps} and rounds {o.rounds}, expected at least 3 and 1")
+    SamplingOptions(n=n, guidance=guidance)  # says what is out of range
+    print(Runtime.choose(o.device, o.weights, o.threads), file=sys.stderr)
+    case = Case(kind, o.shape, "" if o.shape else o.model, o.weights, o.device, o.threads, n, guidance)
+    result = measure(case, replace(case, weights=peer_weights) if o.versus else None, o.steps, o.rounds)
+    print(report.table(result))
+    if o.json:
+        print(report.as_json(result))

@@ -1,0 +1,109 @@
+"""Measures the CPU kernels against torch's own operations, and where a decode step spends its time.
+
+python scripts/measure_kernels.py                      # products and attention, beside the memory's bandwidth
+python scripts/measure_kernels.py --step int8          # one step at the shape of Janus-1.3B, operation by operation
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+import torch
+import torch.nn.functional as F
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from openjanus.bench.measure import bandwidth
+from openjanus.bench.shapes import JANUS_1B, SHAPES
+from openjanus.bench.sides import Case, Ours
+from openjanus.inference import kernels
+from openjanus.inference.quantisation import LINEAR
+from openjanus.sequence import Kind
+
+WIDTH_OUT, WIDTH_IN, COPIES = 5632, 2048, 8  # a matrix of Janus-1.3B; more copies than any cache holds
+ROWS = (1, 2, 4, 8, 600)
+HEADS, HEAD_WIDTH, LAYERS, PAIR = 16, 128, 24, 2
+
+
+def seconds(call: Callable[[], object], repeats: int = 7) -> float:
+    """Median, after one call to warm up."""
+    times = []
+    for repeat in range(repeats + 1):
+        started = time.perf_counter()
+        call()
+        if repeat:
+            times.append(time.perf_counter() - started)
+    return median(times)
+
+
+def products() -> None:
+    matrices = [torch.randn(WIDTH_OUT, WIDTH_IN) * 0.02 for _ in range(COPIES)]
+    forms = {name: [form(matrix) for matrix in matrices] for name, form in LINEAR.items()}
+    print(f"{WIDTH_OUT} x {WIDTH_IN}, microseconds (GB/s); the memory gives {bandwidth(0) / 1e9:.1f} GB/s before")
+    for rows in ROWS:
+        x, cells = torch.randn(rows, WIDTH_IN), []
+        for name, layers in forms.items():
+            taken = seconds(lambda layers=layers, x=x: [layer(x) for layer in layers]) / COPIES
+            size = sum(b.nbytes for b in layers[0].buffers())
+            cells.append(f"{name} {taken * 1e6:.0f} ({size / taken / 1e9:.1f})")
+        taken = seconds(lambda x=x: [F.linear(x, matrix) for matrix in matrices], 3) / COPIES
+        cells.append(f"torch float32 {taken * 1e6:.0f} ({4 * WIDTH_OUT * WIDTH_IN / taken / 1e9:.1f})")
+        print(f"{rows:4} rows: {', '.join(cells)}")
+    print(f"{bandwidth(0) / 1e9:.1f} GB/s after")
+
+
+def attention() -> None:
+    shape = (PAIR, HEADS, 640, HEAD_WIDTH)
+    caches = [[torch.randn(shape).to(torch.bfloat16) for _ in range(2)] for _ in range(LAYERS)]
+    q = torch.randn(PAIR, HEADS, 1, HEAD_WIDTH)
+    print(f"attention of {LAYERS} layers, {PAIR} rows, milliseconds (GB/s)")
+    for S in (64, 336, 624):
+        length = torch.full((PAIR, 1), S)
+        ours = seconds(lambda length=length: [kernels.decode_attention(q, k, v, length) for k, v in caches])
+        theirs = seconds(
+            lambda S=S: [F.scaled_dot_product_attention(q, k[:, :, :S].float(), v[:, :, :S].float()) for k, v in caches]
+        )
+        size = 2 * 2 * LAYERS * PAIR * HEADS * S * HEAD_WIDTH
+        print(f"{S:4} positions: {ours * 1e3:.1f} ({size / ours / 1e9:.1f}), torch {theirs * 1e3:.1f}")
+
+
+def step(weights: str, num_layers: int) -> None:
+    """Of fewer layers than the model has: what stands before and behind them weighs more here."""
+    config = replace(JANUS_1B, language_model=replace(JANUS_1B.language_model, num_layers=num_layers, vocab_size=1024))
+    SHAPES["short"] = replace(config, vision_encoder=replace(config.vision_encoder, num_layers=1))
+    side = Ours(Case(Kind.GENERATE, "short", "", weights, "cpu", 0, 1, 5.0))
+    side.prefill()
+    side.fill(320)
+    side.steps(3)
+    taken = seconds(lambda: side.steps(1), 20)
+    side.fill(320)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        side.steps(10)
+    events = sorted(profile.key_averages(), key=lambda e: -e.self_cpu_time_total)
+    whole = sum(e.self_cpu_time_total for e in events)
+    print(f"{num_layers} layers, {weights}: {taken * 1e3:.1f} ms a step; shares of the operations' own time:")
+    for event in events[:12]:
+        print(f"  {event.self_cpu_time_total / whole:6.1%}  {event.count // 10:4} a step  {event.key}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--step", choices=LINEAR)
+    parser.add_argument("--layers", type=int, default=6)
+    a = parser.parse_args()
+    if not kernels.available():
+        raise SystemExit("no kernels here: a C++ compiler is needed")
+    with torch.inference_mode():
+        if a.step:
+            step(a.step, a.layers)
+        else:
+            products()
+            attention()
+
+
+if __name__ == "__main__":
+    main()
