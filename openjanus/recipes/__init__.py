@@ -10,6 +10,7 @@ RECIPES: dict[str, Callable[[], Run]] = {
     "nano.tokenizer": nano.tokenizer,
     "nano.encoder": nano.encoder,
     "nano.janus": nano.janus,
+    "nano.longer": nano.longer,
 }
 
 

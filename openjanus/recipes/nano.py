@@ -3,6 +3,7 @@
     openjanus train nano.tokenizer       the generation eye (VQ tokenizer)
     openjanus train nano.encoder         the understanding eye (SigLIP)
     openjanus train nano.janus           adaptors, body and heads, in the paper's stages
+    openjanus train nano.longer          more of the last stage, for those who have the time (bfloat16 helps)
 
 64-px pictures, 64 ids each; sizes were chosen so that all of it trains on two laptop cores in a few hours.
 """
@@ -121,3 +122,22 @@ def janus() -> Run:
         ),
     )
     return Run("nano.janus", task, stages)
+
+
+def longer() -> Run:
+    """More of the third stage from where `nano.janus` ended, over drawings of another seed, with more questions.
+
+    `openjanus tokenize nano.longer --num 120000` comes first: its drawings are other ones.
+    """
+    run = janus()
+    task = dataclasses.replace(
+        run.task, start_from="runs/nano.janus/model", image_ids="runs/nano.longer_ids.safetensors", row_tokens=192
+    )
+    tune = dataclasses.replace(
+        run.stages[-1],
+        num_steps=5000,
+        lr=1.2e-3,
+        mixture={"emoji.questions": 48, "emoji.texts": 4, "emoji.drawings": 48},
+        warmup_steps=100,
+    )
+    return Run("nano.longer", task, (tune,), seed=7)
