@@ -17,7 +17,8 @@ FLOORS = {
     "model": 1, "processing": 1,
     "data": 2, "weights": 2,
     "inference": 3, "training": 3, "evaluation": 3,
-    "serve": 4, "bench": 4, "arguments": 4, "recipes": 4, "terminal": 4, "testing": 4, "cli": 4, "__main__": 4,
+    "serve": 4, "fleet": 4, "bench": 4, "arguments": 4, "recipes": 4, "terminal": 4, "testing": 4, "cli": 4,
+    "__main__": 4,
 }  # fmt: skip
 TOP_FLOOR = 4  # whose parts may import each other
 

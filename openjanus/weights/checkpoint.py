@@ -85,6 +85,22 @@ def detect_format(folder: Path) -> str:
     return "openjanus"
 
 
+def read_config(folder: Path, as_configured: bool = False) -> tuple[CheckpointConfig, TextTokenizer]:
+    """All of a checkpoint folder but its tensors; see `load`."""
+    return _read_config(folder, FORMATS[detect_format(folder)], TensorFiles(folder), as_configured)
+
+
+def _read_config(
+    folder: Path, form: Format, files: TensorFiles, as_configured: bool
+) -> tuple[CheckpointConfig, TextTokenizer]:
+    text = TextTokenizer.load(folder / "tokenizer.json")
+    config = form.read_config(folder, files.shapes, text, as_configured)
+    vocab_size = config.model.language_model.vocab_size
+    if text.vocab_size > vocab_size:
+        raise ValueError(f"{folder}: the tokenizer has {text.vocab_size} ids, the model only {vocab_size}")
+    return config, text
+
+
 def load(
     folder: Path,
     device: torch.device | str = CPU,
@@ -100,13 +116,8 @@ def load(
     Raises ValueError naming what is wrong: file, config key or tensor.
     """
     folder = Path(folder)
-    form = FORMATS[detect_format(folder)]
-    files = TensorFiles(folder)
-    text = TextTokenizer.load(folder / "tokenizer.json")
-    config = form.read_config(folder, files.shapes, text, as_configured)
-    vocab_size = config.model.language_model.vocab_size
-    if text.vocab_size > vocab_size:
-        raise ValueError(f"{folder}: the tokenizer has {text.vocab_size} ids, the model only {vocab_size}")
+    form, files = FORMATS[detect_format(folder)], TensorFiles(folder)
+    config, text = _read_config(folder, form, files, as_configured)
     with torch.device("meta"), _Uninitialised():
         model = Janus(config.model)
     _fill(model, files, form, place or place_as(torch.device(device), dtype), progress)

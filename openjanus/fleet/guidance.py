@@ -1,0 +1,81 @@
+"""Guidance by request inside vLLM: `extra_args={"guidance": 3.0}` of a request's sampling parameters.
+
+The model has guided with the server's scale g0, and gives beside the image logits what the scale multiplies, c - u
+(vocabulary.py, `changes`). Here each row gets what it lacks: guided + (g - g0) (c - u) = u + g (c - u).
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from vllm.config import VllmConfig
+from vllm.sampling_params import SamplingParams
+from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
+
+from openjanus.fleet.config import FleetConfig
+from openjanus.fleet.vocabulary import Vocabulary
+
+CLASS = "openjanus.fleet.guidance:Guidance"
+
+
+def wanted(params: SamplingParams) -> float | None:
+    """The guidance that a request asks for. Raises ValueError for what is no scale."""
+    value = (params.extra_args or {}).get("guidance")
+    if value is None:
+        return None
+    if not isinstance(value, (int, float)) or not 1 <= value < math.inf:
+        raise ValueError(f"guidance is {value!r}, expected 1 or more")
+    return float(value)
+
+
+def rescale(logits: Tensor, more: Tensor, v: Vocabulary) -> Tensor:
+    """logits [R, size], more [R, 1]: g - g0 of each row. In place; the columns that are no ids are closed."""
+    change = logits[:, v.changes :]
+    logits[:, v.num_text : v.draw_id] += torch.where(change.isfinite(), more * change, 0)
+    logits[:, v.changes :] = float("-inf")
+    return logits
+
+
+class Guidance(LogitsProcessor):
+    """`--logits-processors openjanus.fleet.guidance:Guidance`"""
+
+    @classmethod
+    def validate_params(cls, sampling_params: SamplingParams) -> None:
+        wanted(sampling_params)
+
+    def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool):
+        config: FleetConfig = vllm_config.model_config.hf_config
+        self.v, self.usual, self.device = config.read_vocabulary(), config.guidance, device
+        self.more: dict[int, float] = {}  # row -> g - g0, where that is not 0
+        self.column: Tensor | None = None
+
+    def is_argmax_invariant(self) -> bool:
+        return False
+
+    def update_state(self, batch_update: BatchUpdate | None) -> None:
+        if batch_update is None:
+            return
+        for row in batch_update.removed:
+            self.more.pop(row, None)
+        for row, params, *_ in batch_update.added:
+            scale = wanted(params)
+            self._set(row, None if scale is None else scale - self.usual)
+        for one, other, direction in batch_update.moved:
+            here, there = self.more.pop(one, None), self.more.pop(other, None)
+            self._set(other, here)
+            if direction == MoveDirectionality.SWAP:
+                self._set(one, there)
+        more: Any = [self.more.get(row, 0.0) for row in range(batch_update.batch_size)]
+        self.column = torch.tensor(more, dtype=torch.float32, device=self.device)[:, None]
+
+    def _set(self, row: int, more: float | None) -> None:
+        if more:
+            self.more[row] = more
+        else:
+            self.more.pop(row, None)
+
+    def apply(self, logits: Tensor) -> Tensor:
+        if self.column is None:
+            return rescale(logits, logits.new_zeros(len(logits), 1), self.v)
+        return rescale(logits, self.column[: len(logits)], self.v)
