@@ -7,15 +7,17 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tyro.conf import Positional, arg
 
 from openjanus.arguments import AsConfigured, Device, Model, Revision, Threads, Weights
 from openjanus.bench import commands as bench
+from openjanus.fleet.options import FleetOptions
 from openjanus.serve.limits import Limits
 
 if TYPE_CHECKING:
@@ -163,6 +165,7 @@ def serve(
     host: Annotated[str, arg(help="address to listen on; 0.0.0.0: every one of this machine")] = "127.0.0.1",
     port: Annotated[int, arg(help="0: any free one")] = 8000,
     name: Annotated[str | None, arg(help="what clients call the model; default: the last part of --model")] = None,
+    alias: Annotated[tuple[str, ...], arg(help="further names of the model, such as gpt-image-1")] = (),
     slots: Annotated[int, arg(help="rows of the batch; a guided drawing needs two; 0: by model and memory")] = 0,
     positions: Annotated[int, arg(help="positions of a row, prompt and answer; 0: the model's, up to 4096")] = 0,
     api_keys: Annotated[Path | None, arg(help="file with API keys, one a line; also OPENJANUS_API_KEY")] = None,
@@ -170,7 +173,9 @@ def serve(
     remote_pictures: Annotated[bool, arg(help="load pictures by http(s), from public addresses only")] = False,
     log_prompts: Annotated[bool, arg(help="write what users say into the log")] = False,
     grace_seconds: Annotated[float, arg(help="for running requests, after SIGTERM")] = 30.0,
+    engine: Annotated[Literal["embedded", "vllm", "ray"], arg(help="who computes; docs/vllm.md")] = "embedded",
     limits: Limits = Limits(),  # noqa: B008  (frozen)
+    fleet: FleetOptions = FleetOptions(),  # noqa: B008
     model: Model = "nano",
     revision: Revision = None,
     as_configured: AsConfigured = False,
@@ -182,10 +187,23 @@ def serve(
     from openjanus.serve.server import ServerSettings, run
 
     settings = ServerSettings(
-        host, port, name or Path(model).name, slots, positions, api_keys, allow_host, remote_pictures, log_prompts,
-        grace_seconds, limits,
+        host, port, name or Path(model).name, alias, slots, positions, api_keys, allow_host, remote_pictures,
+        log_prompts, grace_seconds, limits,
     )  # fmt: skip
-    run(lambda: _engine(model, device, weights, threads, revision, as_configured), settings)
+    if engine == "embedded":
+        run(lambda: _engine(model, device, weights, threads, revision, as_configured), settings)
+    elif engine == "vllm":
+        from openjanus.fleet.command import server_command
+
+        if device != "auto" or threads or as_configured:
+            raise ValueError("--device, --threads and --as-configured are not for --engine vllm: see --fleet.vllm")
+        command = server_command(model, revision, weights, settings, fleet)
+        console.print(f"[dim]{escape(str(command))}[/dim]")
+        command.become()
+    else:
+        from openjanus.fleet.ray_serve import EngineSource, run_replicas
+
+        run_replicas(EngineSource(model, device, weights, threads, revision, as_configured), settings, fleet.replicas)
 
 
 def train(

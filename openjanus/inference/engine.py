@@ -6,16 +6,16 @@ A drawing decodes image ids and ends after N of them; an answer decodes text ids
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import TypedDict, Unpack
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from openjanus.inference.quantisation import placer, prepare
-from openjanus.inference.sampling import Sampler, SamplingOptions
+from openjanus.inference.sampling import Sampler, SamplingOptions, choose_options
 from openjanus.inference.scheduler import Request, Scheduler
 from openjanus.inference.speculative import Speculation
 from openjanus.model.janus import Janus
@@ -82,22 +82,7 @@ class Engine:
 
     def options(self, options: SamplingOptions | None = None, **settings: Unpack[Settings]) -> SamplingOptions:
         """Sampling options: what is given, else `options`, else the checkpoint's own defaults, else the paper's."""
-        base = self.sampling if options is None else asdict(options)
-        given = {name: value for name, value in settings.items() if value is not None}
-        chosen: dict[str, Any] = {**base, **given}
-        known = {f.name for f in fields(SamplingOptions)}
-        unknown = set(chosen) - known
-        if unknown:
-            raise ValueError(
-                f"unknown sampling option {sorted(unknown)[0]!r}, expected one of {', '.join(sorted(known))}"
-            )
-        for name in ("top_k", "seed", "n"):  # a checkpoint's settings are floats
-            value = chosen.get(name, 0)
-            if value != int(value):
-                raise ValueError(f"{name} is {value}, expected a whole number")
-            if name in chosen:
-                chosen[name] = int(value)
-        return SamplingOptions(**chosen)
+        return choose_options(self.sampling if options is None else asdict(options), **settings)
 
     def generate(
         self,

@@ -1,8 +1,9 @@
 """How the next id is chosen from logits: guidance, temperature, top-k, top-p, and a seed of its own for every row."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +40,22 @@ class SamplingOptions:
         for name, (good, expected) in rules.items():
             if not good:  # also catches nan: every comparison with it is false
                 raise ValueError(f"{name} is {getattr(self, name)}, expected {expected}")
+
+
+def choose_options(base: Mapping[str, Any], **settings: float | None) -> SamplingOptions:
+    """What is given among `settings`, else what `base` says, else the paper's. Raises ValueError."""
+    chosen: dict[str, Any] = {**base, **{name: value for name, value in settings.items() if value is not None}}
+    known = {f.name for f in fields(SamplingOptions)}
+    unknown = set(chosen) - known
+    if unknown:
+        raise ValueError(f"unknown sampling option {sorted(unknown)[0]!r}, expected one of {', '.join(sorted(known))}")
+    for name in ("top_k", "seed", "n"):  # a checkpoint's settings are floats
+        value = chosen.get(name, 0)
+        if value != int(value):
+            raise ValueError(f"{name} is {value}, expected a whole number")
+        if name in chosen:
+            chosen[name] = int(value)
+    return SamplingOptions(**chosen)
 
 
 class Sampler:

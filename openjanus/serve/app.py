@@ -125,7 +125,7 @@ def _add_api(app: FastAPI, service: Service) -> None:
 def _card(service: Service) -> ModelCard:
     options = service.engine.options()
     drawing = DrawingDefaults(
-        guidance_scale=options.guidance, temperature=options.temperature, sizes=images.sizes_of(service.engine),
+        guidance_scale=options.guidance, temperature=options.temperature, sizes=service.canvas.sizes,
         max_n=min(service.limits.max_n, service.worker.scheduler.cache.num_rows // 2),
     )  # fmt: skip
     return ModelCard(id=service.name, created=service.created, drawing=drawing)

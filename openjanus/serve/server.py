@@ -6,7 +6,6 @@ A connection is closed that does not send the head of its request in time, or ta
 """
 
 import asyncio
-import os
 import signal
 import socket
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ from openjanus.inference.engine import Engine
 from openjanus.serve import log
 from openjanus.serve.app import make_app
 from openjanus.serve.guard import Guard, Keys
+from openjanus.serve.keys import read_keys
 from openjanus.serve.limits import Limits
 from openjanus.serve.service import Service
 
@@ -101,6 +101,7 @@ class ServerSettings:
     host: str = "127.0.0.1"
     port: int = 8000
     name: str = "nano"
+    aliases: tuple[str, ...] = ()
     slots: int = 0
     positions: int = 0
     api_keys: Path | None = None
@@ -116,15 +117,14 @@ def run(load: Callable[[], Engine], s: ServerSettings) -> None:
     if not 0 <= s.grace_seconds < float("inf"):
         raise ValueError(f"grace_seconds is {s.grace_seconds}, expected 0 or more")
     keys = read_keys(s.api_keys)
-    service = Service(load(), s.name, s.limits, s.slots, s.positions, s.remote_pictures)
+    service = Service(load(), s.name, s.limits, s.slots, s.positions, s.remote_pictures, s.aliases)
     server = make_server(service, keys, allowed_hosts(s.host, s.allow_host), s.grace_seconds)
     log.set_up(s.log_prompts)
     opened = listen(s.host, s.port)
     port = opened.getsockname()[1]
     shown = f"[{s.host}]" if ":" in s.host else s.host
     cache = service.worker.scheduler.cache
-    if not keys and not is_local(s.host):
-        log.logger.warning("anybody who reaches %s may use this server: set --api-keys or OPENJANUS_API_KEY", shown)
+    warn_if_open(s)
     log.logger.info(
         "%s on http://%s:%d (%d slots of %d positions)", s.name, shown, port, cache.num_rows, cache.num_positions
     )
@@ -132,6 +132,11 @@ def run(load: Callable[[], Engine], s: ServerSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     server.run([opened])
+
+
+def warn_if_open(s: ServerSettings) -> None:
+    if not read_keys(s.api_keys) and not is_local(s.host):
+        log.logger.warning("anybody who reaches %s may use this server: set --api-keys or OPENJANUS_API_KEY", s.host)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -143,22 +148,6 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server(address[:2], family=family, backlog=2048)
     except OSError as error:
         raise ValueError(f"cannot listen on {host}:{port}: {error}") from None
-
-
-def read_keys(path: Path | None) -> list[str]:
-    """API keys from a file, one a line, and from OPENJANUS_API_KEY. Raises ValueError for a file without any."""
-    keys = []
-    if path is not None:
-        try:
-            lines = [line.strip() for line in path.read_text().splitlines()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path}: cannot read API keys there ({error})") from None
-        keys = [line for line in lines if line and not line.startswith("#")]
-        if not keys:
-            raise ValueError(f"{path}: no API key in it, expected one a line")
-    if key := os.environ.get("OPENJANUS_API_KEY", "").strip():
-        keys.append(key)
-    return keys
 
 
 def allowed_hosts(host: str, more: Sequence[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
@@ -11,6 +11,7 @@ import torch
 
 from openjanus.inference.engine import Engine
 from openjanus.serve.conversation import Fetch
+from openjanus.serve.drawing import Canvas
 from openjanus.serve.errors import ApiError
 from openjanus.serve.fetch import fetch_picture
 from openjanus.serve.limits import Limits
@@ -50,7 +51,7 @@ def _free_ram() -> int:
 
 
 class Service:
-    """One model behind one API. name: what clients call the model. fetch: whether remote pictures are loaded."""
+    """One model behind one API. name, aliases: what clients call it. fetch: whether remote pictures are loaded."""
 
     def __init__(
         self,
@@ -60,9 +61,13 @@ class Service:
         slots: int = 0,
         positions: int = 0,
         fetch: bool = False,
+        aliases: Collection[str] = (),
     ):
         self.engine, self.name, self.limits = engine, name, limits or Limits()
+        self.aliases = frozenset(aliases)
         self.created = int(time.time())
+        num_image_ids = engine.model.config.image_tokenizer.num_image_ids
+        self.canvas = Canvas(engine.sizes_px, num_image_ids, engine.sampling, engine.decode_images)
         self.metrics = Metrics()
         self.worker = Worker(engine, *cache_size(engine, slots, positions), self.limits, self.metrics)
         self.fetch: Fetch | None = None
@@ -83,7 +88,7 @@ class Service:
         return await asyncio.get_running_loop().run_in_executor(self._painter, call)
 
     def check_model(self, name: str | None) -> None:
-        if name is not None and name != self.name:
+        if name is not None and name != self.name and name not in self.aliases:
             raise ApiError(404, f"this server has one model, {self.name!r}", "model_not_found", "model")
 
     def stop(self) -> None:

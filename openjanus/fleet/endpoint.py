@@ -1,0 +1,183 @@
+"""`POST /v1/images/generations` in vLLM's server (entry point `vllm.endpoint_plugins`).
+
+    ImagesRequest ─► Drawing ─► n requests of one id each ─► vLLM ─► image ids ─► PNG
+
+Requests, answers, events and errors are those of `openjanus serve` (serve/schemas.py, serve/drawing.py).
+"""
+
+import asyncio
+import secrets
+from argparse import Namespace
+from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import ValidationError
+
+from openjanus.fleet.config import FleetConfig
+from openjanus.fleet.painter import Painter
+from openjanus.fleet.settings import FleetSettings
+from openjanus.fleet.vocabulary import Vocabulary
+from openjanus.processing.processor import Message
+from openjanus.serve.app import EventStream
+from openjanus.serve.drawing import Drawing
+from openjanus.serve.errors import ApiError, invalid, of_fault, of_validation
+from openjanus.serve.log import log_fault, log_prompt
+from openjanus.serve.schemas import ImagesRequest
+
+SEEDS = 64  # picture k of a request has the seed 64 seed + k: none is another request's
+
+
+@dataclass
+class Sketch:
+    """One picture while it comes: its ids so far, and how many were there when it was last shown."""
+
+    index: int
+    ids: list[int] = field(default_factory=list)
+    shown: int = 0
+
+
+class ImagesEndpoint:
+    """What vLLM asks of such a plugin: `attach_router` once for the app, `init_state` once there is an engine."""
+
+    name = "openjanus"
+    required_tasks = ("generate",)
+
+    def attach_router(self, app: FastAPI) -> None:
+        app.add_api_route("/v1/images/generations", self.generations, methods=["POST"], include_in_schema=False)
+
+    async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
+        config = engine_client.model_config.hf_config
+        if not isinstance(config, FleetConfig):
+            raise ValueError("this plugin draws with Janus alone: start vLLM by `openjanus serve --engine vllm`")
+        self.engine, self.settings = engine_client, FleetSettings.from_environment()
+        self.names = [*(args.served_model_name or [args.model])]
+        self.vocabulary: Vocabulary = config.read_vocabulary()
+        self.paired, self.guidance = config.paired, config.guidance
+        self.guides = self.paired and bool(engine_client.model_config.logits_processors)
+        self.max_positions = engine_client.model_config.max_model_len
+        self.threads = ThreadPoolExecutor(1, "painter", lambda: torch.set_num_threads(1))
+        load = partial(Painter.load, args.model, args.revision, self.settings.paint_device, self.guidance)
+        self.painter: Painter = await self._in_thread(load)
+
+    async def generations(self, request: Request) -> Response:
+        try:
+            try:
+                body = ImagesRequest.model_validate_json(await request.body())
+            except ValidationError as error:
+                raise of_validation(error.errors()) from None
+            drawing, ids = await self._prepare(body)
+            if body.stream:
+                return await EventStream.begin(self._events(drawing, ids))
+            async with asyncio.timeout(self.settings.limits.request_seconds):
+                pictures = await asyncio.gather(*(self._whole(drawing, ids, k) for k in range(drawing.options.n)))
+            return JSONResponse(drawing.response(pictures, len(ids)).model_dump())
+        except Exception as error:
+            refused = self._refusal(error)
+            return JSONResponse(refused.body(), refused.status, refused.headers)
+
+    def _refusal(self, error: Exception) -> ApiError:
+        if isinstance(error, TimeoutError):
+            seconds = self.settings.limits.request_seconds
+            return ApiError(504, f"the request took longer than {seconds:g} seconds", "timeout")
+        if not isinstance(error, ApiError):
+            log_fault(error)
+        return of_fault(error)
+
+    async def _prepare(self, body: ImagesRequest) -> tuple[Drawing, list[int]]:
+        """Raises ApiError for what this server does not draw."""
+        if body.model is not None and body.model not in self.names:
+            raise ApiError(404, f"this server has one model, {self.names[0]!r}", "model_not_found", "model")
+        limits = self.settings.limits
+        drawing = Drawing.of(body, limits, self.painter.canvas)
+        scale = drawing.options.guidance
+        if not self.paired and scale != 1:
+            raise invalid("this server keeps no second row for guidance: guidance_scale must be 1", "guidance_scale")
+        if self.paired and not self.guides and scale != self.guidance:
+            raise invalid(f"this server draws with guidance_scale {self.guidance:g} alone", "guidance_scale")
+        log_prompt("draw", drawing.prompt)
+        document = self.painter.processor.prompt([Message("user", [drawing.prompt])], draw=True)
+        ids = self.vocabulary.prompt_ids(document, draw=True)
+        drawing.check_length(len(ids), limits)
+        room = self.max_positions - self.painter.canvas.num_image_ids
+        if len(ids) > room:
+            raise invalid(f"the prompt takes {len(ids)} positions, at most {room}", "prompt", "context_length_exceeded")
+        return drawing, ids
+
+    async def _ids(self, drawing: Drawing, prompt: list[int], index: int) -> AsyncGenerator[Sequence[int], None]:
+        """The image ids of one picture, as they come."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        o = drawing.options
+        params = SamplingParams(
+            temperature=o.temperature,
+            top_k=o.top_k,
+            top_p=o.top_p,
+            seed=o.seed * SEEDS + index,
+            max_tokens=drawing.canvas.num_image_ids,
+            ignore_eos=True,
+            detokenize=False,
+            output_kind=RequestOutputKind.DELTA,
+            extra_args={"guidance": o.guidance} if self.guides else None,
+        )
+        name = f"draw-{secrets.token_hex(8)}-{index}"
+        async with aclosing(self.engine.generate({"prompt_token_ids": prompt}, params, name)) as outputs:
+            async for output in outputs:
+                yield self.vocabulary.image_ids(output.outputs[0].token_ids)
+
+    async def _whole(self, drawing: Drawing, prompt: list[int], index: int) -> str:
+        ids: list[int] = []
+        async with aclosing(self._ids(drawing, prompt, index)) as steps:
+            async for step in steps:
+                ids += step
+        return await self._in_thread(partial(drawing.png, ids, index))
+
+    async def _events(self, drawing: Drawing, prompt: list[int]) -> AsyncGenerator[str, None]:
+        """Server-sent events, as in serve/images.py; each picture is shown when its own ids are there."""
+        common, total = drawing.event_fields(), drawing.canvas.num_image_ids
+        news: asyncio.Queue[Sketch | Exception] = asyncio.Queue()
+
+        async def draw(sketch: Sketch) -> None:
+            try:
+                async with aclosing(self._ids(drawing, prompt, sketch.index)) as steps:
+                    async for step in steps:
+                        sketch.ids += step
+                        if len(sketch.ids) == total or len(sketch.ids) in drawing.partial_at:
+                            news.put_nowait(sketch)
+            except Exception as error:
+                news.put_nowait(error)
+
+        tasks = [asyncio.create_task(draw(Sketch(k))) for k in range(drawing.options.n)]
+        left = len(tasks)
+        try:
+            async with asyncio.timeout(self.settings.limits.request_seconds):
+                while left:
+                    sketch = await news.get()
+                    if isinstance(sketch, Exception):
+                        raise sketch
+                    count = len(sketch.ids)
+                    if count == sketch.shown:  # it has grown while others were shown
+                        continue
+                    sketch.shown, known = count, list(sketch.ids)
+                    if count == total:
+                        left -= 1
+                        png = await self._in_thread(partial(drawing.png, known, sketch.index))
+                        yield drawing.completed_event(common, png, sketch.index, len(prompt))
+                    else:
+                        png = await self._in_thread(partial(drawing.partial_png, known))
+                        yield drawing.partial_event(common, png, sketch.index, count)
+        except Exception as error:
+            raise self._refusal(error) from None
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _in_thread(self, call: Callable[[], Any]) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self.threads, call)

@@ -1,0 +1,98 @@
+"""Many embedded engines behind one address: a Ray Serve deployment, for fleets without vLLM (`--engine ray`).
+
+    client ─► Ray's proxy ─► replica: the whole of `openjanus serve` but its socket, on CPUs and GPUs of its own
+
+A replica batches what it is given; Ray spreads requests over replicas. An engine of its own needs no peer, so replicas
+may come and go. What a request gets does not depend on which one answers.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from openjanus.serve import log
+from openjanus.serve.guard import Guard, Keys
+from openjanus.serve.keys import read_keys
+from openjanus.serve.server import ServerSettings, allowed_hosts, warn_if_open
+
+
+@dataclass(frozen=True)
+class EngineSource:
+    """The arguments of `openjanus.load`, for whoever loads later and elsewhere."""
+
+    model: str
+    device: str = "auto"
+    weights: str = "auto"
+    threads: int = 0
+    revision: str | None = None
+    as_configured: bool = False
+
+    def load(self) -> Any:
+        from openjanus.inference.engine import load
+        from openjanus.runtime import Runtime
+
+        runtime = Runtime.choose(self.device, self.weights, self.threads)
+        return load(self.model, runtime, revision=self.revision, as_configured=self.as_configured)
+
+
+def make_deployment(
+    source: EngineSource, s: ServerSettings, replicas: int = 2, num_cpus: float = 1, num_gpus: float = 0
+) -> Any:
+    """An application for `ray.serve.run`. num_cpus, num_gpus: of each replica."""
+    from ray import serve
+
+    keys = Keys(read_keys(s.api_keys))  # digests: no key leaves this process
+    hosts = allowed_hosts(s.host, s.allow_host)
+
+    @serve.deployment(
+        name="openjanus",
+        num_replicas=replicas,
+        max_ongoing_requests=s.limits.max_waiting + s.limits.max_in_flight,
+        ray_actor_options={"num_cpus": num_cpus, "num_gpus": num_gpus},
+        graceful_shutdown_timeout_s=s.grace_seconds,
+    )
+    @serve.ingress(_builder(source, s, keys, hosts))
+    class Replica:
+        pass
+
+    return Replica.bind()  # type: ignore[attr-defined]
+
+
+def _builder(source: EngineSource, s: ServerSettings, keys: Keys, hosts: list[str]) -> Callable[[], Guard]:
+    def build() -> Guard:
+        from openjanus.serve.app import make_app
+        from openjanus.serve.service import Service
+
+        log.set_up(s.log_prompts)
+        service = Service(source.load(), s.name, s.limits, s.slots, s.positions, s.remote_pictures, s.aliases)
+        return make_app(service, keys, hosts)
+
+    return build
+
+
+def run_replicas(source: EngineSource, s: ServerSettings, replicas: int) -> None:
+    """Serves until Ctrl-C, on a Ray cluster that is there (RAY_ADDRESS) or a local one made for it.
+
+    Raises ValueError where ray is not installed.
+    """
+    try:
+        import ray
+        from ray import serve
+    except ImportError:
+        raise ValueError("ray is not installed: pip install 'openjanus[ray]'") from None
+    import torch
+
+    application = make_deployment(source, s, replicas, num_gpus=float(torch.cuda.is_available()))
+    if not ray.is_initialized():
+        ray.init(include_dashboard=False, log_to_driver=True)
+    serve.start(http_options={"host": s.host, "port": s.port})
+    log.set_up(s.log_prompts)
+    warn_if_open(s)
+    serve.run(application, name=s.name, route_prefix="/")
+    log.logger.info("%s on http://%s:%d (%d replicas)", s.name, s.host, s.port, replicas)
+    try:
+        while True:
+            time.sleep(3600)
+    finally:
+        serve.shutdown()

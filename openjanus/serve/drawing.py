@@ -1,0 +1,165 @@
+"""A request to draw, checked, and its answers, whatever engine draws: `openjanus serve`, or vLLM (fleet/endpoint.py).
+
+An engine gives image ids; a `Canvas` says what it can draw and turns ids into pictures.
+"""
+
+import base64
+import math
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any, TypedDict
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from openjanus.inference.picture_files import png_bytes
+from openjanus.inference.sampling import SamplingOptions, choose_options
+from openjanus.serve.errors import invalid
+from openjanus.serve.limits import Limits
+from openjanus.serve.schemas import (
+    CompletedImage,
+    DrawnImage,
+    ImagesRequest,
+    ImagesResponse,
+    ImagesUsage,
+    InputDetails,
+    PartialImage,
+)
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """What a checkpoint draws. sampling: its own settings. decode: image ids [M, N] -> M pictures."""
+
+    sizes_px: tuple[int, ...]
+    num_image_ids: int
+    sampling: dict[str, float]
+    decode: Callable[[Tensor], list[Image.Image]]
+
+    @property
+    def sizes(self) -> list[str]:
+        return [f"{px}x{px}" for px in self.sizes_px]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A checked request: its words, its settings, and after how many ids the unfinished pictures are shown."""
+
+    prompt: str
+    options: SamplingOptions
+    partial_at: tuple[int, ...]
+    canvas: Canvas
+
+    @classmethod
+    def of(cls, body: ImagesRequest, limits: Limits, canvas: Canvas) -> "Drawing":
+        """Raises ApiError for what this model or this server does not draw."""
+        n, prompt = body.n or 1, body.prompt.strip()
+        if not prompt:
+            raise invalid("empty prompt: say what to draw, such as 'two red apples'", "prompt")
+        if len(prompt) > limits.max_prompt_chars:
+            raise invalid(f"the prompt has {len(prompt):,} characters, at most {limits.max_prompt_chars:,}", "prompt")
+        if n > limits.max_n:
+            raise invalid(f"n is {n}, at most {limits.max_n} pictures are drawn at once", "n")
+        if body.size not in (None, "auto", *canvas.sizes):
+            raise invalid(f"this model draws {' or '.join(canvas.sizes)}", "size", "invalid_size")
+        num_partial, total = body.partial_images or 0, canvas.num_image_ids
+        if num_partial > limits.max_partial_images:
+            raise invalid(
+                f"partial_images is {num_partial}, at most {limits.max_partial_images} are shown", "partial_images"
+            )
+        marks = {round(total * (i + 1) / (num_partial + 1)) for i in range(num_partial)}
+        options = choose_options(
+            canvas.sampling,
+            n=n,
+            seed=secrets.randbelow(2**31) if body.seed is None else body.seed,
+            guidance=body.guidance_scale,
+            temperature=body.temperature,
+            top_k=body.top_k,
+            top_p=body.top_p,
+        )
+        return cls(prompt, options, tuple(sorted(marks - {0, total})), canvas)
+
+    def check_length(self, num_prompt: int, limits: Limits) -> None:
+        """Raises ApiError for a prompt that takes too many positions."""
+        limit = limits.max_prompt_tokens
+        if num_prompt > limit:
+            raise invalid(
+                f"the prompt takes {num_prompt} positions, at most {limit}", "prompt", "context_length_exceeded"
+            )
+
+    def png(self, ids: Sequence[int], index: int) -> str:
+        """Picture `index` of the request, whole, as base64 of a PNG. Slow: for a thread.
+
+        One at a time: the memory that decoding needs does not grow with n, nor do a picture's numbers depend on it.
+        """
+        (image,) = self.canvas.decode(torch.tensor(ids)[None])
+        return base64.b64encode(png_bytes(image, self.prompt, self.options, index)).decode()
+
+    @torch.inference_mode()
+    def partial_png(self, ids: Sequence[int]) -> str:
+        """A picture of which these ids are known: what is not drawn yet is transparent. The decoder sees the last id in
+        its place. Slow: for a thread."""
+        total, side_px = self.canvas.num_image_ids, self.canvas.sizes_px[0]
+        known = torch.tensor(ids)
+        (image,) = self.canvas.decode(torch.cat([known, known[-1:].expand(total - len(known))])[None])
+        side = math.isqrt(total)
+        drawn = (torch.arange(total) < len(known)).to(torch.uint8).mul(255).view(side, side)
+        image.putalpha(Image.fromarray(drawn.numpy()).resize((side_px, side_px), Image.Resampling.NEAREST))
+        file = BytesIO()
+        image.save(file, "PNG")
+        return base64.b64encode(file.getvalue()).decode()
+
+    def usage(self, num_prompt: int, num_pictures: int) -> ImagesUsage:
+        num_drawn = self.canvas.num_image_ids * num_pictures
+        return ImagesUsage(
+            input_tokens=num_prompt,
+            input_tokens_details=InputDetails(text_tokens=num_prompt),
+            output_tokens=num_drawn,
+            total_tokens=num_prompt + num_drawn,
+        )
+
+    def response(self, pictures: Sequence[str], num_prompt: int) -> ImagesResponse:
+        return ImagesResponse(
+            created=int(time.time()),
+            data=[DrawnImage(b64_json=picture) for picture in pictures],
+            size=self.canvas.sizes[0],
+            usage=self.usage(num_prompt, len(pictures)),
+            seed=self.options.seed,
+        )
+
+    def partial_event(self, common: "EventFields", png: str, index: int, num_ids: int) -> str:
+        """The server-sent event of an unfinished picture of which `num_ids` ids are there."""
+        return _event(
+            PartialImage(
+                b64_json=png,
+                partial_image_index=sum(mark <= num_ids for mark in self.partial_at) - 1,
+                image_index=index,
+                progress=num_ids / self.canvas.num_image_ids,
+                **common,
+            )
+        )
+
+    def completed_event(self, common: "EventFields", png: str, index: int, num_prompt: int) -> str:
+        return _event(CompletedImage(b64_json=png, image_index=index, usage=self.usage(num_prompt, 1), **common))
+
+    def event_fields(self) -> "EventFields":
+        """What all events of one answer have."""
+        return {"created_at": int(time.time()), "size": self.canvas.sizes[0], "seed": self.options.seed}
+
+    def next_mark(self, shown: int) -> float:
+        """How many ids must be there before an unfinished picture is shown again."""
+        return next((mark for mark in self.partial_at if mark > shown), math.inf)
+
+
+class EventFields(TypedDict):
+    created_at: int
+    size: str
+    seed: int
+
+
+def _event(event: Any) -> str:
+    return f"event: {event.type}\ndata: {event.model_dump_json()}\n\n"
