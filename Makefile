@@ -1,12 +1,13 @@
-# make demo | test | test-slow | clean. Needs Python >= 3.11 (with venv) and a package index; PYTHON=/path/to/python picks one.
+# make demo | test | test-slow | test-vllm | clean. Needs Python >= 3.11 (with venv) and a package index; PYTHON=/path/to/python picks one.
 
 SHELL := /bin/bash
 VENV := .venv
+VENV_VLLM := .venv-vllm
 PY := $(VENV)/bin/python
 PIP_INSTALL := $(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt
 NEEDS := pyproject.toml constraints.txt
 
-.PHONY: demo test test-slow clean
+.PHONY: demo test test-slow test-vllm clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -18,12 +19,18 @@ test: $(VENV)/.installed-dev
 	$(PY) -m mypy openjanus
 	$(PY) -m pytest
 
-# Every test but those that need a GPU.
+# Every test but those that need a GPU or vLLM.
 test-slow: $(VENV)/.installed-dev
-	$(PY) -m pytest -m "not gpu"
+	$(PY) -m pytest -m "not gpu and not vllm"
+
+# Both directions on vLLM's CPU backend, and on Ray, in an environment of its own; a reason instead where the wheel cannot be had.
+test-vllm:
+	@requirements/vllm-venv $(VENV_VLLM) $(PYTHON); code=$$?; \
+	if [ $$code = 77 ]; then exit 0; elif [ $$code != 0 ]; then exit $$code; fi; \
+	$(VENV_VLLM)/bin/python -m pytest -m vllm tests/fleet
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV_VLLM) build dist .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.installed: $(NEEDS) | $(PY)

@@ -101,6 +101,7 @@ class ImagesEndpoint:
             raise invalid("this server keeps no second row for guidance: guidance_scale must be 1", "guidance_scale")
         if self.paired and not self.guides and scale != self.guidance:
             raise invalid(f"this server draws with guidance_scale {self.guidance:g} alone", "guidance_scale")
+        self._params(drawing, 0)
         log_prompt("draw", drawing.prompt)
         document = self.painter.processor.prompt([Message("user", [drawing.prompt])], draw=True)
         ids = self.vocabulary.prompt_ids(document, draw=True)
@@ -110,23 +111,31 @@ class ImagesEndpoint:
             raise invalid(f"the prompt takes {len(ids)} positions, at most {room}", "prompt", "context_length_exceeded")
         return drawing, ids
 
-    async def _ids(self, drawing: Drawing, prompt: list[int], index: int) -> AsyncGenerator[Sequence[int], None]:
-        """The image ids of one picture, as they come."""
+    def _params(self, drawing: Drawing, index: int) -> Any:
+        """How vLLM chooses the ids of picture `index`. Raises ApiError for what it does not take."""
         from vllm import SamplingParams
+        from vllm.exceptions import VLLMValidationError
         from vllm.sampling_params import RequestOutputKind
 
         o = drawing.options
-        params = SamplingParams(
-            temperature=o.temperature,
-            top_k=o.top_k,
-            top_p=o.top_p,
-            seed=o.seed * SEEDS + index,
-            max_tokens=drawing.canvas.num_image_ids,
-            ignore_eos=True,
-            detokenize=False,
-            output_kind=RequestOutputKind.DELTA,
-            extra_args={"guidance": o.guidance} if self.guides else None,
-        )
+        try:
+            return SamplingParams(
+                temperature=o.temperature,
+                top_k=o.top_k,
+                top_p=o.top_p,
+                seed=o.seed * SEEDS + index,
+                max_tokens=drawing.canvas.num_image_ids,
+                ignore_eos=True,
+                detokenize=False,
+                output_kind=RequestOutputKind.DELTA,
+                extra_args={"guidance": o.guidance} if self.guides else None,
+            )
+        except (ValueError, VLLMValidationError) as error:  # its temperatures end at 2
+            raise invalid(str(error)) from None
+
+    async def _ids(self, drawing: Drawing, prompt: list[int], index: int) -> AsyncGenerator[Sequence[int], None]:
+        """The image ids of one picture, as they come."""
+        params = self._params(drawing, index)
         name = f"draw-{secrets.token_hex(8)}-{index}"
         async with aclosing(self.engine.generate({"prompt_token_ids": prompt}, params, name)) as outputs:
             async for output in outputs:

@@ -22,7 +22,7 @@ class FleetOptions:
 
     def __post_init__(self) -> None:
         for argument in self.vllm:
-            if not argument or argument.startswith("-"):
+            if argument.startswith(("-", "=")) or not argument:
                 raise ValueError(f"{argument!r}: expected an argument of vLLM's without dashes, name or name=value")
         if self.replicas < 1:
             raise ValueError(f"replicas is {self.replicas}, expected 1 or more")
