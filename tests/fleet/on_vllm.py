@@ -23,6 +23,7 @@ from openjanus.fleet.options import FleetOptions
 from openjanus.fleet.settings import FleetSettings
 from openjanus.fleet.vocabulary import Vocabulary
 from openjanus.inference.engine import Engine
+from openjanus.inference.scheduler import Request
 from openjanus.processing.image import PixelConfig, open_image
 from openjanus.processing.processor import ROLES, Message, Processor, ProcessorConfig
 from openjanus.testing import TINY, tiny_janus
@@ -78,6 +79,9 @@ class Ask:
             {"role": "user", "content": [{"type": "image_url", "image_url": {"url": data_url(self.picture)}}, text]}
         ]
 
+    def conversation(self) -> list[Message]:
+        return [Message("user", self.content())]
+
     def content(self) -> list[str | Image.Image]:
         return [self.question] if self.picture is None else [open_image(self.picture), self.question]
 
@@ -105,10 +109,14 @@ class Embedded:
         """Of an answer with the id that ends it."""
         if isinstance(work, Draw):
             return self.engine.generate_ids(work.prompt, temperature=0, guidance=work.guidance)[0].tolist()
-        messages = [Message("user", work.content())]
-        request = self.engine.answer(messages, self.engine.options(temperature=0), work.num_new)
-        list(self.engine._run([request]))
+        request = self.engine.answer(work.conversation(), self.engine.options(temperature=0), work.num_new)
+        self.run([request])
         return [int(step) for step in request.ids]
+
+    def run(self, requests: Sequence[Request]) -> None:
+        """Runs requests to their end, together."""
+        for _ in self.engine._run(requests):
+            pass
 
 
 class OnVllm:
@@ -122,7 +130,7 @@ class OnVllm:
         if isinstance(work, Draw):
             document = self.engine.processor.prompt([Message("user", [work.prompt])], draw=True)
             return {"prompt_token_ids": self.v.prompt_ids(document, draw=True)}
-        document = self.engine.processor.prompt([Message("user", work.content())])
+        document = self.engine.processor.prompt(work.conversation())
         prompt: dict[str, Any] = {"prompt_token_ids": self.v.prompt_ids(document, draw=False)}
         if work.picture is not None:
             prompt["multi_modal_data"] = {"image": [open_image(work.picture)]}

@@ -56,6 +56,16 @@ def test_models(client) -> None:
     assert error.value.code == "model_not_found"
 
 
+def test_an_alias_is_the_same_model(engine) -> None:
+    with run_server(engine, aliases=("gpt-image-1",)) as running:
+        client = running.client()
+        drawn = [client.images.generate(prompt="a", model=m, extra_body={"seed": 1}) for m in ("tiny", "gpt-image-1")]
+        assert drawn[0].data == drawn[1].data
+        assert client.models.retrieve("gpt-image-1").id == "tiny"
+        with pytest.raises(openai.NotFoundError):
+            client.images.generate(prompt="a", model="gpt-image-2")
+
+
 def test_an_answer_is_the_engines_own(client, engine) -> None:
     content = [{"type": "text", "text": "what is it?"}, picture_part(RED), picture_part(BLUE)]
     answer = ask(client, content)
