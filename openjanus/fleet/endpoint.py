@@ -75,8 +75,7 @@ class ImagesEndpoint:
             drawing, ids = await self._prepare(body)
             if body.stream:
                 return await EventStream.begin(self._events(drawing, ids))
-            async with asyncio.timeout(self.settings.limits.request_seconds):
-                pictures = await asyncio.gather(*(self._whole(drawing, ids, k) for k in range(drawing.options.n)))
+            pictures = await self._all(drawing, ids)
             return JSONResponse(drawing.response(pictures, len(ids)).model_dump())
         except Exception as error:
             refused = self._refusal(error)
@@ -140,6 +139,16 @@ class ImagesEndpoint:
         async with aclosing(self.engine.generate({"prompt_token_ids": prompt}, params, name)) as outputs:
             async for output in outputs:
                 yield self.vocabulary.image_ids(output.outputs[0].token_ids)
+
+    async def _all(self, drawing: Drawing, prompt: list[int]) -> list[str]:
+        """The n pictures, drawn together; when one fails, or time is over, none goes on."""
+        tasks = [asyncio.create_task(self._whole(drawing, prompt, k)) for k in range(drawing.options.n)]
+        try:
+            async with asyncio.timeout(self.settings.limits.request_seconds):
+                return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
 
     async def _whole(self, drawing: Drawing, prompt: list[int], index: int) -> str:
         ids: list[int] = []
