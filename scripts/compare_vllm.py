@@ -28,7 +28,7 @@ PROMPTS = (
     "a pink heart and a cyan fish on a white background",
     "a cat in the middle, night background",
 )
-CELL_PX, GAP_PX, LABEL_PX = 128, 8, 150
+CELL_PX, GAP_PX, LABEL_PX = 128, 8, 170
 
 
 def side_by_side(vllm: OnVllm, embedded: Embedded) -> Image.Image:
