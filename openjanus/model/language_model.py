@@ -7,6 +7,7 @@ RMSNorm, rotary positions, grouped-query attention, SwiGLU; optionally query/key
 §3.1; arXiv 2401.02954). Names and order of operations follow transformers' modeling_llama.py.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -41,6 +42,15 @@ class LanguageModelConfig:
     tie_text_head: bool = False
 
 
+def several(linears: Sequence[nn.Module], x: Tensor) -> list[Tensor]:
+    """What linear layers make of one x. Those that inference puts into their place may do it at once, if all are of one
+    class (inference/quantisation.py)."""
+    at_once = getattr(linears[0], "several", None)
+    if at_once is None or len(set(map(type, linears))) > 1:
+        return [linear(x) for linear in linears]
+    return at_once(linears, x)
+
+
 class RMSNorm(nn.Module):
     """x / rms(x) * weight, in float32 whatever the dtype, as Llama does (arXiv 1910.07467)."""
 
@@ -70,7 +80,8 @@ class Attention(nn.Module):
         self, x: Tensor, cosine: Tensor, sine: Tensor, mask: Tensor | None, cache: CacheRows | None
     ) -> Tensor:  # [B, T, D]
         B, T, _ = x.shape
-        q, k, v = (p(x).view(B, T, -1, self.head_width).transpose(1, 2) for p in (self.q, self.k, self.v))
+        projected = several((self.q, self.k, self.v), x)
+        q, k, v = (p.view(B, T, -1, self.head_width).transpose(1, 2) for p in projected)
         q, k = rotate(self.q_norm(q), cosine, sine), rotate(self.k_norm(k), cosine, sine)
         y = attend(q, k, v, mask) if cache is None else cache.attend(self.layer, q, k, v)
         return self.out(y.transpose(1, 2).reshape(B, T, -1))
@@ -86,7 +97,8 @@ class SwiGLU(nn.Module):
         self.down = nn.Linear(c.ffn_width, c.width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.silu(self.gate(x)) * self.up(x))
+        gate, up = several((self.gate, self.up), x)
+        return self.down(F.silu(gate) * up)
 
 
 class Layer(nn.Module):
