@@ -19,7 +19,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openjanus.inference import kernels
-from openjanus.model.janus import Janus
 from openjanus.runtime import Runtime
 from openjanus.weights.checkpoint import Place, place_as
 
@@ -203,16 +202,6 @@ def placer(runtime: Runtime) -> Place:
             plain(model, name, tensor)
 
     return place
-
-
-def prepare(model: Janus, runtime: Runtime) -> Janus:
-    """Chooses how the caches of a loaded model store and read: on the CPU in bfloat16, by the kernel, where the weights
-    are stored in a form of ours."""
-    if runtime.device.type == "cpu" and runtime.weights in LINEAR:
-        model.language_model.cache_dtype = torch.bfloat16
-        if kernels.available() and model.config.language_model.head_width % 16 == 0:
-            model.language_model.decode_attention = kernels.decode_attention
-    return model
 
 
 def _place_on_cpu(linear: type[StoredLinear]) -> Place:

@@ -7,7 +7,7 @@ RMSNorm, rotary positions, grouped-query attention, SwiGLU; optionally query/key
 §3.1; arXiv 2401.02954). Names and order of operations follow transformers' modeling_llama.py.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,13 +16,17 @@ from torch import Tensor, nn
 
 from openjanus.model.attention import (
     CacheRows,
-    DecodeAttention,
     KVCache,
     attend,
     causal_document_mask,
     rotary_table,
     rotate,
 )
+
+# x [B, T, D], cosine and sine [B, 1, T, K], position [B, T], keys and values [L, B, Hkv, S, K] of the rows continued
+# -> [B, T, D] behind all layers, with the new positions remembered
+Decode = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+MAX_DECODE = 32  # new positions a row up to which it is used: beyond, large products are faster
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,8 @@ class Layer(nn.Module):
 class LanguageModel(nn.Module):
     """Embeddings [B, T, D] -> hidden states [B, T, D]; `embedding` and `text_head` stand at its two ends.
 
-    `cache_dtype` (None: that of the weights) and `decode_attention` are what inference may choose for its caches.
+    `cache_dtype` (None: that of the weights) and `decode` are what inference may choose: how caches store, and what runs
+    instead of the layers where rows continue by a few positions.
     """
 
     def __init__(self, c: LanguageModelConfig):
@@ -128,7 +133,7 @@ class LanguageModel(nn.Module):
             raise ValueError(f"num_heads {c.num_heads} must be a multiple of num_kv_heads {c.num_kv_heads}")
         self.config = c
         self.cache_dtype: torch.dtype | None = None
-        self.decode_attention: DecodeAttention | None = None
+        self.decode: Decode | None = None
         self.embedding = nn.Embedding(c.vocab_size, c.width)
         self.layers = nn.ModuleList(Layer(c, i) for i in range(c.num_layers))
         self.norm = RMSNorm(c.width, c.rms_eps)
@@ -151,7 +156,7 @@ class LanguageModel(nn.Module):
         """A cache for R rows of at most S positions, on the device of the weights."""
         c, device = self.config, self.norm.weight.device
         dtype = self._cache_dtype()
-        return KVCache(c.num_layers, R, c.num_kv_heads, S, c.head_width, dtype, device, self.decode_attention)
+        return KVCache(c.num_layers, R, c.num_kv_heads, S, c.head_width, dtype, device)
 
     def position_bytes(self) -> int:
         """Bytes that a position of one row takes in such a cache."""
@@ -173,6 +178,8 @@ class LanguageModel(nn.Module):
             assert document is not None
             mask = causal_document_mask(document, document)
         cosine, sine = rotary_table(position, self.config.head_width, self.config.rope_theta)
+        if cache is not None and self.decode is not None and x.shape[1] <= MAX_DECODE:
+            return self.norm(self.decode(x, cosine, sine, position, cache.keys, cache.values))
         for layer in self.layers:
             x = layer(x, cosine, sine, mask, cache)
         return self.norm(x)

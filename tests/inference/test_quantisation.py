@@ -24,7 +24,6 @@ from openjanus.inference.quantisation import (
 )
 from openjanus.inference.sampling import Sampler, SamplingOptions
 from openjanus.inference.scheduler import Request, Scheduler
-from openjanus.model.attention import attend_slowly
 from openjanus.processing.processor import Message
 from openjanus.sequence import TextSpan, collate
 from openjanus.testing import tiny_checkpoint
@@ -91,25 +90,6 @@ def test_a_bias_is_added_and_leading_shapes_stay(kind) -> None:
     matrix, bias, x = noise(16, 32), noise(16, seed=2), noise(2, 3, 32, seed=1)
     difference = LINEAR[kind](matrix, bias)(x) - LINEAR[kind](matrix)(x)
     assert torch.allclose(difference, bias.expand(2, 3, 16), atol=1e-5)
-
-
-@with_kernels
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("H", "heads", "K"), [(4, 4, 16), (4, 2, 32), (6, 1, 144)])
-def test_decode_attention_is_attention(dtype, H, heads, K) -> None:
-    length = torch.tensor([[1, 2], [3, 9], [8, 8], [13, 1], [20, 5]])
-    q = 3 * noise(5, H, 2, K)
-    keys, values = (noise(5, heads, 24, K, seed=s).to(dtype)[:, :, :20] for s in (1, 2))  # not dense in memory
-    mask = (torch.arange(20) < length[..., None])[:, None]
-    expected = attend_slowly(q, keys.float(), values.float(), mask)
-    assert torch.allclose(kernels.decode_attention(q, keys, values, length), expected, atol=1e-5)
-
-
-@with_kernels
-def test_decode_attention_stands_large_scores() -> None:
-    q, keys, values = 100 * noise(1, 1, 1, 16), 100 * noise(1, 1, 9, 16, seed=1), noise(1, 1, 9, 16, seed=2)
-    got = kernels.decode_attention(q, keys, values, torch.tensor([[9]]))
-    assert torch.allclose(got, attend_slowly(q, keys, values, None), atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +188,7 @@ def test_without_a_compiler_one_line_says_so_and_the_plain_formulas_run(folder, 
     try:
         with caplog.at_level(logging.WARNING):
             engine = load(folder, "cpu", "int8")
-            assert engine.model.language_model.decode_attention is None
+            assert engine.model.language_model.decode is None
             assert len(engine.generate("two red apples", seed=1)) == 1
         assert len(caplog.messages) == 1 and "g++: not found" in caplog.messages[0]
     finally:
