@@ -18,7 +18,7 @@ void scores(const float* q, const T* keys, float* weight, int64_t S, int64_t K, 
     for (int64_t k = 0; k < K; k += LANES) {
       const Floats query = load_floats(q + k);
       for (int i = 0; i < 4; ++i) {
-        if (k % (64 / sizeof(T)) == 0) __builtin_prefetch(key[i] + k + PREFETCH / sizeof(T));
+        if (k % (64 / sizeof(T)) == 0) __builtin_prefetch(key[i] + k + PREFETCH / sizeof(T), 0, 0);
         total[i] += query * load_floats(key[i] + k);
       }
     }
@@ -33,7 +33,7 @@ void mix(const float* weight, const T* values, float* y, int64_t S, int64_t stri
   for (int64_t s = 0; s < S; ++s) {
     const T* value = values + s * stride;
     for (int c = 0; c < C; ++c) {
-      if (c * LANES % (64 / sizeof(T)) == 0) __builtin_prefetch(value + c * LANES + PREFETCH / sizeof(T));
+      if (c * LANES % (64 / sizeof(T)) == 0) __builtin_prefetch(value + c * LANES + PREFETCH / sizeof(T), 0, 0);
       total[c] += weight[s] * load_floats(value + c * LANES);
     }
   }

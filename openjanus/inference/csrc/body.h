@@ -38,15 +38,22 @@ class Team {
  public:
   Team(int num_threads, int64_t num_phases) : num_threads(num_threads), next(num_phases) {}
 
-  // Called by all threads: takes the next `grain` of what is to be done until none is left, then waits for the others.
+  // Called by all threads: takes a part of what is left until nothing is, then waits for the others. Parts get smaller,
+  // down to `grain`: large ones are read at the speed of memory, small ones let all threads end together.
   template <typename F>
   void share(int64_t& phase, int64_t total, int64_t grain, const F& work) {
-    for (int64_t begin; (begin = next[phase].fetch_add(grain)) < total;) work(begin, std::min(begin + grain, total));
-    ++phase;
+    std::atomic<int64_t>& taken = next[phase++];
+    for (int64_t begin = taken.load(); begin < total;) {
+      const int64_t end = std::min(begin + std::max(grain, (total - begin) / (PARTS * num_threads)), total);
+      if (!taken.compare_exchange_weak(begin, end)) continue;
+      work(begin, end);
+      begin = taken.load();
+    }
     wait();
   }
 
  private:
+  static constexpr int64_t PARTS = 4;  // of what is left for a thread
   static constexpr int SPINS = 20000;  // then a core is wanted by others: give it away
 
   void wait() {
@@ -100,7 +107,7 @@ inline Floats silu(Floats x) {
 // x [N, width]: embeddings in, hidden states before the last norm out.
 template <int BITS, typename T>
 void run_layers(const Step<T>& s, const std::vector<LayerWeights>& layers, float* x) {
-  constexpr int64_t PHASES = 8, BLOCKS = 4;  // BLOCKS: of weights that a thread takes at once
+  constexpr int64_t PHASES = 8, BLOCKS = 4;  // BLOCKS: of weights that a thread takes at least
   const int64_t K = s.head_width, G = s.heads / s.kv_heads, q_width = s.heads * K, kv_width = s.kv_heads * K;
   const int64_t qkv_width = q_width + 2 * kv_width;
   Activations<BITS> normed(s.N, s.width), mixed(s.N, q_width), inner(s.N, s.ffn_width);
@@ -116,9 +123,11 @@ void run_layers(const Step<T>& s, const std::vector<LayerWeights>& layers, float
     std::vector<float> row(std::max(s.width, (G + 2) * K)), block(2 * s.N * GROUP), weight;
 
     const auto norm = [&](const float* by) {
-      team->share(phase, s.N, 1, [&](int64_t n, int64_t) {
-        rms_norm(x + n * s.width, by, row.data(), s.width, s.eps);
-        normed.set(n, 0, row.data(), s.width);
+      team->share(phase, s.N, 1, [&](int64_t n, int64_t end) {
+        for (; n < end; ++n) {
+          rms_norm(x + n * s.width, by, row.data(), s.width, s.eps);
+          normed.set(n, 0, row.data(), s.width);
+        }
       });
     };
     const auto add = [&](const Activations<BITS>& inputs, const Matrix& a) {  // to the residual stream
@@ -155,18 +164,20 @@ void run_layers(const Step<T>& s, const std::vector<LayerWeights>& layers, float
           for (int64_t j = 0; j < K; ++j) values[slot + j] = k[kv_width + j];
         }
       });
-      team->share(phase, s.N * s.kv_heads, 1, [&](int64_t i, int64_t) {
-        const int64_t n = i / s.kv_heads, h = i % s.kv_heads;
-        const int64_t first = s.row[n] * s.row_stride + h * s.head_stride;
-        float* q = row.data();
-        for (int64_t g = 0; g < G; ++g)
-          rotate(&qkv[n * qkv_width + (h * G + g) * K], w.q_norm, s.cosine + n * K, s.sine + n * K, q + g * K, K, s.eps,
-                 q + G * K);
-        // the queries of these heads are not needed again: what they get takes their place
-        float* y = &qkv[n * qkv_width + h * G * K];
-        attend_group(q, keys + first, values + first, y, G, s.position[n] + 1, K, s.position_stride, s.position_stride,
-                     weight);
-        mixed.set(n, h * G * K, y, G * K);
+      team->share(phase, s.N * s.kv_heads, 1, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+          const int64_t n = i / s.kv_heads, h = i % s.kv_heads;
+          const int64_t first = s.row[n] * s.row_stride + h * s.head_stride;
+          float* q = row.data();
+          for (int64_t g = 0; g < G; ++g)
+            rotate(&qkv[n * qkv_width + (h * G + g) * K], w.q_norm, s.cosine + n * K, s.sine + n * K, q + g * K, K,
+                   s.eps, q + G * K);
+          // the queries of these heads are not needed again: what they get takes their place
+          float* y = &qkv[n * qkv_width + h * G * K];
+          attend_group(q, keys + first, values + first, y, G, s.position[n] + 1, K, s.position_stride,
+                       s.position_stride, weight);
+          mixed.set(n, h * G * K, y, G * K);
+        }
       });
       add(mixed, w.out);
 

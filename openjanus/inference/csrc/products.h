@@ -132,11 +132,13 @@ struct Matrix {
 // y [R rows, LANES channels] for R rows that begin at row m; w, scale and y begin at the first of the channels.
 template <int BITS, int R>
 void packed_tile(const Activations<BITS>& x, int64_t m, const char* packed, const char* scale, float* y, int64_t stride) {
+  constexpr int ONCE = R == 8 ? 3 : 0;  // more rows may follow, which read the same weights
   const uint8_t* w = reinterpret_cast<const uint8_t*>(packed);
   const int64_t groups = x.K / GROUP;
   Floats total[R] = {};
   for (int64_t g = 0; g < groups; ++g) {
-    for (int64_t i = 0; i < Group<BITS>::BYTES; i += 64) __builtin_prefetch(w + g * Group<BITS>::BYTES + i + PREFETCH);
+    const uint8_t* ahead = w + g * Group<BITS>::BYTES + PREFETCH;
+    for (int64_t i = 0; i < Group<BITS>::BYTES; i += 64) __builtin_prefetch(ahead + i, 0, ONCE);
     const Group<BITS> weights(w + g * Group<BITS>::BYTES);
     Floats weight_scale = {};
     if constexpr (BITS == 4) weight_scale = load_floats(reinterpret_cast<const c10::BFloat16*>(scale) + g * BLOCK);
@@ -161,7 +163,7 @@ void bfloat16_tile(const float* x, const c10::BFloat16* w, float* y, int64_t K, 
     for (int r = 0; r < R; ++r) inputs[r] = load_floats(x + r * K + k);
     for (int c = 0; c < C; ++c) {
       const Floats weights = load_floats(w + c * K + k);
-      if (k % 32 == 0) __builtin_prefetch(w + (c + C) * K + k);
+      if (k % 32 == 0) __builtin_prefetch(w + (c + C) * K + k, 0, 0);
       for (int r = 0; r < R; ++r) total[c][r] += weights * inputs[r];
     }
   }

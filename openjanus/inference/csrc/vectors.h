@@ -14,7 +14,8 @@
 
 namespace {
 
-constexpr int64_t PREFETCH = 4096;  // bytes ahead
+// Bytes ahead. What is read once is fetched past the outer caches (locality 0): it would only push out what is used again.
+constexpr int64_t PREFETCH = 4096;
 
 // LANES: floats in the widest vector of this machine.
 #ifdef __AVX512F__
