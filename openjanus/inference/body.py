@@ -13,7 +13,7 @@ from openjanus.model.janus import Janus
 from openjanus.model.language_model import Decode, LanguageModel, Layer, RMSNorm
 from openjanus.runtime import Runtime
 
-FORMS = {BFloat16Linear: "bfloat16", Int8Linear: "int8", Int4Linear: "int4"}
+FORMS: dict[type[nn.Module], str] = {BFloat16Linear: "bfloat16", Int8Linear: "int8", Int4Linear: "int4"}
 NOTHING = torch.empty(0)
 
 

@@ -1,7 +1,7 @@
 """The C++ kernels of csrc: built by torch's extension loader at first use, then loaded within milliseconds.
 
-Where no compiler is found, `available` is False and the plain torch formulas of quantisation.py and model/language_model.py
-are used, which compute the same and are much slower.
+Where no compiler is found, `available` is False and the plain torch formulas of quantisation.py and of
+model/language_model.py are used, which compute the same and are much slower.
 """
 
 import functools
@@ -38,7 +38,8 @@ def available() -> bool:
 def _build_folder() -> Path:
     """One for each version of the source, of torch and of the processor: machines may share a home."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    key = [*(source.read_text() for source in SOURCES), *FLAGS, torch.__version__, platform.machine(), _processor_features()]
+    sources = [source.read_text() for source in SOURCES]
+    key = [*sources, *FLAGS, torch.__version__, platform.machine(), _processor_features()]
     return cache / "openjanus" / hashlib.sha256("\n".join(key).encode()).hexdigest()[:16]
 
 
@@ -57,11 +58,9 @@ def _build(library: Path) -> None:
     folder = library.with_name(f"build-{os.getpid()}")
     folder.mkdir(parents=True, exist_ok=True)
     logger.warning("building the CPU kernels, once: about half a minute")
+    units = [str(source) for source in SOURCES if source.suffix == ".cpp"]
     try:
-        cpp_extension.load(
-            "openjanus_kernels", [str(s) for s in SOURCES if s.suffix == ".cpp"], list(FLAGS), build_directory=str(folder), is_python_module=False
-        )
+        cpp_extension.load("openjanus_kernels", units, list(FLAGS), build_directory=str(folder), is_python_module=False)
         os.replace(folder / "openjanus_kernels.so", library)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-

@@ -123,8 +123,8 @@ class Layer(nn.Module):
 class LanguageModel(nn.Module):
     """Embeddings [B, T, D] -> hidden states [B, T, D]; `embedding` and `text_head` stand at its two ends.
 
-    `cache_dtype` (None: that of the weights) and `decode` are what inference may choose: how caches store, and what runs
-    instead of the layers where rows continue by a few positions.
+    `cache_dtype` (None: that of the weights) and `decode` are what inference may choose: how caches store, and what
+    runs instead of the layers where rows continue by a few positions.
     """
 
     def __init__(self, c: LanguageModelConfig):
