@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from openjanus.inference import kernels
+from openjanus.inference.graphs import CudaRecording, GraphedLayers
 from openjanus.inference.quantisation import LINEAR, BFloat16Linear, Int4Linear, Int8Linear, PackedLinear, StoredLinear
+from openjanus.model.attention import CacheRows
 from openjanus.model.janus import Janus
 from openjanus.model.language_model import Decode, LanguageModel, Layer, RMSNorm
 from openjanus.runtime import Runtime
@@ -33,17 +35,19 @@ def decode_at_once(model: LanguageModel) -> Decode | None:
     scales = [linear.scale for linear in stored if isinstance(linear, PackedLinear)]
     biases = [NOTHING if linear.bias is None else linear.bias for linear in stored]
 
-    def decode(x: Tensor, cosine: Tensor, sine: Tensor, position: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        position = position.contiguous()
-        return operation(x, cosine, sine, position, keys, values, norms, matrices, scales, biases, c.rms_eps)
+    def decode(x: Tensor, cosine: Tensor, sine: Tensor, rows: CacheRows) -> Tensor:
+        weights = (norms, matrices, scales, biases)
+        return operation(x, cosine, sine, rows.position.contiguous(), rows.keys, rows.values, *weights, c.rms_eps)
 
     return decode
 
 
 def prepare(model: Janus, runtime: Runtime) -> Janus:
-    """Chooses how a loaded model decodes on the CPU, where its weights are stored in a form of ours: with caches in
-    bfloat16, and all layers at once."""
-    if runtime.device.type == "cpu" and runtime.weights in LINEAR:
+    """Chooses how a loaded model decodes. On CUDA: by graphs (graphs.py). On the CPU, where its weights are stored in a
+    form of ours: with caches in bfloat16, and all layers at once."""
+    if runtime.device.type == "cuda":
+        model.language_model.decode = GraphedLayers(model.language_model, CudaRecording)
+    elif runtime.device.type == "cpu" and runtime.weights in LINEAR:
         model.language_model.cache_dtype = torch.bfloat16
         model.language_model.decode = decode_at_once(model.language_model)
     return model

@@ -62,6 +62,7 @@ class CacheRows:
     """Some neighbouring rows of a cache during one forward pass."""
 
     def __init__(self, cache: KVCache, start: int, stop: int, position: Tensor, reach: int):
+        self.cache, self.start = cache, start
         self.keys, self.values = cache.keys[:, start:stop], cache.values[:, start:stop]
         self.row = torch.arange(stop - start, device=position.device)[:, None]
         self.position, self.reach = position, reach

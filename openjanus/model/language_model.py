@@ -23,9 +23,9 @@ from openjanus.model.attention import (
     rotate,
 )
 
-# x [B, T, D], cosine and sine [B, 1, T, K], position [B, T], keys and values [L, B, Hkv, S, K] of the rows continued
-# -> [B, T, D] behind all layers, with the new positions remembered
-Decode = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+# x [B, T, D], cosine and sine [B, 1, T, K], the rows continued -> [B, T, D] behind all layers, with the new positions
+# remembered
+Decode = Callable[[Tensor, Tensor, Tensor, CacheRows], Tensor]
 MAX_DECODE = 32  # new positions a row up to which it is used: beyond, large products are faster
 
 
@@ -179,7 +179,7 @@ class LanguageModel(nn.Module):
             mask = causal_document_mask(document, document)
         cosine, sine = rotary_table(position, self.config.head_width, self.config.rope_theta)
         if cache is not None and self.decode is not None and x.shape[1] <= MAX_DECODE:
-            return self.norm(self.decode(x, cosine, sine, position, cache.keys, cache.values))
+            return self.norm(self.decode(x, cosine, sine, cache))
         for layer in self.layers:
             x = layer(x, cosine, sine, mask, cache)
         return self.norm(x)
