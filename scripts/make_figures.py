@@ -57,6 +57,11 @@ def drawings() -> Image.Image:
     return sheet
 
 
+def read_log(name: str) -> list[dict]:
+    """What a training logged, thinned."""
+    return [json.loads(line) for line in (ROOT / f"docs/nano/{name}.jsonl").read_text().splitlines()]
+
+
 def training():  # -> matplotlib figure
     """What each of the three trainings logged, over its steps; figures come from docs/nano/*.jsonl."""
     import matplotlib
@@ -71,7 +76,10 @@ def training():  # -> matplotlib figure
     )
     figure, axes = plt.subplots(1, 3, figsize=(13, 3.6), constrained_layout=True)
     for axis, (name, keys, title) in zip(axes, panels, strict=True):
-        lines = [json.loads(line) for line in (ROOT / f"docs/nano/{name}.jsonl").read_text().splitlines()]
+        lines = read_log(name)
+        if name == "janus":  # nano.longer goes on where it ended
+            end = lines[-1]["step"]
+            lines += [{**line, "step": end + line["step"], "stage": "longer"} for line in read_log("longer")]
         for key in keys:
             points = [(line["step"], line[key]) for line in lines if key in line]
             axis.plot(*zip(*points, strict=True), label=key.replace("_", " "), linewidth=1.2)

@@ -1,6 +1,6 @@
 """Measures the CPU kernels against torch's own operations, and where a decode step spends its time.
 
-python scripts/measure_kernels.py                      # products and attention, beside the memory's bandwidth
+python scripts/measure_kernels.py                      # products and steps, beside the memory's bandwidth
 python scripts/measure_kernels.py --step int8          # one step at the shape of Janus-1.3B, operation by operation
 """
 
@@ -26,7 +26,7 @@ from openjanus.sequence import Kind
 
 WIDTH_OUT, WIDTH_IN, COPIES = 5632, 2048, 8  # a matrix of Janus-1.3B; more copies than any cache holds
 ROWS = (1, 2, 4, 8, 600)
-HEADS, HEAD_WIDTH, LAYERS, PAIR = 16, 128, 24, 2
+LENGTHS = (60, 340, 620)  # of the cache
 
 
 def seconds(call: Callable[[], object], repeats: int = 7) -> float:
@@ -56,27 +56,29 @@ def products() -> None:
     print(f"{bandwidth(0) / 1e9:.1f} GB/s after")
 
 
-def attention() -> None:
-    shape = (PAIR, HEADS, 640, HEAD_WIDTH)
-    caches = [[torch.randn(shape).to(torch.bfloat16) for _ in range(2)] for _ in range(LAYERS)]
-    q = torch.randn(PAIR, HEADS, 1, HEAD_WIDTH)
-    print(f"attention of {LAYERS} layers, {PAIR} rows, milliseconds (GB/s)")
-    for S in (64, 336, 624):
-        length = torch.full((PAIR, 1), S)
-        ours = seconds(lambda length=length: [kernels.decode_attention(q, k, v, length) for k, v in caches])
-        theirs = seconds(
-            lambda S=S: [F.scaled_dot_product_attention(q, k[:, :, :S].float(), v[:, :, :S].float()) for k, v in caches]
-        )
-        size = 2 * 2 * LAYERS * PAIR * HEADS * S * HEAD_WIDTH
-        print(f"{S:4} positions: {ours * 1e3:.1f} ({size / ours / 1e9:.1f}), torch {theirs * 1e3:.1f}")
+def steps(weights: str) -> None:
+    """Steps of a guided pair at the whole depth of Janus-1.3B; the growth with the cache is attention."""
+    side = short_model(weights, JANUS_1B.language_model.num_layers)
+    for length in LENGTHS:
+        before = bandwidth(0)
+        side.fill(length)
+        taken = seconds(lambda: side.steps(1), 15)
+        rate, probed = side.bytes_per_step(length) / taken / 1e9, (before + bandwidth(0)) / 2e9
+        print(f"{weights}, cache {length:3}: {taken * 1e3:.1f} ms a step, {rate:.1f} of {probed:.1f} GB/s")
 
 
-def step(weights: str, num_layers: int) -> None:
-    """Of fewer layers than the model has: what stands before and behind them weighs more here."""
+def short_model(weights: str, num_layers: int) -> Ours:
+    """Janus-1.3B with so many layers, and without what a drawing does not need."""
     config = replace(JANUS_1B, language_model=replace(JANUS_1B.language_model, num_layers=num_layers, vocab_size=1024))
     SHAPES["short"] = replace(config, vision_encoder=replace(config.vision_encoder, num_layers=1))
     side = Ours(Case(Kind.GENERATE, "short", "", weights, "cpu", 0, 1, 5.0))
     side.prefill()
+    return side
+
+
+def step(weights: str, num_layers: int) -> None:
+    """Of fewer layers than the model has: what stands before and behind them weighs more here."""
+    side = short_model(weights, num_layers)
     side.fill(320)
     side.steps(3)
     taken = seconds(lambda: side.steps(1), 20)
@@ -102,7 +104,8 @@ def main() -> None:
             step(a.step, a.layers)
         else:
             products()
-            attention()
+            for weights in LINEAR:
+                steps(weights)
 
 
 if __name__ == "__main__":

@@ -68,6 +68,8 @@ def _serve(connection: Connection, name: str, case: Case) -> None:
             started = time.perf_counter()
             result = getattr(side, method)(*arguments)
             connection.send(("done", (time.perf_counter() - started, result)))
+    except EOFError:  # who asked is gone
+        return
     except Exception as error:
         connection.send(("error", f"{name}: {type(error).__name__}: {error}"))
 

@@ -38,7 +38,7 @@ def table(result: Result) -> str:
     case, told = result.case, figures(result)
     lines = [f"{case.model or case.shape}, {case.n} at once, guidance {case.guidance:g}"]
     for name, times in result.times.items():
-        lines.append(f"  {name:12} {_line(result, times)}, peak {result.peak[name] / 1e9:.1f} GB")
+        lines.append(f"  {name:12} {_line(result, times)}, peak {result.peak[name] / 1e9:.2f} GB")
     if "ratio" in told:
         lines.append(f"  {told['ratio']:.1f} times faster than transformers")
     lines.append(f"  {result.share:.0%} of {result.bandwidth / 1e9:.0f} GB/s, probed in the same run")
@@ -47,11 +47,11 @@ def table(result: Result) -> str:
 
 def _line(result: Result, times: Times) -> str:
     steps = " / ".join(f"{1e3 * seconds:.1f}" for seconds in times.step)
-    text = f"prefill {median(times.prefill):.2f} s, a step {steps} ms (short / middle / full cache)"
+    text = f"prefill {median(times.prefill):.3g} s, a step {steps} ms (short / middle / full cache)"
     if result.case.kind == Kind.TEXT:
         return f"{text}, {1 / times.step[0]:.1f} tokens/s"
     image = times.whole(result.num_ids) / result.case.n
-    return f"{text}, decoding {median(times.decode):.2f} s, {image:.1f} s an image"
+    return f"{text}, decoding {median(times.decode):.3g} s, {image:.3g} s an image"
 
 
 def as_json(result: Result) -> str:

@@ -5,7 +5,8 @@ from dataclasses import replace
 import torch
 
 from openjanus.data.sources import world_text_tokenizer
-from openjanus.inference.quantisation import placer, prepare
+from openjanus.inference.body import prepare
+from openjanus.inference.quantisation import placer
 from openjanus.model.janus import Janus, JanusConfig
 from openjanus.processing.processor import Processor, ProcessorConfig
 from openjanus.runtime import Runtime

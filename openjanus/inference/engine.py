@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from openjanus.inference.quantisation import placer, prepare
+from openjanus.inference.body import prepare
+from openjanus.inference.quantisation import placer
 from openjanus.inference.sampling import Sampler, SamplingOptions, choose_options
 from openjanus.inference.scheduler import Request, Scheduler
 from openjanus.inference.speculative import Speculation

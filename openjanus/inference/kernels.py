@@ -1,7 +1,7 @@
-"""The C++ kernels of csrc/kernels.cpp: built by torch's extension loader at first use, then loaded within milliseconds.
+"""The C++ kernels of csrc: built by torch's extension loader at first use, then loaded within milliseconds.
 
-Where no compiler is found, `available` is False and the plain torch formulas of quantisation.py and model/attention.py
-are used, which compute the same and are much slower.
+Where no compiler is found, `available` is False and the plain torch formulas of quantisation.py and of
+model/language_model.py are used, which compute the same and are much slower.
 """
 
 import functools
@@ -14,9 +14,8 @@ import shutil
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-SOURCE = Path(__file__).with_name("csrc") / "kernels.cpp"
+SOURCES = sorted(Path(__file__).with_name("csrc").iterdir())
 FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fopenmp", "-Wno-psabi")
 logger = logging.getLogger(__name__)
 
@@ -39,7 +38,8 @@ def available() -> bool:
 def _build_folder() -> Path:
     """One for each version of the source, of torch and of the processor: machines may share a home."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    key = [SOURCE.read_text(), *FLAGS, torch.__version__, platform.machine(), _processor_features()]
+    sources = [source.read_text() for source in SOURCES]
+    key = [*sources, *FLAGS, torch.__version__, platform.machine(), _processor_features()]
     return cache / "openjanus" / hashlib.sha256("\n".join(key).encode()).hexdigest()[:16]
 
 
@@ -58,18 +58,9 @@ def _build(library: Path) -> None:
     folder = library.with_name(f"build-{os.getpid()}")
     folder.mkdir(parents=True, exist_ok=True)
     logger.warning("building the CPU kernels, once: about half a minute")
+    units = [str(source) for source in SOURCES if source.suffix == ".cpp"]
     try:
-        cpp_extension.load(
-            "openjanus_kernels", [str(SOURCE)], list(FLAGS), build_directory=str(folder), is_python_module=False
-        )
+        cpp_extension.load("openjanus_kernels", units, list(FLAGS), build_directory=str(folder), is_python_module=False)
         os.replace(folder / "openjanus_kernels.so", library)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def decode_attention(q: Tensor, keys: Tensor, values: Tensor, length: Tensor) -> Tensor:
-    """q float32 [B, H, T, K]; keys and values [B, Hkv, S, K] in float32 or bfloat16; length int64 [B, T] -> as q.
-
-    Position t of row b sees the row's first length[b, t] positions. The oracle is `model.attention.attend_slowly`.
-    """
-    return torch.ops.openjanus.decode_attention(q.transpose(1, 2), keys, values, length).transpose(1, 2)

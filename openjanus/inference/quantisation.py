@@ -12,17 +12,18 @@ activations to 8 bits, with a scale for each 32 inputs. `dequantised` gives ever
 and what runs where no kernel does. docs/speed.md measures what each costs in quality.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openjanus.inference import kernels
-from openjanus.model.janus import Janus
 from openjanus.runtime import Runtime
 from openjanus.weights.checkpoint import Place, place_as
 
 GROUP = 32  # inputs that share a scale; csrc/kernels.cpp
-CHANNELS = 8  # output channels that are stored together
+CHANNELS = 16  # output channels that are stored together
 PACK_CHANNELS = 256  # output channels that are packed at a time: what is computed of them stays in the cache
 MAX_ROWS_BFLOAT16 = 16  # beyond, one large float32 or bfloat16 product is faster than the kernel
 
@@ -40,18 +41,27 @@ class StoredLinear(nn.Module):
         self.register_buffer("bias", bias)
 
     def forward(self, x: Tensor) -> Tensor:  # [..., K] -> [..., O]
-        rows = x.reshape(-1, self.in_features)
-        y = self.product(rows) if rows.device.type == "cpu" and kernels.available() else self.plainly(rows)
-        if self.bias is not None:
-            y = y + self.bias
-        return y.view(*x.shape[:-1], self.out_features)
+        return self.several((self,), x)[0]
+
+    @classmethod
+    def several(cls, linears: "Sequence[StoredLinear]", x: Tensor) -> list[Tensor]:
+        """What layers of this class make of one x [..., K]: [..., O] each."""
+        rows = x.reshape(-1, linears[0].in_features)
+        if rows.device.type == "cpu" and kernels.available():
+            products = cls.products(linears, rows.contiguous())
+        else:
+            products = [linear.plainly(rows) for linear in linears]
+        pairs = zip(products, linears, strict=True)
+        biased = [y if linear.bias is None else y + linear.bias for y, linear in pairs]
+        return [y.view(*x.shape[:-1], y.shape[-1]) for y in biased]
 
     def plainly(self, rows: Tensor) -> Tensor:
         """rows [M, K] -> [M, O], by the matrix that the stored form stands for."""
         return F.linear(rows, self.dequantised().to(rows.dtype))
 
-    def product(self, rows: Tensor) -> Tensor:
-        """rows float32 [M, K] -> [M, O], by a kernel."""
+    @staticmethod
+    def products(linears: "Sequence[StoredLinear]", rows: Tensor) -> list[Tensor]:
+        """rows float32 [M, K] -> [M, O] for each layer, by a kernel."""
         raise NotImplementedError
 
     def dequantised(self) -> Tensor:
@@ -66,11 +76,13 @@ class BFloat16Linear(StoredLinear):
         super().__init__(weight, bias)
         self.register_buffer("weight", weight.to(torch.bfloat16).contiguous())
 
-    def product(self, rows: Tensor) -> Tensor:
+    @staticmethod
+    def products(linears: Sequence[StoredLinear], rows: Tensor) -> list[Tensor]:
         if len(rows) <= MAX_ROWS_BFLOAT16:
-            return torch.ops.openjanus.linear_bfloat16(rows.contiguous(), self.weight)
+            return torch.ops.openjanus.linear_bfloat16(rows, [linear.weight for linear in linears])
         dtype = fast_dtype()
-        return F.linear(rows.to(dtype), self.weight.to(dtype)).float()
+        fast = rows.to(dtype)
+        return [F.linear(fast, linear.weight.to(dtype)).float() for linear in linears]
 
     def dequantised(self) -> Tensor:
         return self.weight.float()
@@ -94,41 +106,47 @@ class PackedLinear(StoredLinear):
 
 
 class Int8Linear(PackedLinear):
-    """weight: int8 [O/8, K/4, 8, 4]; scale: float32 [O], the largest weight of a channel over 127."""
+    """weight: uint8 [O/16, K/4, 16, 4], weights + 128; scale: float32 [O], the largest weight of a channel over 127."""
 
     @staticmethod
     def pack(weight: Tensor) -> tuple[Tensor, Tensor]:
         weight = weight.float()
         scale = weight.abs().amax(dim=1).clamp(min=1e-12) / 127
-        whole = (weight / scale[:, None]).round_().to(torch.int8)
+        whole = ((weight / scale[:, None]).round_() + 128).to(torch.uint8)
         return whole.unflatten(0, (-1, CHANNELS)).unflatten(2, (-1, 4)).transpose(1, 2).contiguous(), scale
 
-    def product(self, rows: Tensor) -> Tensor:
-        return torch.ops.openjanus.linear_int8(rows.contiguous(), self.weight, self.scale)
+    @staticmethod
+    def products(linears: Sequence[StoredLinear], rows: Tensor) -> list[Tensor]:
+        return torch.ops.openjanus.linear_int8(rows, *_weights_and_scales(linears))
 
     def dequantised(self) -> Tensor:
         whole = self.weight.permute(0, 2, 1, 3).reshape(self.out_features, self.in_features)
-        return whole * self.scale[:, None]
+        return (whole.float() - 128) * self.scale[:, None]
 
 
 class Int4Linear(PackedLinear):
-    """weight: uint8 [O/8, K/32, 4, 8, 4], two weights + 8 a byte; scale: bfloat16 [O/8, K/32, 8]."""
+    """weight: uint8 [O/16, K/32, 4, 16, 4], two weights + 8 a byte; scale: bfloat16 [O/16, K/32, 16]."""
 
     @staticmethod
     def pack(weight: Tensor) -> tuple[Tensor, Tensor]:
-        groups = weight.float().unflatten(1, (-1, GROUP)).unflatten(0, (-1, CHANNELS))  # [O/8, 8, K/32, 32]
+        groups = weight.float().unflatten(1, (-1, GROUP)).unflatten(0, (-1, CHANNELS))  # [O/16, 16, K/32, 32]
         whole, scale = _nearest_int4(groups)
         low, high = (whole + 8).to(torch.uint8).unflatten(3, (2, 4, 4)).unbind(3)
         return (low | high << 4).permute(0, 2, 3, 1, 4).contiguous(), scale[..., 0].transpose(1, 2).contiguous()
 
-    def product(self, rows: Tensor) -> Tensor:
-        return torch.ops.openjanus.linear_int4(rows.contiguous(), self.weight, self.scale)
+    @staticmethod
+    def products(linears: Sequence[StoredLinear], rows: Tensor) -> list[Tensor]:
+        return torch.ops.openjanus.linear_int4(rows, *_weights_and_scales(linears))
 
     def dequantised(self) -> Tensor:
-        packed = self.weight.permute(0, 3, 1, 2, 4)  # [O/8, 8, K/32, 4, 4]
+        packed = self.weight.permute(0, 3, 1, 2, 4)  # [O/16, 16, K/32, 4, 4]
         whole = torch.stack((packed & 15, packed >> 4), dim=3).float() - 8
         scale = self.scale.float().transpose(1, 2)[..., None, None, None]
         return (whole * scale).reshape(self.out_features, self.in_features)
+
+
+def _weights_and_scales(linears: Sequence[StoredLinear]) -> tuple[list[Tensor], list[Tensor]]:
+    return [linear.weight for linear in linears], [linear.get_buffer("scale") for linear in linears]
 
 
 def _nearest_int4(groups: Tensor) -> tuple[Tensor, Tensor]:
@@ -184,16 +202,6 @@ def placer(runtime: Runtime) -> Place:
             plain(model, name, tensor)
 
     return place
-
-
-def prepare(model: Janus, runtime: Runtime) -> Janus:
-    """Chooses how the caches of a loaded model store and read: on the CPU in bfloat16, by the kernel, where the weights
-    are stored in a form of ours."""
-    if runtime.device.type == "cpu" and runtime.weights in LINEAR:
-        model.language_model.cache_dtype = torch.bfloat16
-        if kernels.available() and model.config.language_model.head_width % 8 == 0:
-            model.language_model.decode_attention = kernels.decode_attention
-    return model
 
 
 def _place_on_cpu(linear: type[StoredLinear]) -> Place:

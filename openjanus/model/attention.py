@@ -7,22 +7,17 @@ one document from its beginning, and the mask compares positions.
 RoPE pairs dimension i with i + K/2, as Llama in transformers does (arXiv 2104.09864; modeling_llama.py).
 """
 
-from collections.abc import Callable
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# q [B, H, T, K], keys and values [B, Hkv, S, K], length [B, T] -> as q; position t sees the first length[b, t] slots
-DecodeAttention = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-MAX_DECODE = 32  # new positions a row up to which it is used: beyond, a large product is faster
-
 
 class KVCache:
     """Preallocated keys and values of all layers, [L, R, Hkv, S, K] each: R rows, a document of up to S positions each.
 
-    It does not know how much of a row is filled: who writes position p has written all before it. `decode_attention`
-    is used instead of `attend` where every row continues by a few positions.
+    It does not know how much of a row is filled: who writes position p has written all before it.
     """
 
     def __init__(
@@ -34,13 +29,11 @@ class KVCache:
         head_width: int,
         dtype: torch.dtype,
         device: torch.device,
-        decode_attention: DecodeAttention | None = None,
     ):
         shape = (num_layers, R, num_kv_heads, S, head_width)
         # zeros: what is masked is multiplied by zero, and must be finite for that
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros_like(self.keys)
-        self.decode_attention = decode_attention
 
     @property
     def num_rows(self) -> int:
@@ -69,23 +62,21 @@ class CacheRows:
     """Some neighbouring rows of a cache during one forward pass."""
 
     def __init__(self, cache: KVCache, start: int, stop: int, position: Tensor, reach: int):
+        self.cache, self.start = cache, start
         self.keys, self.values = cache.keys[:, start:stop], cache.values[:, start:stop]
         self.row = torch.arange(stop - start, device=position.device)[:, None]
         self.position, self.reach = position, reach
-        self.decode_attention = cache.decode_attention if position.shape[1] <= MAX_DECODE else None
-        if self.decode_attention is not None:
-            self.length = (position + 1).contiguous()
-        else:
-            slot = torch.arange(reach, device=position.device)
-            self.mask = (slot <= position[:, :, None])[:, None]  # [B, 1, T, S]
+
+    @cached_property
+    def mask(self) -> Tensor:  # bool [B, 1, T, S]
+        slot = torch.arange(self.reach, device=self.position.device)
+        return (slot <= self.position[:, :, None])[:, None]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Remembers k and v [B, Hkv, T, K], and lets q [B, H, T, K] see all up to its own position. -> [B, H, T, K]"""
         keys, values = self.keys[layer], self.values[layer]
         keys[self.row, :, self.position] = k.transpose(1, 2).to(keys.dtype)
         values[self.row, :, self.position] = v.transpose(1, 2).to(values.dtype)
-        if self.decode_attention is not None:
-            return self.decode_attention(q, keys, values, self.length)
         keys, values = keys[:, :, : self.reach], values[:, :, : self.reach]
         return attend(q, keys.to(q.dtype), values.to(q.dtype), self.mask)
 

@@ -7,6 +7,7 @@ RMSNorm, rotary positions, grouped-query attention, SwiGLU; optionally query/key
 §3.1; arXiv 2401.02954). Names and order of operations follow transformers' modeling_llama.py.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,13 +16,17 @@ from torch import Tensor, nn
 
 from openjanus.model.attention import (
     CacheRows,
-    DecodeAttention,
     KVCache,
     attend,
     causal_document_mask,
     rotary_table,
     rotate,
 )
+
+# x [B, T, D], cosine and sine [B, 1, T, K], the rows continued -> [B, T, D] behind all layers, with the new positions
+# remembered
+Decode = Callable[[Tensor, Tensor, Tensor, CacheRows], Tensor]
+MAX_DECODE = 32  # new positions a row up to which it is used: beyond, large products are faster
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,15 @@ class LanguageModelConfig:
     qk_norm: bool = False
     qkv_bias: bool = False
     tie_text_head: bool = False
+
+
+def several(linears: Sequence[nn.Module], x: Tensor) -> list[Tensor]:
+    """What linear layers make of one x. Those that inference puts into their place may do it at once, if all are of one
+    class (inference/quantisation.py)."""
+    at_once = getattr(linears[0], "several", None)
+    if at_once is None or len(set(map(type, linears))) > 1:
+        return [linear(x) for linear in linears]
+    return at_once(linears, x)
 
 
 class RMSNorm(nn.Module):
@@ -70,7 +84,8 @@ class Attention(nn.Module):
         self, x: Tensor, cosine: Tensor, sine: Tensor, mask: Tensor | None, cache: CacheRows | None
     ) -> Tensor:  # [B, T, D]
         B, T, _ = x.shape
-        q, k, v = (p(x).view(B, T, -1, self.head_width).transpose(1, 2) for p in (self.q, self.k, self.v))
+        projected = several((self.q, self.k, self.v), x)
+        q, k, v = (p.view(B, T, -1, self.head_width).transpose(1, 2) for p in projected)
         q, k = rotate(self.q_norm(q), cosine, sine), rotate(self.k_norm(k), cosine, sine)
         y = attend(q, k, v, mask) if cache is None else cache.attend(self.layer, q, k, v)
         return self.out(y.transpose(1, 2).reshape(B, T, -1))
@@ -86,7 +101,8 @@ class SwiGLU(nn.Module):
         self.down = nn.Linear(c.ffn_width, c.width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.silu(self.gate(x)) * self.up(x))
+        gate, up = several((self.gate, self.up), x)
+        return self.down(F.silu(gate) * up)
 
 
 class Layer(nn.Module):
@@ -107,7 +123,8 @@ class Layer(nn.Module):
 class LanguageModel(nn.Module):
     """Embeddings [B, T, D] -> hidden states [B, T, D]; `embedding` and `text_head` stand at its two ends.
 
-    `cache_dtype` (None: that of the weights) and `decode_attention` are what inference may choose for its caches.
+    `cache_dtype` (None: that of the weights) and `decode` are what inference may choose: how caches store, and what
+    runs instead of the layers where rows continue by a few positions.
     """
 
     def __init__(self, c: LanguageModelConfig):
@@ -116,7 +133,7 @@ class LanguageModel(nn.Module):
             raise ValueError(f"num_heads {c.num_heads} must be a multiple of num_kv_heads {c.num_kv_heads}")
         self.config = c
         self.cache_dtype: torch.dtype | None = None
-        self.decode_attention: DecodeAttention | None = None
+        self.decode: Decode | None = None
         self.embedding = nn.Embedding(c.vocab_size, c.width)
         self.layers = nn.ModuleList(Layer(c, i) for i in range(c.num_layers))
         self.norm = RMSNorm(c.width, c.rms_eps)
@@ -139,7 +156,7 @@ class LanguageModel(nn.Module):
         """A cache for R rows of at most S positions, on the device of the weights."""
         c, device = self.config, self.norm.weight.device
         dtype = self._cache_dtype()
-        return KVCache(c.num_layers, R, c.num_kv_heads, S, c.head_width, dtype, device, self.decode_attention)
+        return KVCache(c.num_layers, R, c.num_kv_heads, S, c.head_width, dtype, device)
 
     def position_bytes(self) -> int:
         """Bytes that a position of one row takes in such a cache."""
@@ -161,6 +178,8 @@ class LanguageModel(nn.Module):
             assert document is not None
             mask = causal_document_mask(document, document)
         cosine, sine = rotary_table(position, self.config.head_width, self.config.rope_theta)
+        if cache is not None and self.decode is not None and x.shape[1] <= MAX_DECODE:
+            return self.norm(self.decode(x, cosine, sine, cache))
         for layer in self.layers:
             x = layer(x, cosine, sine, mask, cache)
         return self.norm(x)

@@ -130,6 +130,7 @@ def longer() -> Run:
     `openjanus tokenize nano.longer --num 120000` comes first: its drawings are other ones.
     """
     run = janus()
+    assert isinstance(run.task, JanusTraining)
     task = dataclasses.replace(
         run.task, start_from="runs/nano.janus/model", image_ids="runs/nano.longer_ids.safetensors", row_tokens=192
     )

@@ -14,17 +14,18 @@ from openjanus.inference.engine import Engine, load
 from openjanus.inference.quantisation import (
     GROUP,
     LINEAR,
+    MAX_ROWS_BFLOAT16,
     BFloat16Embedding,
     BFloat16Linear,
     Int4Linear,
     Int8Linear,
     StoredLinear,
+    fast_dtype,
 )
 from openjanus.inference.sampling import Sampler, SamplingOptions
 from openjanus.inference.scheduler import Request, Scheduler
-from openjanus.model.attention import attend_slowly
 from openjanus.processing.processor import Message
-from openjanus.sequence import collate
+from openjanus.sequence import TextSpan, collate
 from openjanus.testing import tiny_checkpoint
 
 with_kernels = pytest.mark.skipif(not kernels.available(), reason="no C++ compiler here: the kernels cannot be built")
@@ -46,9 +47,11 @@ def rounded(x: Tensor) -> Tensor:
 @KINDS
 @pytest.mark.parametrize("M", [1, 2, 3, 4, 7, 8, 9, 16, 17, 131])
 def test_a_kernel_gives_the_product_with_the_dequantised_matrix(kind, M) -> None:
-    layer, x = LINEAR[kind](noise(72, 96)), noise(M, 96, seed=1)
+    layer, x = LINEAR[kind](noise(80, 96)), noise(M, 96, seed=1)
     expected = F.linear((x if kind == "bfloat16" else rounded(x)).double(), layer.dequantised().double())
-    assert torch.allclose(layer.product(x).double(), expected, atol=1e-4)
+    # many rows of bfloat16 are rounded to it, too, where that is fast: 96 products of about 1 then err by some 0.05
+    rough = kind == "bfloat16" and M > MAX_ROWS_BFLOAT16 and fast_dtype() != torch.float32
+    assert torch.allclose(layer(x).double(), expected, atol=0.3 if rough else 1e-4)
 
 
 @with_kernels
@@ -56,11 +59,11 @@ def test_the_largest_whole_numbers_do_not_overflow() -> None:
     """Pairs of products are summed in 16 bits on the way."""
     signs = torch.where(noise(16, 64) > 0, 1.0, -1.0)
     for x in (torch.ones(8, 64), -torch.ones(8, 64)):
-        assert torch.allclose(Int8Linear(signs).product(x), F.linear(x, signs), rtol=1e-5)
+        assert torch.allclose(Int8Linear(signs)(x), F.linear(x, signs), rtol=1e-5)
         for extreme in (-8.0, 7.0):
             matrix = torch.full((16, 64), extreme)
             matrix[:, ::GROUP] = -8.0  # fixes the scale at 1
-            assert torch.allclose(Int4Linear(matrix).product(x), F.linear(x, matrix), rtol=1e-5)
+            assert torch.allclose(Int4Linear(matrix)(x), F.linear(x, matrix), rtol=1e-5)
 
 
 @KINDS
@@ -78,34 +81,15 @@ def test_int4_gives_back_what_it_can_hold() -> None:
 
 @KINDS
 def test_zeros_stay_zeros(kind) -> None:
-    layer = LINEAR[kind](torch.zeros(8, 32))
-    assert torch.equal(layer(torch.zeros(2, 32)), torch.zeros(2, 8))
+    layer = LINEAR[kind](torch.zeros(16, 32))
+    assert torch.equal(layer(torch.zeros(2, 32)), torch.zeros(2, 16))
 
 
 @KINDS
 def test_a_bias_is_added_and_leading_shapes_stay(kind) -> None:
-    matrix, bias, x = noise(8, 32), noise(8, seed=2), noise(2, 3, 32, seed=1)
+    matrix, bias, x = noise(16, 32), noise(16, seed=2), noise(2, 3, 32, seed=1)
     difference = LINEAR[kind](matrix, bias)(x) - LINEAR[kind](matrix)(x)
-    assert torch.allclose(difference, bias.expand(2, 3, 8), atol=1e-5)
-
-
-@with_kernels
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("H", "heads", "K"), [(4, 4, 16), (4, 2, 32), (6, 1, 8)])
-def test_decode_attention_is_attention(dtype, H, heads, K) -> None:
-    length = torch.tensor([[1, 2], [3, 9], [8, 8], [13, 1], [20, 5]])
-    q = 3 * noise(5, H, 2, K)
-    keys, values = (noise(5, heads, 24, K, seed=s).to(dtype)[:, :, :20] for s in (1, 2))  # not dense in memory
-    mask = (torch.arange(20) < length[..., None])[:, None]
-    expected = attend_slowly(q, keys.float(), values.float(), mask)
-    assert torch.allclose(kernels.decode_attention(q, keys, values, length), expected, atol=1e-5)
-
-
-@with_kernels
-def test_decode_attention_stands_large_scores() -> None:
-    q, keys, values = 100 * noise(1, 1, 1, 8), 100 * noise(1, 1, 9, 8, seed=1), noise(1, 1, 9, 8, seed=2)
-    got = kernels.decode_attention(q, keys, values, torch.tensor([[9]]))
-    assert torch.allclose(got, attend_slowly(q, keys, values, None), atol=1e-5)
+    assert torch.allclose(difference, bias.expand(2, 3, 16), atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +129,7 @@ def test_logits_stay_near_float32(engines, weights, bound) -> None:
 @with_kernels
 @KINDS
 def test_the_kernels_give_what_the_plain_formulas_give(engines, kind, monkeypatch) -> None:
-    batch = collate([engines[kind].processor.prompt([Message("user", ["two red apples"])])])
+    batch = collate([[TextSpan(range(1, 1 + MAX_ROWS_BFLOAT16))]])
     fast = engines[kind].model.image_logits(engines[kind].model(batch))
     monkeypatch.setattr(kernels, "available", lambda: False)
     plain = engines[kind].model.image_logits(engines[kind].model(batch))
@@ -204,7 +188,7 @@ def test_without_a_compiler_one_line_says_so_and_the_plain_formulas_run(folder, 
     try:
         with caplog.at_level(logging.WARNING):
             engine = load(folder, "cpu", "int8")
-            assert engine.model.language_model.decode_attention is None
+            assert engine.model.language_model.decode is None
             assert len(engine.generate("two red apples", seed=1)) == 1
         assert len(caplog.messages) == 1 and "g++: not found" in caplog.messages[0]
     finally:

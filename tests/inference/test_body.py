@@ -1,0 +1,111 @@
+"""All layers at once against the layers one by one."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from openjanus.inference import kernels
+from openjanus.inference.body import decode_at_once
+from openjanus.inference.quantisation import LINEAR
+from openjanus.model.attention import KVCache
+from openjanus.model.language_model import LanguageModel, LanguageModelConfig
+
+pytestmark = pytest.mark.skipif(not kernels.available(), reason="no C++ compiler here: the kernels cannot be built")
+CONFIG = LanguageModelConfig(
+    vocab_size=64, width=96, num_layers=3, num_heads=4, num_kv_heads=4, head_width=32, ffn_width=160
+)
+SHAPES = {
+    "as Janus": CONFIG,
+    "grouped heads, narrow": replace(CONFIG, num_kv_heads=2, head_width=16),
+    "one key head": replace(CONFIG, num_kv_heads=1),
+    "wide heads": replace(CONFIG, num_heads=2, num_kv_heads=2, head_width=160),
+    "norms and biases": replace(CONFIG, qk_norm=True, qkv_bias=True),
+}
+
+
+def stored(config: LanguageModelConfig, weights: str) -> LanguageModel:
+    """Random weights, with norms and biases that matter."""
+    torch.manual_seed(0)
+    model = LanguageModel(config).eval().requires_grad_(False)
+    for parameter in model.parameters():
+        parameter.copy_(torch.randn_like(parameter) * 0.2 + (parameter.dim() == 1))
+    for path, module in list(model.layers.named_modules()):
+        if isinstance(module, torch.nn.Linear):
+            model.layers.set_submodule(path, LINEAR[weights](module.weight, module.bias))
+    return model
+
+
+def run(model: LanguageModel, dtype: torch.dtype, T: int) -> tuple[Tensor, KVCache]:
+    """Three rows in the middle of a larger cache, of different lengths, continued twice by T positions."""
+    config = model.config
+    cache = KVCache(config.num_layers, 5, config.num_kv_heads, 40, config.head_width, dtype, torch.device("cpu"))
+    generator = torch.Generator().manual_seed(1)
+    for part in (cache.keys, cache.values):
+        part.copy_(torch.randn(part.shape, generator=generator))
+    out = []
+    for start in ([0, 3, 21], [T, 3 + T, 21 + T]):
+        position = torch.tensor(start)[:, None] + torch.arange(T)
+        x = torch.randn(3, T, config.width, generator=generator)
+        out.append(model(x, position, cache=cache.rows(1, 4, position, max(start) + T)))
+    return torch.cat(out), cache
+
+
+def error(got: Tensor, expected: Tensor) -> float:
+    """Relative to the spread of what is expected."""
+    return float((got - expected).square().mean().sqrt() / expected.std())
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("weights", LINEAR)
+@pytest.mark.parametrize("T", [1, 5])
+def test_all_layers_at_once_are_the_layers_one_by_one(shape, weights, T) -> None:
+    model = stored(SHAPES[shape], weights)
+    expected, remembered = run(model, torch.float32, T)
+    model.decode = decode_at_once(model)
+    assert model.decode is not None
+    got, cache = run(model, torch.float32, T)
+    # int8 and int4 round activations: what differs in the last bit may be rounded to the neighbour
+    bound = 1e-5 if weights == "bfloat16" else 1e-2
+    assert error(got, expected) < bound
+    assert error(cache.keys, remembered.keys) < bound and error(cache.values, remembered.values) < bound
+
+
+def test_a_cache_in_bfloat16_stays_near() -> None:
+    model = stored(CONFIG, "bfloat16")
+    expected, _ = run(model, torch.float32, 1)
+    model.decode = decode_at_once(model)
+    got, _ = run(model, torch.bfloat16, 1)
+    assert 0 < error(got, expected) < 0.02
+
+
+@pytest.mark.parametrize("weights", LINEAR)
+def test_a_row_does_not_depend_on_its_company(weights) -> None:
+    """To the last bit, whatever the number of rows: 1 to 9 take every size of tile."""
+    model = stored(CONFIG, weights)
+    model.decode = decode_at_once(model)
+    x = torch.randn(9, 1, CONFIG.width, generator=torch.Generator().manual_seed(1))
+    position = torch.zeros(9, 1, dtype=torch.int64)
+    together = model(x, position, cache=model.make_cache(9, 4).rows(0, 9, position, 1))
+    for n in range(1, 9):
+        part = model(x[:n], position[:n], cache=model.make_cache(n, 4).rows(0, n, position[:n], 1))
+        assert torch.equal(part, together[:n])
+
+
+def test_large_scores_stand() -> None:
+    model = stored(CONFIG, "bfloat16")
+    for layer in model.layers:
+        layer.attention.q.weight.mul_(100)
+    expected, _ = run(model, torch.float32, 1)
+    model.decode = decode_at_once(model)
+    got, _ = run(model, torch.float32, 1)
+    assert error(got, expected) < 1e-4
+
+
+def test_what_does_not_fit_runs_layer_by_layer() -> None:
+    assert decode_at_once(LanguageModel(CONFIG)) is None  # plain matrices
+    assert decode_at_once(stored(replace(CONFIG, head_width=8, num_heads=8, num_kv_heads=8), "int8")) is None
+    mixed = stored(CONFIG, "int8")
+    mixed.layers[1].ffn.up = LINEAR["int4"](torch.zeros(160, 96))
+    assert decode_at_once(mixed) is None
