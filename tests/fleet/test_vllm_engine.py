@@ -112,6 +112,13 @@ def test_preemption_and_chunked_prefill(embedded: Embedded, expected: list[list[
         assert small.metric("vllm:num_preemptions") > 0
 
 
+def test_compiled(embedded: Embedded, expected: list[list[int]]) -> None:
+    """By torch.compile, which is vLLM's default; the other tests are eager to start sooner."""
+    with on_vllm(NANO, embedded, enforce_eager=False) as compiled:
+        assert compiled.llm.llm_engine.vllm_config.compilation_config.mode > 0
+        assert compiled.ids(MIXED) == expected
+
+
 def test_tensor_parallel(embedded: Embedded, expected: list[list[int]]) -> None:
     with on_vllm(NANO, embedded, tensor_parallel_size=2) as two:
         assert two.ids(MIXED) == expected
