@@ -95,7 +95,7 @@ def janus() -> Run:
         row_tokens=256,
         micro_batch_rows=16,
         text_weight=4.0,
-        sampling={"guidance": 1.5, "temperature": 0.5},
+        sampling={"guidance": 1.25, "temperature": 0.4},
     )
     adaptors = ("understanding.adaptor.*", "generation.adaptor.*", "generation.embedding.*", "generation.head.*")
     body = ("language_model.*",)
