@@ -153,7 +153,7 @@ def demo(out: Annotated[Path, arg(help="folder for the drawing")] = Path("demo")
     shipped = BUNDLED / "pictures" / "cat-and-balloon.png"
     print(f'drew "{prompt}" into {path} ({drawn.width} px; enlarged: {large})')
     for picture, question in (
-        (shipped, "what is on the right of the cat?"),
+        (shipped, "what is left of the balloon?"),
         (shipped, "what color is the balloon?"),
         (path, "how many apples are there?"),
         (path, "what color are the apples?"),
