@@ -12,7 +12,7 @@ from typing import Any
 
 from openjanus.fleet.options import FleetOptions
 from openjanus.fleet.plugin import NAME
-from openjanus.fleet.settings import VARIABLE, FleetSettings
+from openjanus.fleet.settings import FleetSettings
 from openjanus.runtime import DTYPES, SHORT
 from openjanus.serve.keys import read_keys
 from openjanus.serve.server import ServerSettings, allowed_hosts
@@ -118,6 +118,3 @@ def check_installed() -> None:
             raise ValueError(f"vLLM {version} is installed; this plugin was tested with {SUPPORTED} alone")
         return
     raise ValueError("vLLM is not installed: pip install 'openjanus[vllm]'")
-
-
-__all__ = ["VARIABLE", "Command", "check_installed", "engine_arguments", "environment", "server_command"]

@@ -16,8 +16,6 @@ from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDi
 from openjanus.fleet.config import FleetConfig
 from openjanus.fleet.vocabulary import Vocabulary
 
-CLASS = "openjanus.fleet.guidance:Guidance"
-
 
 def wanted(params: SamplingParams) -> float | None:
     """The guidance that a request asks for. Raises ValueError for what is no scale."""

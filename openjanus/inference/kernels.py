@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-SOURCES = sorted(Path(__file__).with_name("csrc").iterdir())
+SOURCES = sorted(f for f in Path(__file__).with_name("csrc").iterdir() if f.suffix in (".cpp", ".h"))
 FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fopenmp", "-Wno-psabi")
 logger = logging.getLogger(__name__)
 

@@ -19,6 +19,23 @@ def test_attend_equals_the_textbook(num_kv_heads, masked):
     torch.testing.assert_close(attend(q, k, v, mask), attend_slowly(q, k, v, mask), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_training_in_bfloat16_on_a_cpu_attends_as_the_textbook(masked):
+    q, k, v = (torch.randn(2, 4, 9, 16, generator=torch.Generator().manual_seed(s)) for s in range(3))
+    document = torch.tensor([[0] * 4 + [1] * 5, [0] * 7 + [-1] * 2])
+    mask = causal_document_mask(document, document) if masked else None
+    x = [t.clone().requires_grad_() for t in (q, k, v)]
+    y = [t.clone().requires_grad_() for t in (q, k, v)]
+    with torch.autocast("cpu", torch.bfloat16):
+        got = attend(*x, mask)
+    expected = attend_slowly(*y, mask)
+    got.float().square().sum().backward()
+    expected.square().sum().backward()
+    assert got.dtype == torch.bfloat16 and torch.allclose(got.float(), expected, atol=0.05)
+    for a, b in zip(x, y, strict=True):
+        assert (a.grad - b.grad).norm() < 0.05 * b.grad.norm()
+
+
 def test_query_heads_share_their_own_groups_key_head():
     q, k, v = qkv(4, 2, 3, 3)
     for group in range(2):
