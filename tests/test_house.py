@@ -17,7 +17,7 @@ FLOORS = {
     "model": 1, "processing": 1,
     "data": 2, "weights": 2,
     "inference": 3, "training": 3, "evaluation": 3,
-    "serve": 4, "fleet": 4, "bench": 4, "arguments": 4, "recipes": 4, "terminal": 4, "testing": 4, "cli": 4,
+    "serve": 4, "fleet": 4, "bench": 4, "recipes": 4, "terminal": 4, "testing": 4, "cli": 4,
     "__main__": 4,
 }  # fmt: skip
 TOP_FLOOR = 4  # whose parts may import each other
@@ -205,7 +205,7 @@ GOOD = (
         "import torch\nfrom openjanus import __version__, model\ntorch.load(p, weights_only=True)",
     ),
     ("openjanus/training/loop.py", "from openjanus.data.world import scene\nfrom openjanus.sequence import Batch"),
-    ("openjanus/cli.py", "from openjanus import recipes\nimport openjanus.serve.app, openjanus.inference"),
+    ("openjanus/cli/train.py", "from openjanus import recipes\nimport openjanus.serve.app, openjanus.inference"),
     ("openjanus/recipes/nano.py", "from openjanus.cli import main\nimport pickletools, json"),
 )
 

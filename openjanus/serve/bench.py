@@ -233,7 +233,7 @@ def _server(s: BenchSettings) -> Iterator[str]:
     if s.url is not None:
         yield s.url.rstrip("/")
         return
-    words = [sys.executable, "-m", "openjanus.cli", "serve", "--port", "0", "--model", s.model, "--device", s.device]
+    words = [sys.executable, "-m", "openjanus", "serve", "--port", "0", "--model", s.model, "--device", s.device]
     words += ["--threads", str(s.threads), "--weights", s.weights]
     words += ["--limits.max-in-flight", str(s.clients + 8), "--limits.max-waiting", str(s.clients + 8)]
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)

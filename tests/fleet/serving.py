@@ -37,7 +37,7 @@ def start(arguments: Sequence[str], environment: Mapping[str, str]) -> Iterator[
     """`openjanus serve ARGUMENTS` on a free port, once it is healthy."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "openjanus.cli", "serve", "--port", str(port), *arguments]
+    command = [sys.executable, "-m", "openjanus", "serve", "--port", str(port), *arguments]
     process = subprocess.Popen(command, env={**os.environ, **environment})
     url = f"http://127.0.0.1:{port}"
     end = time.monotonic() + START_SECONDS

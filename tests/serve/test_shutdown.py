@@ -74,7 +74,7 @@ def model(tmp_path_factory):
 
 
 def test_sigterm_under_load_ends_the_process_and_loses_no_answer(model, engine) -> None:
-    words = [sys.executable, "-m", "openjanus.cli", "serve", "--port", "0", "--model", str(model), "--name", "tiny"]
+    words = [sys.executable, "-m", "openjanus", "serve", "--port", "0", "--model", str(model), "--name", "tiny"]
     process = subprocess.Popen([*words, "--device", "cpu"], stderr=subprocess.PIPE, text=True, env={**os.environ})
     try:
         assert process.stderr is not None

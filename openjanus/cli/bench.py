@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
-from openjanus.arguments import Device, Model, Threads, Weights
+from openjanus.cli.options import Compute, ComputeOptions, Model
 
 if TYPE_CHECKING:
     from openjanus.sequence import Kind
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(ComputeOptions):
     """What both timings take."""
 
     shape: Annotated[str, arg(help="a published size, random weights: janus-1.3b, janus-pro-1b, janus-pro-7b")] = ""
@@ -24,9 +24,6 @@ class Options:
     versus_weights: Annotated[str, arg(help="of the peer; it knows float32, bfloat16 and float16")] = "bfloat16"
     json: Annotated[bool, arg(help="end with one line of JSON")] = False
     model: Model = "nano"
-    device: Device = "auto"
-    weights: Weights = "auto"
-    threads: Threads = 0
 
 
 def draw(
@@ -54,14 +51,12 @@ def serve(
     url: Annotated[str | None, arg(help="a running server; default: start one")] = None,
     out: Annotated[Path | None, arg(help="write the figures as JSON")] = None,
     model: Model = "nano",
-    device: Device = "auto",
-    weights: Weights = "auto",
-    threads: Threads = 0,
+    compute: Compute = ComputeOptions(),  # noqa: B008  (frozen)
 ) -> None:
     """Load test of the server: wrong and lost answers, memory, throughput against one request at a time."""
     from openjanus.serve.bench import BenchSettings, run
 
-    run(BenchSettings(minutes, clients, requests, url, out, model, device, weights, threads))
+    run(BenchSettings(minutes, clients, requests, url, out, model, compute.device, compute.weights, compute.threads))
 
 
 def _run(kind: "Kind", o: Options, n: int, guidance: float) -> None:

@@ -1,0 +1,44 @@
+"""openjanus convert: a checkpoint in another format or dtype."""
+
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from openjanus.cli.console import progress_bar
+from openjanus.cli.files import check_folder
+from openjanus.cli.options import AsConfigured, Revision
+
+
+def convert(
+    source: Annotated[
+        Positional[str], arg(metavar="SOURCE", help="a checkpoint of any format, a hub id, or the run of a Janus")
+    ],
+    target: Annotated[Positional[Path], arg(metavar="TARGET", help="the folder to write")],
+    format: Annotated[str, arg(help="openjanus, official or transformers")] = "openjanus",
+    dtype: Annotated[str, arg(help="stored (as they are), float32, bfloat16 or float16")] = "stored",
+    revision: Revision = None,
+    as_configured: AsConfigured = False,
+) -> None:
+    """Write a checkpoint again in another format or dtype, or a run's newest state as a checkpoint folder."""
+    from openjanus.runtime import DTYPES
+    from openjanus.training.janus import JanusObjective
+    from openjanus.training.run import restore
+    from openjanus.weights import checkpoint
+    from openjanus.weights.hub import find_checkpoint
+
+    if dtype not in ("stored", *DTYPES):
+        raise ValueError(f"dtype {dtype!r}: expected one of stored, {', '.join(DTYPES)}")
+    if format not in checkpoint.FORMATS:
+        raise ValueError(f"format {format!r}: expected one of {', '.join(checkpoint.FORMATS)}")
+    if (Path(source) / "run.json").is_file():
+        objective = restore(Path(source))
+        if not isinstance(objective, JanusObjective):
+            raise ValueError(f"{source}: not the run of a Janus")
+        kept = objective.checkpoint()
+    else:
+        with progress_bar("reading") as progress:
+            kept = checkpoint.load(find_checkpoint(source, revision), "cpu", None, as_configured, progress)
+    check_folder(target.absolute().parent)
+    checkpoint.save(kept, target, DTYPES.get(dtype), format)
+    print(target)

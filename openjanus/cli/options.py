@@ -1,0 +1,69 @@
+"""Options that several commands share. torch is not imported here: `--help` and wrong arguments answer at once."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from rich.markup import escape
+from tyro.conf import Positional, arg
+
+from openjanus.cli.console import console, progress_bar
+
+if TYPE_CHECKING:
+    from openjanus.inference.engine import Engine
+    from openjanus.runtime import Runtime
+
+Model = Annotated[str, arg(help="a checkpoint folder of any format, a hub id (owner/name), or nano: the bundled model")]
+Revision = Annotated[str | None, arg(help="branch, tag or commit of a hub id")]
+AsConfigured = Annotated[bool, arg(help="follow do_normalize: false of the first Janus-1.3B files, a known mistake")]
+Device = Annotated[str, arg(help="auto, cpu, cuda or mps")]
+Threads = Annotated[int, arg(help="CPU threads; 0: torch's own choice")]
+Recipe = Annotated[Positional[str], arg(metavar="RECIPE", help="such as nano.janus")]
+Overrides = Annotated[
+    Positional[tuple[str, ...]], arg(metavar="KEY=VALUE ...", help="such as stages.unify.num_steps=100 or seed=1")
+]
+
+
+@dataclass(frozen=True)
+class ComputeOptions:
+    """Where a model runs, and how its matrices are stored."""
+
+    device: Device = "auto"
+    weights: Annotated[str, arg(help="auto, float32, bfloat16, float16, int8 or int4: how matrices are stored")] = (
+        "auto"
+    )
+    threads: Threads = 0
+
+    def load(self, model: str, revision: str | None = None, as_configured: bool = False) -> "Engine":
+        """Loads a model, with a progress bar. Raises ValueError for what is wrong with it."""
+        from openjanus.inference.engine import load
+
+        runtime = choose_runtime(self.device, self.weights, self.threads)
+        with progress_bar("loading") as report:
+            return load(model, runtime, revision=revision, as_configured=as_configured, progress=report)
+
+
+@dataclass(frozen=True)
+class ModelOptions(ComputeOptions):
+    """Which model runs, and where."""
+
+    model: Model = "nano"
+    revision: Revision = None
+    as_configured: AsConfigured = False
+
+    def engine(self) -> "Engine":
+        """Loads the model that the options name."""
+        return self.load(self.model, self.revision, self.as_configured)
+
+
+# Their fields stand among a command's own options: --model, not --which.model.
+Compute = Annotated[ComputeOptions, arg(name="")]
+Which = Annotated[ModelOptions, arg(name="")]
+
+
+def choose_runtime(device: str, weights: str, threads: int) -> "Runtime":
+    """The runtime that the options ask for, shown to the user."""
+    from openjanus.runtime import Runtime
+
+    runtime = Runtime.choose(device, weights, threads)
+    console.print(f"[dim]{escape(str(runtime))}[/dim]")
+    return runtime

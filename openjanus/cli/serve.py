@@ -1,0 +1,55 @@
+"""openjanus serve: the OpenAI API and the page."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from rich.markup import escape
+from tyro.conf import arg
+
+from openjanus.cli.console import console
+from openjanus.cli.options import ModelOptions, Which
+from openjanus.fleet.options import FleetOptions
+from openjanus.serve.limits import Limits
+
+
+def serve(
+    host: Annotated[str, arg(help="address to listen on; 0.0.0.0: every one of this machine")] = "127.0.0.1",
+    port: Annotated[int, arg(help="0: any free one")] = 8000,
+    name: Annotated[str | None, arg(help="what clients call the model; default: the last part of --model")] = None,
+    alias: Annotated[tuple[str, ...], arg(help="further names of the model, such as gpt-image-1")] = (),
+    slots: Annotated[int, arg(help="rows of the batch; a guided drawing needs two; 0: by model and memory")] = 0,
+    positions: Annotated[int, arg(help="positions of a row, prompt and answer; 0: the model's, up to 4096")] = 0,
+    api_keys: Annotated[Path | None, arg(help="file with API keys, one a line; also OPENJANUS_API_KEY")] = None,
+    allow_host: Annotated[tuple[str, ...], arg(help="further names that the Host header may have")] = (),
+    remote_pictures: Annotated[bool, arg(help="load pictures by http(s), from public addresses only")] = False,
+    log_prompts: Annotated[bool, arg(help="write what users say into the log")] = False,
+    grace_seconds: Annotated[float, arg(help="for running requests, after SIGTERM")] = 30.0,
+    engine: Annotated[Literal["embedded", "vllm", "ray"], arg(help="who computes; docs/vllm.md")] = "embedded",
+    limits: Limits = Limits(),  # noqa: B008  (frozen)
+    fleet: FleetOptions = FleetOptions(),  # noqa: B008
+    which: Which = ModelOptions(),  # noqa: B008  (frozen)
+) -> None:
+    """Serve the OpenAI API and a page to talk and draw with, until SIGTERM."""
+    from openjanus.serve.server import ServerSettings, run
+
+    settings = ServerSettings(
+        host, port, name or Path(which.model).name, alias, slots, positions, api_keys, allow_host, remote_pictures,
+        log_prompts, grace_seconds, limits,
+    )  # fmt: skip
+    if engine == "embedded":
+        run(which.engine, settings)
+    elif engine == "vllm":
+        from openjanus.fleet.command import server_command
+
+        if which.device != "auto" or which.threads or which.as_configured:
+            raise ValueError("--device, --threads and --as-configured are not for --engine vllm: see --fleet.vllm")
+        command = server_command(which.model, which.revision, which.weights, settings, fleet)
+        console.print(f"[dim]{escape(str(command))}[/dim]")
+        command.become()
+    else:
+        from openjanus.fleet.ray_serve import EngineSource, run_replicas
+
+        source = EngineSource(
+            which.model, which.device, which.weights, which.threads, which.revision, which.as_configured
+        )
+        run_replicas(source, settings, fleet.replicas)

@@ -1,0 +1,34 @@
+"""openjanus tokenize: drawings as image ids."""
+
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import arg
+
+from openjanus.cli.console import progress_bar
+from openjanus.cli.options import Device, Overrides, Recipe, Threads, choose_runtime
+
+
+def tokenize(
+    recipe: Recipe,
+    overrides: Overrides = (),
+    num: Annotated[int, arg(help="how many drawings")] = 80_000,
+    source: Annotated[str, arg(help="source whose pictures are drawn")] = "emoji.drawings",
+    device: Device = "auto",
+    threads: Threads = 0,
+) -> None:
+    """Turn the drawings that a recipe trains on into image ids, once, before `train`."""
+    from openjanus import config as configs
+    from openjanus.data.image_ids import tokenize_source
+    from openjanus.recipes import find_recipe
+    from openjanus.training.janus import JanusTraining, starting_tokenizer
+
+    run = configs.override(find_recipe(recipe)(), overrides)
+    if not isinstance(run.task, JanusTraining):
+        raise ValueError(f"recipe {recipe!r} trains no Janus: nothing to tokenize")
+    runtime = choose_runtime(device, "float32", threads)
+    tokenizer = starting_tokenizer(run.task).to(runtime.device)
+    target = Path(run.task.image_ids)
+    with progress_bar("tokenizing") as progress:
+        tokenize_source(tokenizer, source, run.seed, num, target, lambda done: progress(done, num))
+    print(target)

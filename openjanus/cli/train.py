@@ -1,0 +1,34 @@
+"""openjanus train: a recipe, from nothing or from where it stopped."""
+
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import arg
+
+from openjanus.cli.console import console
+from openjanus.cli.files import check_folder
+from openjanus.cli.options import Device, Overrides, Recipe, Threads, choose_runtime
+
+
+def train(
+    recipe: Recipe,
+    overrides: Overrides = (),
+    out: Annotated[Path | None, arg(help="folder of the run; default runs/RECIPE")] = None,
+    stop_after: Annotated[int | None, arg(help="stop after this many steps; the same command goes on")] = None,
+    device: Device = "auto",
+    dtype: Annotated[str, arg(help="autocast dtype: auto, float32, bfloat16")] = "auto",
+    threads: Threads = 0,
+) -> None:
+    """Train a recipe, or go on where it stopped. Without overrides, gives the bundled model's recipe again."""
+    from openjanus import config as configs
+    from openjanus.recipes import find_recipe
+    from openjanus.recipes.evaluators import evaluators_of, keep_result
+    from openjanus.training.run import train as train_run
+
+    if dtype not in ("auto", "float32", "bfloat16"):
+        raise ValueError(f"dtype {dtype!r}: expected auto, float32 or bfloat16")
+    run = configs.override(find_recipe(recipe)(), overrides)
+    folder = out or Path("runs") / recipe
+    check_folder(folder)
+    objective = train_run(run, folder, choose_runtime(device, dtype, threads), evaluators_of(run), stop_after)
+    console.print(f"{keep_result(run, objective, folder)}")
