@@ -15,9 +15,10 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from openjanus.data.sources import SOURCES
+from openjanus.data.sources import find_source
 from openjanus.model.image_tokenizer import ImageTokenizer
 from openjanus.processing.image import generation_pixels
+from openjanus.processing.processor import Conversation
 
 CHUNK = 64
 
@@ -69,11 +70,11 @@ def tokenize_source(
     progress: Callable[[int], None] = lambda done: None,
 ) -> None:
     """Encodes the assistant's picture of examples 0 ... num-1 of the training split of source `name`; atomic."""
-    source = SOURCES[name]("train", seed)
+    source = find_source(name, "conversations")("train", seed)
     device = next(tokenizer.parameters()).device
     rows = []
     for start in range(0, num, CHUNK):
-        pictures = [_drawing(source(i)) for i in range(start, min(start + CHUNK, num))]
+        pictures = [_drawing(name, source(i)) for i in range(start, min(start + CHUNK, num))]
         pixels = torch.stack([generation_pixels(p, tokenizer.config.image_size_px) for p in pictures])
         pixels = pixels.to(device, memory_format=torch.channels_last)
         rows.append(tokenizer.encode(pixels).cpu().numpy().astype(np.uint16))
@@ -85,5 +86,8 @@ def tokenize_source(
     draft.replace(path)
 
 
-def _drawing(conversation) -> Image.Image:
-    return next(p for m in conversation if m.role == "assistant" for p in m.content if isinstance(p, Image.Image))
+def _drawing(name: str, conversation: Conversation) -> Image.Image:
+    pictures = [p for m in conversation if m.role == "assistant" for p in m.content if isinstance(p, Image.Image)]
+    if not pictures:
+        raise ValueError(f"source {name!r} holds a conversation without a drawing: tokenize emoji.drawings")
+    return pictures[0]

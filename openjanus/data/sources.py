@@ -1,14 +1,15 @@
 """Sources of training examples: functions from an index to an example.
 
-A source is made by `SOURCES[name](split, seed)` and then called with an index; the same (split, seed, index) always
-gives the same example, so a training resumes without saving where it was. A new source is one function and one line
-in `SOURCES`.
+A source is made by `find_source(name, ...)(split, seed)` and then called with an index; the same (split, seed, index)
+always gives the same example, so a training resumes without saving where it was. A new source is one function and one
+line in `SOURCES`.
 """
 
+import difflib
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from openjanus.processing.processor import Conversation, Message
 from openjanus.processing.text import TextTokenizer
 
 Source = Callable[[int], Any]
+Gives = Literal["pictures", "captioned pictures", "conversations"]  # what a source's examples are
 QUESTIONS_PER_PICTURE = 3
 
 
@@ -87,13 +89,26 @@ def emoji_texts(split: str, seed: int) -> Source:
     return lambda index: [Message("text", [texts.text_document(seed, index)])]
 
 
-SOURCES: dict[str, Callable[[str, int], Source]] = {
-    "emoji.pictures": emoji_pictures,
-    "emoji.captions": emoji_captions,
-    "emoji.drawings": emoji_drawings,
-    "emoji.questions": emoji_questions,
-    "emoji.texts": emoji_texts,
+SOURCES: dict[str, tuple[Callable[[str, int], Source], Gives]] = {
+    "emoji.pictures": (emoji_pictures, "pictures"),
+    "emoji.captions": (emoji_captions, "captioned pictures"),
+    "emoji.drawings": (emoji_drawings, "conversations"),
+    "emoji.questions": (emoji_questions, "conversations"),
+    "emoji.texts": (emoji_texts, "conversations"),
 }
+
+
+def find_source(name: str, wanted: Gives) -> Callable[[str, int], Source]:
+    """A source by name. Raises ValueError for an unknown one, and for one whose examples are of another kind."""
+    fitting = [other for other, (_, gives) in SOURCES.items() if gives == wanted]
+    if name not in SOURCES:
+        near = difflib.get_close_matches(name, fitting, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(fitting)}"
+        raise ValueError(f"unknown source {name!r}; {hint}")
+    make, gives = SOURCES[name]
+    if gives != wanted:
+        raise ValueError(f"source {name!r} gives {gives}, but this needs {wanted}: use {' or '.join(fitting)}")
+    return make
 
 
 def stack_pictures(arrays: Sequence[np.ndarray], size_px: int) -> Tensor:

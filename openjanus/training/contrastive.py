@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openjanus.data.sources import SOURCES, stack_pictures, world_text_tokenizer
+from openjanus.data.sources import Gives, find_source, stack_pictures, world_text_tokenizer
 from openjanus.model.vision_encoder import EncoderBlock, VisionEncoder, VisionEncoderConfig
 from openjanus.training.loop import Measures
 from openjanus.training.stage import Stage
@@ -96,6 +96,8 @@ class PairBatch:
 class ContrastiveObjective:
     """SigLIP; of the model only `vision_encoder` is kept."""
 
+    examples: Gives = "captioned pictures"
+
     def __init__(self, c: ContrastiveTraining, seed: int):
         if not c.vision_encoder.pooling_head:
             raise ValueError("contrastive training reads the pooling head: set vision_encoder.pooling_head=true")
@@ -106,7 +108,7 @@ class ContrastiveObjective:
     def micro_batches(self, stage: Stage, step: int) -> Sequence[PairBatch]:
         pictures, captions = [], []
         for name, count in stage.mixture.items():
-            source = SOURCES[name]("train", self.seed)
+            source = find_source(name, self.examples)("train", self.seed)
             for i in range(count):
                 picture, caption = source(step * count + i)
                 pictures.append(picture)

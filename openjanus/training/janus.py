@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from openjanus.data.image_ids import ImageIds
-from openjanus.data.sources import SOURCES, world_text_tokenizer
+from openjanus.data.sources import Gives, find_source, world_text_tokenizer
 from openjanus.model.image_tokenizer import ImageTokenizer
 from openjanus.model.janus import Janus, JanusConfig
 from openjanus.processing.processor import Conversation, Message, Processor, ProcessorConfig
@@ -60,6 +60,8 @@ def starting_tokenizer(c: JanusTraining) -> ImageTokenizer:
 class JanusObjective:
     """Next-token prediction with both heads."""
 
+    examples: Gives = "conversations"
+
     def __init__(self, c: JanusTraining, seed: int):
         self.config, self.seed = c, seed
         self.model = Janus(c.model)
@@ -83,7 +85,7 @@ class JanusObjective:
         for name, count in stage.mixture.items():
             # Ids were made of the drawings of one seed; another seed's captions would belong to other pictures.
             seed = self.image_ids.seed if name == self.image_ids.source else self.seed
-            source = SOURCES[name]("train", seed)
+            source = find_source(name, self.examples)("train", seed)
             for index in range(step * count, (step + 1) * count):
                 documents.append(self._document(name, source, index))
         batch = pack(documents, self.config.row_tokens)

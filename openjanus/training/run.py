@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from openjanus import config as configs
+from openjanus.data.sources import find_source
 from openjanus.runtime import Runtime
 from openjanus.training import checkpoint
 from openjanus.training.contrastive import ContrastiveObjective, ContrastiveTraining
@@ -14,6 +16,12 @@ from openjanus.training.janus import JanusObjective, JanusTraining
 from openjanus.training.loop import Evaluator, Objective, Schedule, check_stages, fit
 from openjanus.training.stage import Stage
 from openjanus.training.tokenizer import TokenizerObjective, TokenizerTraining
+
+OBJECTIVES: dict[type, Any] = {
+    TokenizerTraining: TokenizerObjective,
+    ContrastiveTraining: ContrastiveObjective,
+    JanusTraining: JanusObjective,
+}
 
 
 @dataclass(frozen=True)
@@ -29,13 +37,14 @@ class Run:
 
 
 def make_objective(run: Run) -> Objective:
-    """The objective that the task's type selects, with parameters initialised from the run's seed."""
+    """The objective that the task's type selects, with parameters initialised from the run's seed. Raises ValueError,
+    before anything is built, for a source that is unknown or does not suit the task."""
+    objective = OBJECTIVES[type(run.task)]
+    for stage in run.stages:
+        for name in stage.mixture:
+            find_source(name, objective.examples)
     torch.manual_seed(run.seed)
-    if isinstance(run.task, TokenizerTraining):
-        return TokenizerObjective(run.task, run.seed)
-    if isinstance(run.task, ContrastiveTraining):
-        return ContrastiveObjective(run.task, run.seed)
-    return JanusObjective(run.task, run.seed)
+    return objective(run.task, run.seed)
 
 
 def restore(folder: Path) -> Objective:

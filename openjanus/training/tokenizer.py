@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from openjanus.data.sources import SOURCES, stack_pictures
+from openjanus.data.sources import Gives, find_source, stack_pictures
 from openjanus.model.image_tokenizer import ImageTokenizer, ImageTokenizerConfig, code_usage
 from openjanus.training.loop import Measures
 from openjanus.training.perceptual import PerceptualDistance
@@ -92,6 +92,8 @@ class TokenizerAndDiscriminator(nn.Module):
 class TokenizerObjective:
     """Reconstruction; of the model only the tokenizer is kept."""
 
+    examples: Gives = "pictures"
+
     def __init__(self, c: TokenizerTraining, seed: int):
         self.config, self.seed = c, seed
         self.model = TokenizerAndDiscriminator(c)
@@ -101,7 +103,7 @@ class TokenizerObjective:
         device = next(self.model.parameters()).device
         arrays = []
         for name, count in stage.mixture.items():
-            source = SOURCES[name]("train", self.seed)
+            source = find_source(name, self.examples)("train", self.seed)
             arrays += [source(step * count + i) for i in range(count)]
         pixels = stack_pictures(arrays, self.config.tokenizer.image_size_px)
         return [pixels.to(device, memory_format=torch.channels_last)]

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from openjanus import config as configs
 from openjanus.data.image_ids import ImageIds, tokenize_source
-from openjanus.data.sources import SOURCES
+from openjanus.data.sources import find_source
 from openjanus.model.image_tokenizer import ImageTokenizer
 from openjanus.processing.image import generation_pixels
 from openjanus.runtime import Runtime
@@ -141,7 +141,9 @@ def test_loss_is_that_of_each_document_alone(janus_task) -> None:
     """The oracle walks through every document by itself and asks each head for one position at a time."""
     objective = JanusObjective(janus_task, 0)
     documents = [
-        objective._document(name, SOURCES[name]("train", 0), index) for name, n in MIXTURE.items() for index in range(n)
+        objective._document(name, find_source(name, "conversations")("train", 0), index)
+        for name, n in MIXTURE.items()
+        for index in range(n)
     ]
     packed = objective.loss(pack(documents, 160), Stage("s", 1, 0.0, {}), 0)[0]
     alone = torch.tensor(0.0)
@@ -172,7 +174,7 @@ def test_every_step_holds_all_kinds_and_steps_differ(janus_task) -> None:
 
 def test_a_tenth_of_the_captions_is_replaced_by_pads(janus_task) -> None:
     objective = JanusObjective(janus_task, 0)
-    source = SOURCES["emoji.drawings"]("train", 0)
+    source = find_source("emoji.drawings", "conversations")("train", 0)
     pad = objective.processor.text.pad_id
     dropped = [pad in objective._document("emoji.drawings", source, index)[0].ids for index in range(1000)]
     assert 0.07 < sum(dropped) / len(dropped) < 0.13
@@ -185,14 +187,14 @@ def test_nothing_but_captions_to_draw_is_replaced_by_pads(janus_task) -> None:
     pad = objective.processor.text.pad_id
     for name, blanked in (("emoji.drawings", True), ("emoji.questions", False), ("emoji.texts", False)):
         for index in range(5):
-            document = objective._document(name, SOURCES[name]("train", 0), index)
+            document = objective._document(name, find_source(name, "conversations")("train", 0), index)
             assert any(pad in span.ids for span in document if isinstance(span, TextSpan)) == blanked
 
 
 def test_captions_belong_to_the_tokenized_drawings_whatever_the_runs_seed(janus_task) -> None:
     objective = JanusObjective(replace(janus_task, drop_caption=0.0), seed=5)
     (batch,) = objective.micro_batches(Stage("s", 1, 0.0, {"emoji.drawings": 1}), 0)
-    user, assistant = SOURCES["emoji.drawings"]("train", 0)(0)  # seed 0 made the ids
+    user, assistant = find_source("emoji.drawings", "conversations")("train", 0)(0)  # seed 0 made the ids
     text_ids = batch.tokens[0, batch.kind[0] == Kind.TEXT].tolist()
     assert objective.processor.text.decode(text_ids) == f"User: {user.content[0]}\n\nAssistant:"
     pixels = generation_pixels(assistant.content[0], 16)[None]
@@ -222,7 +224,7 @@ def test_image_ids_are_those_of_the_drawings(janus_task, tmp_path) -> None:
     tokenize_source(tokenizer, "emoji.drawings", 3, 2, tmp_path / "other")
     assert ImageIds.load(str(tmp_path / "other"), tokenizer).seed == 3
     for index in range(8):
-        picture = SOURCES["emoji.drawings"]("train", 0)(index)[1].content[0]
+        picture = find_source("emoji.drawings", "conversations")("train", 0)(index)[1].content[0]
         assert image_ids[index].tolist() == tokenizer.encode(generation_pixels(picture, 16)[None])[0].tolist()
 
 
