@@ -56,7 +56,7 @@ class Chat:
         while True:
             try:
                 line = read("you> ").strip()
-            except EOFError:
+            except (EOFError, RuntimeError):  # RuntimeError: standard input is closed
                 print()
                 return
             except KeyboardInterrupt:
@@ -125,8 +125,16 @@ def with_pictures(line: str) -> list[str | Image.Image]:
     for match in PICTURE.finditer(line):
         if words := line[start : match.start()].strip():
             parts.append(words)
-        parts.append(open_image(Path(match[1] or match[2]).expanduser()))
+        parts.append(open_image(_expanded(match[1] or match[2])))
         start = match.end()
     if words := line[start:].strip():
         parts.append(words)
     return parts
+
+
+def _expanded(path: str) -> Path:
+    """A path with `~` and `~user` replaced. Raises ValueError for a user who is unknown here."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{path}: {error}") from None

@@ -1,5 +1,6 @@
 """openjanus chat: a conversation in the terminal."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,8 @@ def chat(
     from openjanus.processing.image import open_image
     from openjanus.terminal import Chat
 
+    if sys.stdin is not None and hasattr(sys.stdin, "reconfigure"):
+        sys.stdin.reconfigure(errors="surrogateescape")  # broken bytes spoil a line, not the conversation
     images = [open_image(path) for path in pictures]
     engine = which.engine()
     options = engine.options(temperature=temperature, seed=seed)

@@ -4,6 +4,7 @@ Special ids are looked up by their string: the official checkpoints differ in th
 the special tokens switched off, so that nobody can type `<begin_of_image>` into a conversation.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -57,7 +58,13 @@ class TextTokenizer:
         return TextTokenizer(copy)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of plain text; a special token's string in it is text like any other."""
+        """Ids of plain text; a special token's string in it is text like any other.
+
+        Raises ValueError for a lone surrogate: half of a character, or a byte that was not UTF-8.
+        """
+        if broken := re.search(r"[\ud800-\udfff]", text):
+            code, place = f"U+{ord(broken[0]):04X}", broken.start() + 1
+            raise ValueError(f"character {place} of the text is {code}, half a character: is the text UTF-8?")
         self.tokenizer.encode_special_tokens = True
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
