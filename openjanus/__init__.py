@@ -28,3 +28,8 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     return getattr(import_module(f"openjanus.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """What a user may want, whether it was imported yet or not."""
+    return [*__all__, "__version__"]

@@ -43,10 +43,15 @@ def load(cls: type[C], path: Path) -> C:
     return from_dict(cls, data, str(path))
 
 
+def to_json(config: Any) -> str:
+    """A config as indented JSON."""
+    return json.dumps(to_dict(config), indent=1, ensure_ascii=False)
+
+
 def save(config: Any, path: Path) -> None:
     """Writes one config as JSON, atomically."""
     draft = path.with_name(f".{path.name}.draft")
-    draft.write_text(json.dumps(to_dict(config), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    draft.write_text(to_json(config) + "\n", encoding="utf-8")
     draft.replace(path)
 
 

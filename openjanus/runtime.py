@@ -1,6 +1,7 @@
 """Where and how numbers are computed: device, weights and threads in one explicit object (floor 0)."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +9,14 @@ import torch
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 WEIGHTS = (*DTYPES, "int8", "int4")  # how matrices are stored for inference (inference/quantisation.py)
 SHORT = {"bf16": "bfloat16", "fp16": "float16"}
+
+
+def dtype_name(name: str, known: Sequence[str]) -> str:
+    """The full name of a dtype or form of weights: `bf16` is bfloat16, `fp16` is float16. Raises ValueError."""
+    full = SHORT.get(name, name)
+    if full not in known:
+        raise ValueError(f"dtype {name!r}: expected one of {', '.join(known)}")
+    return full
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,20 @@
-"""The command line: openjanus generate | ask | chat | demo | serve | train | tokenize | evaluate | convert | bench.
+"""The command line: openjanus generate | ask | chat | demo | serve | train | recipes | tokenize | evaluate | convert |
+bench.
 
-One file a command. Every wrong input ends in one line on stderr and exit code 2; nothing is half-written.
+One file a command. Results go to stdout, messages to stderr. Exit codes: 0 done; 2 a mistake that the user can mend,
+told in one line; 130 interrupted; 141 the reader of the results closed the pipe; 1 a fault of openjanus.
 """
 
 import os
+import re
 import sys
+import traceback
 from collections.abc import Callable
+from importlib import metadata
 
 import tyro
 
+from openjanus import __version__
 from openjanus.cli import bench
 from openjanus.cli.ask import ask
 from openjanus.cli.chat import chat
@@ -16,28 +22,68 @@ from openjanus.cli.convert import convert
 from openjanus.cli.demo import demo
 from openjanus.cli.evaluate import evaluate
 from openjanus.cli.generate import generate
+from openjanus.cli.recipes import recipes
 from openjanus.cli.serve import serve
 from openjanus.cli.tokenize import tokenize
 from openjanus.cli.train import train
 
 COMMANDS: dict[str, Callable[..., None]] = {
-    f.__name__: f for f in (generate, ask, chat, demo, serve, train, tokenize, evaluate, convert)
+    f.__name__: f for f in (generate, ask, chat, demo, serve, train, recipes, tokenize, evaluate, convert)
 }
 BENCHES: dict[str, Callable[..., None]] = {f.__name__: f for f in (bench.draw, bench.answer, bench.serve)}
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The entry point; exits 2 with one line for what a user can mend."""
+    """The entry point. OPENJANUS_DEBUG=1 shows the traceback of an error."""
     # torch reads this at its first tensor: large ones in huge pages make a step some 3% faster (LOG.md)
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    if sys.stdout is not None and hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="surrogateescape")  # a path is printed as it was given, in whatever encoding
     try:
-        _commands().cli(prog="openjanus", args=arguments)
-    except (ValueError, OSError, FloatingPointError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        if (sys.argv[1:] if arguments is None else arguments) == ["--version"]:
+            print(f"openjanus {__version__}")
+        else:
+            _commands().cli(prog="openjanus", args=arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _drop_stdout()
+        sys.exit(141)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        if os.environ.get("OPENJANUS_DEBUG"):
+            traceback.print_exc()
+        line, code = _explain(error)
+        print(f"error: {' '.join(line.split())}", file=sys.stderr)
+        sys.exit(code)
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    """The one line that a user reads, and the exit code."""
+    if isinstance(error, ModuleNotFoundError) and error.name and (extra := extra_of(error.name.partition(".")[0])):
+        return f"this needs {error.name}: pip install 'openjanus[{extra}]'", 2
+    if isinstance(error, (ValueError, OSError, FloatingPointError)):
+        return str(error), 2
+    return f"{type(error).__name__}: {error}. This is a fault of openjanus; OPENJANUS_DEBUG=1 shows where", 1
+
+
+def extra_of(module: str) -> str | None:
+    """The smallest extra of this package that brings a module, by the package's own metadata; None if none does."""
+    extras: dict[str, list[str]] = {}
+    for requirement in metadata.requires("openjanus") or ():
+        if found := re.match(r"([\w-]+).*extra == ['\"]([\w-]+)['\"]", requirement):
+            extras.setdefault(found[2], []).append(found[1].replace("-", "_"))
+    bringing = [extra for extra, modules in extras.items() if module in modules]
+    return min(bringing, key=lambda extra: len(extras[extra]), default=None)
+
+
+def _drop_stdout() -> None:
+    """Lets the interpreter flush into nothing when it ends, or it would complain."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, sys.stdout.fileno())
+    os.close(nothing)
 
 
 def _commands() -> tyro.extras.SubcommandApp:

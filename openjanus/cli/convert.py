@@ -21,14 +21,13 @@ def convert(
     as_configured: AsConfigured = False,
 ) -> None:
     """Write a checkpoint again in another format or dtype, or a run's newest state as a checkpoint folder."""
-    from openjanus.runtime import DTYPES
+    from openjanus.runtime import DTYPES, dtype_name
     from openjanus.training.janus import JanusObjective
     from openjanus.training.run import restore
     from openjanus.weights import checkpoint
     from openjanus.weights.hub import find_checkpoint
 
-    if dtype not in ("stored", *DTYPES):
-        raise ValueError(f"dtype {dtype!r}: expected one of stored, {', '.join(DTYPES)}")
+    dtype = dtype_name(dtype, ("stored", *DTYPES))
     if format not in checkpoint.FORMATS:
         raise ValueError(f"format {format!r}: expected one of {', '.join(checkpoint.FORMATS)}")
     if (Path(source) / "run.json").is_file():

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from rich.markup import escape
 from tyro.conf import Positional, arg
 
 from openjanus.cli.console import console, progress_bar
@@ -65,5 +64,5 @@ def choose_runtime(device: str, weights: str, threads: int) -> "Runtime":
     from openjanus.runtime import Runtime
 
     runtime = Runtime.choose(device, weights, threads)
-    console.print(f"[dim]{escape(str(runtime))}[/dim]")
+    console.print(str(runtime), style="dim")
     return runtime

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from rich.markup import escape
 from tyro.conf import arg
 
 from openjanus.cli.console import console
@@ -44,7 +43,7 @@ def serve(
         if which.device != "auto" or which.threads or which.as_configured:
             raise ValueError("--device, --threads and --as-configured are not for --engine vllm: see --fleet.vllm")
         command = server_command(which.model, which.revision, which.weights, settings, fleet)
-        console.print(f"[dim]{escape(str(command))}[/dim]")
+        console.print(str(command), style="dim")
         command.become()
     else:
         from openjanus.fleet.ray_serve import EngineSource, run_replicas

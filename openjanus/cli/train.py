@@ -5,7 +5,6 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from openjanus.cli.console import console
 from openjanus.cli.files import check_folder
 from openjanus.cli.options import Device, Overrides, Recipe, Threads, choose_runtime
 
@@ -18,17 +17,21 @@ def train(
     device: Device = "auto",
     dtype: Annotated[str, arg(help="autocast dtype: auto, float32, bfloat16")] = "auto",
     threads: Threads = 0,
+    print_config: Annotated[bool, arg(name="print", help="only show the recipe, with overrides, as JSON")] = False,
 ) -> None:
     """Train a recipe, or go on where it stopped. Without overrides, gives the bundled model's recipe again."""
     from openjanus import config as configs
     from openjanus.recipes import find_recipe
     from openjanus.recipes.evaluators import evaluators_of, keep_result
+    from openjanus.runtime import dtype_name
     from openjanus.training.run import train as train_run
 
-    if dtype not in ("auto", "float32", "bfloat16"):
-        raise ValueError(f"dtype {dtype!r}: expected auto, float32 or bfloat16")
     run = configs.override(find_recipe(recipe)(), overrides)
+    if print_config:
+        print(configs.to_json(run))
+        return
+    dtype = dtype_name(dtype, ("auto", "float32", "bfloat16"))
     folder = out or Path("runs") / recipe
     check_folder(folder)
     objective = train_run(run, folder, choose_runtime(device, dtype, threads), evaluators_of(run), stop_after)
-    console.print(f"{keep_result(run, objective, folder)}")
+    print(keep_result(run, objective, folder))

@@ -1,0 +1,14 @@
+"""openjanus recipes: what can be trained."""
+
+import inspect
+import textwrap
+
+
+def recipes() -> None:
+    """List the recipes of `openjanus train`, and what each of them trains."""
+    from openjanus.recipes import RECIPES
+
+    for name, make in RECIPES.items():
+        print(name)
+        about = (inspect.getdoc(make) or "").partition("\n\n")[0]
+        print(textwrap.fill(about, 78, initial_indent="  ", subsequent_indent="  "))
