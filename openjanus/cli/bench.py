@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
-from openjanus.cli.options import Compute, ComputeOptions, Model
+from openjanus.cli.options import Compute, ComputeOptions, Model, short_or
 
 if TYPE_CHECKING:
     from openjanus.sequence import Kind
@@ -56,6 +56,7 @@ def serve(
     """Load test of the server: wrong and lost answers, memory, throughput against one request at a time."""
     from openjanus.serve.bench import BenchSettings, run
 
+    minutes = short_or(minutes, 0.02)
     run(BenchSettings(minutes, clients, requests, url, out, model, compute.device, compute.weights, compute.threads))
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from openjanus.cli.options import Compute, ComputeOptions
+from openjanus.cli.options import Compute, ComputeOptions, short_or
 
 
 def evaluate(
@@ -20,6 +20,7 @@ def evaluate(
     """Score drawings and answers of a model in the emoji world, by split, with the scorer's own error beside them."""
     from openjanus.recipes.evaluators import evaluate_emoji_world
 
+    n = short_or(n, 2)
     engine = compute.load(model)
     options = engine.options(seed=seed, guidance=guidance, temperature=temperature)
     report = evaluate_emoji_world(engine, options, n, seed)

@@ -1,7 +1,8 @@
 """Options that several commands share. torch is not imported here: `--help` and wrong arguments answer at once."""
 
+import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from tyro.conf import Positional, arg
 
@@ -10,6 +11,8 @@ from openjanus.cli.console import console, progress_bar
 if TYPE_CHECKING:
     from openjanus.inference.engine import Engine
     from openjanus.runtime import Runtime
+
+T = TypeVar("T")
 
 Model = Annotated[str, arg(help="a checkpoint folder of any format, a hub id (owner/name), or nano: the bundled model")]
 Revision = Annotated[str | None, arg(help="branch, tag or commit of a hub id")]
@@ -57,6 +60,11 @@ class ModelOptions(ComputeOptions):
 # Their fields stand among a command's own options: --model, not --which.model.
 Compute = Annotated[ComputeOptions, arg(name="")]
 Which = Annotated[ModelOptions, arg(name="")]
+
+
+def short_or(value: T, short: T) -> T:
+    """`short` where OPENJANUS_SHORT is set: then every long command does a little of its work, to try it out."""
+    return short if os.environ.get("OPENJANUS_SHORT") else value
 
 
 def choose_runtime(device: str, weights: str, threads: int) -> "Runtime":

@@ -6,7 +6,7 @@ from typing import Annotated
 from tyro.conf import arg
 
 from openjanus.cli.console import progress_bar
-from openjanus.cli.options import Device, Overrides, Recipe, Threads, choose_runtime
+from openjanus.cli.options import Device, Overrides, Recipe, Threads, choose_runtime, short_or
 
 
 def tokenize(
@@ -23,6 +23,7 @@ def tokenize(
     from openjanus.recipes import find_recipe
     from openjanus.training.janus import JanusTraining, starting_tokenizer
 
+    num = short_or(num, 8)
     run = configs.override(find_recipe(recipe)(), overrides)
     if not isinstance(run.task, JanusTraining):
         raise ValueError(f"recipe {recipe!r} trains no Janus: nothing to tokenize")

@@ -6,7 +6,7 @@ from typing import Annotated
 from tyro.conf import arg
 
 from openjanus.cli.files import check_folder
-from openjanus.cli.options import Device, Overrides, Recipe, Threads, choose_runtime
+from openjanus.cli.options import Device, Overrides, Recipe, Threads, choose_runtime, short_or
 
 
 def train(
@@ -33,5 +33,7 @@ def train(
     dtype = dtype_name(dtype, ("auto", "float32", "bfloat16"))
     folder = out or Path("runs") / recipe
     check_folder(folder)
-    objective = train_run(run, folder, choose_runtime(device, dtype, threads), evaluators_of(run), stop_after)
+    objective = train_run(
+        run, folder, choose_runtime(device, dtype, threads), evaluators_of(run), short_or(stop_after, 2)
+    )
     print(keep_result(run, objective, folder))
