@@ -24,6 +24,7 @@ from openjanus.testing import tiny_checkpoint
 ROOT = Path(__file__).parents[1]
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"(?:<!-- not run: ([^>]*) -->\n+)?^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+LANGUAGES = ("bash", "console", "python")
 SERVING = re.compile(r"^openjanus serve\b.*$", re.MULTILINE)
 
 # The first line of each block that does not run, and why.
@@ -32,9 +33,7 @@ NOT_RUN = {
     "pip install": "installs into the environment of the tests",
     "podman build": "needs a container runtime",
     "openjanus serve --engine vllm": "needs vLLM, which has tests of its own",
-    'import base64\nfrom openai import OpenAI\n\nclient = OpenAI(base_url="http://127.0.0.1:8000/v1", api_key="one-': (
-        "needs vLLM, which has tests of its own"
-    ),
+    "# The same clients": "needs vLLM, which has tests of its own",
     "openjanus serve --engine ray": "needs Ray, which has tests of its own",
 }
 
@@ -50,9 +49,7 @@ class Block:
 
 def blocks(path: Path) -> list[Block]:
     found = BLOCK.findall(path.read_text(encoding="utf-8"))
-    return [
-        Block(language, text, reason) for reason, language, text in found if language in ("bash", "console", "python")
-    ]
+    return [Block(language, text, reason) for reason, language, text in found if language in LANGUAGES]
 
 
 @pytest.fixture(scope="session")
