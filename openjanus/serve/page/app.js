@@ -129,8 +129,8 @@ async function run(turn, said, work) {
   const running = { turn, stop: new AbortController() };
   state.running = running;
   Object.assign(turn, { note: "", problem: null });
+  if ($("log").contains(document.activeElement)) $("go").focus(); // its buttons go away
   views.get(turn).begin();
-  if ($("log").contains(document.activeElement)) $("go").focus();
   notice("");
   update();
   tell(said);

@@ -57,7 +57,7 @@ export class AskView extends TurnView {
 
   question() {
     const { words, pictures } = this.turn;
-    const mine = make("div", { className: "mine ask" }, make("span", { className: "unseen" }, "You asked: "));
+    const mine = make("div", { className: "mine ask" }, make("h2", { className: "unseen" }, "You asked"));
     if (pictures.length) {
       const shown = pictures.map(({ url, name }) => ({ url, title: name, file: name.includes(".") ? name : `${name}.${extensionOf(url)}` }));
       mine.append(make("div", { className: "seen" }, ...shown.map(({ url, title }, i) =>
@@ -107,7 +107,7 @@ export class DrawView extends TurnView {
     this.grid = make("div", { className: "drawings" });
     this.bar = make("progress", { max: 1, value: 0, hidden: true, "aria-label": "Drawing" });
     this.body = make("div", { className: "drawing" }, this.grid, this.bar, this.trouble, this.foot);
-    this.node.append(make("div", { className: "mine draw" }, make("span", { className: "unseen" }, "You asked to draw: "), make("p", {}, turn.drawing.prompt)), this.body);
+    this.node.append(make("div", { className: "mine draw" }, make("h2", { className: "unseen" }, "You asked to draw"), make("p", {}, turn.drawing.prompt)), this.body);
     this.setFrames();
     this.end();
   }
