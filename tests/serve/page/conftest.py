@@ -1,4 +1,4 @@
-"""A browser, and a page of a server with a tiny model. Everything is imported late: without a browser the tests skip."""
+"""A browser, and a page of a server with a tiny model. Imports are late: without a browser the tests are skipped."""
 
 from collections.abc import Iterator
 

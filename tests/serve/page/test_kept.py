@@ -151,8 +151,10 @@ def test_the_conversation_is_saved_as_a_zip_of_words_and_pictures(page) -> None:
         names = saved.namelist()
         text = saved.read("conversation.md").decode()
         assert names[1:] == [
-            "pictures/001-1.png", "pictures/002-ein-blaues-auto-seed7-0.png", "pictures/002-ein-blaues-auto-seed7-1.png",
-        ]  # fmt: skip
+            "pictures/001-1.png",
+            "pictures/002-ein-blaues-auto-seed7-0.png",
+            "pictures/002-ein-blaues-auto-seed7-1.png",
+        ]
         assert saved.read(names[1]) == PICTURE.read_bytes()
         assert Image.open(io.BytesIO(saved.read(names[2]))).text["prompt"] == "Ein blaues Auto!"
     assert "a **cat**" in text and "what is there?" in text and all(f"<{name}>" in text for name in names[1:])
