@@ -75,6 +75,7 @@ class Engine:
         self.model: Janus = checkpoint.model
         self.processor = checkpoint.processor
         self.sampling = checkpoint.sampling
+        self.about = checkpoint.about
 
     @property
     def sizes_px(self) -> tuple[int, ...]:

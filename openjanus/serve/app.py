@@ -28,6 +28,7 @@ from openjanus.serve.schemas import (
     ErrorAnswer,
     ImagesRequest,
     ImagesResponse,
+    ModelAbout,
     ModelCard,
     ModelList,
     Status,
@@ -128,7 +129,8 @@ def _card(service: Service) -> ModelCard:
         guidance_scale=options.guidance, temperature=options.temperature, sizes=service.canvas.sizes,
         max_n=min(service.limits.max_n, service.worker.scheduler.cache.num_rows // 2),
     )  # fmt: skip
-    return ModelCard(id=service.name, created=service.created, drawing=drawing)
+    about = service.engine.about and ModelAbout.model_validate(service.engine.about, from_attributes=True)
+    return ModelCard(id=service.name, created=service.created, drawing=drawing, about=about)
 
 
 def _add_status(app: FastAPI, service: Service) -> None:

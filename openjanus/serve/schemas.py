@@ -241,12 +241,20 @@ class DrawingDefaults(BaseModel):
     max_n: int
 
 
+class ModelAbout(BaseModel):
+    """What the checkpoint's maker says of it; `words`: all that it knows, by kind."""
+
+    description: str
+    words: dict[str, list[str]]
+
+
 class ModelCard(BaseModel):
     id: str
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "openjanus"
     drawing: DrawingDefaults
+    about: ModelAbout | None = None
 
 
 class ModelList(BaseModel):

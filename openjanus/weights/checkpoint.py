@@ -5,6 +5,7 @@ Our own:
     config.json        {"model": JanusConfig, "processor": ProcessorConfig, "sampling": default sampling settings}
     model.safetensors  all parameters by our own names, or shards with an index; a tied text head is stored once
     tokenizer.json     the text tokenizer (Hugging Face `tokenizers`)
+    about.json         optional, in every format: what the model knows, for its users
 
 Loading is strict, in every format: a tensor that is missing, extra or of another shape is an error that names it.
 The model is built on the meta device and its tensors are mapped from the file, so that a load needs little more
@@ -28,7 +29,7 @@ from openjanus.model.janus import Janus
 from openjanus.processing.processor import Processor
 from openjanus.processing.text import TextTokenizer
 from openjanus.weights import names, official, transformers_format
-from openjanus.weights.config import Checkpoint, CheckpointConfig
+from openjanus.weights.config import About, Checkpoint, CheckpointConfig
 from openjanus.weights.fields import Fields
 from openjanus.weights.tensors import TensorFiles, check_shapes, weight_files, write_tensors
 
@@ -121,7 +122,8 @@ def load(
     with torch.device("meta"), _Uninitialised():
         model = Janus(config.model)
     _fill(model, files, form, place or place_as(torch.device(device), dtype), progress)
-    return Checkpoint(model.eval().requires_grad_(False), Processor(config.processor, text), config.sampling)
+    about = configs.load(About, folder / "about.json") if (folder / "about.json").is_file() else None
+    return Checkpoint(model.eval().requires_grad_(False), Processor(config.processor, text), config.sampling, about)
 
 
 def save(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None = None, form: str = "openjanus") -> None:
@@ -134,6 +136,9 @@ def save(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None = None,
     draft.mkdir(parents=True)
     try:
         written = FORMATS[form].write_config(checkpoint.config, checkpoint.processor.text, draft)
+        if checkpoint.about is not None:
+            configs.save(checkpoint.about, draft / "about.json")
+            written.append("about.json")
         tensors: dict[str, Tensor] = {}
         for name, tensor in stored_tensors(checkpoint.model).items():
             theirs = FORMATS[form].names(name)

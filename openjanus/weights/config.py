@@ -16,6 +16,18 @@ class CheckpointConfig:
     sampling: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class About:
+    """What a checkpoint's maker tells its users; `about.json` beside the config, which not every checkpoint has.
+
+    description: a sentence or two. words: all that the model knows, by kind, such as things and colours; empty if that
+    cannot be listed.
+    """
+
+    description: str
+    words: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
 @dataclass
 class Checkpoint:
     """A model with all that belongs to it."""
@@ -23,6 +35,7 @@ class Checkpoint:
     model: Janus
     processor: Processor
     sampling: dict[str, float]
+    about: About | None = None
 
     @property
     def config(self) -> CheckpointConfig:

@@ -4,15 +4,15 @@ from pathlib import Path
 
 TYPES = {
     ".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8",
-    ".svg": "image/svg+xml",
+    ".svg": "image/svg+xml", ".png": "image/png",
 }  # fmt: skip
+PICTURES = Path(__file__).parents[2] / "assets" / "pictures"  # that belong to the page's suggestions
 
 
-def _read() -> dict[str, tuple[bytes, str]]:
-    paths = sorted(path for path in Path(__file__).parent.iterdir() if path.suffix in TYPES)
-    files = {f"/page/{path.name}": (path.read_bytes(), TYPES[path.suffix]) for path in paths}
-    files["/"] = files.pop("/page/index.html")
-    return files
+def _read(folder: Path, where: str) -> dict[str, tuple[bytes, str]]:
+    paths = sorted(path for path in folder.iterdir() if path.suffix in TYPES)
+    return {f"{where}/{path.name}": (path.read_bytes(), TYPES[path.suffix]) for path in paths}
 
 
-FILES = _read()
+FILES = _read(Path(__file__).parent, "/page") | _read(PICTURES, "/page/pictures")
+FILES["/"] = FILES.pop("/page/index.html")

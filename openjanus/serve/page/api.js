@@ -33,14 +33,17 @@ async function request(path, body, signal) {
 
 export const models = async () => (await (await request("/v1/models")).json()).data;
 
-// Yields each event's JSON until [DONE] or the end. A stream that breaks off is an error, not an end.
+// Yields each event's JSON. A stream that breaks off is an error, not an end; an answer ends with [DONE], a drawing does
+// not say that it ends.
 export async function* events(path, body, signal) {
+  const saysDone = path === "/v1/chat/completions";
   const answer = await request(path, { ...body, stream: true }, signal);
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   try {
     for (;;) {
       const { value, done } = await reader.read();
+      if (done && saysDone) throw new Error("no [DONE]");
       if (done) return;
       const parts = (rest + value).split("\n\n");
       rest = parts.pop();

@@ -1,226 +1,274 @@
 // The page: what the user does, and what becomes of it.
 
+import { showAbout, showSuggestions } from "./about.js";
 import { ApiError, events, key, models } from "./api.js";
-import { imagesOf, read } from "./pictures.js";
-import { AnswerTurn, DrawingTurn, button, make, problem, userTurn } from "./turns.js";
+import { composer, setUp as setUpComposer } from "./composer.js";
+import { $, button, counted } from "./dom.js";
+import { notice, tell } from "./messages.js";
+import { copyText, saveConversation, saveDrawing } from "./save.js";
+import * as store from "./store.js";
+import { askTurn, attempts, drawTurn, followers, hasPicture } from "./talk.js";
+import { viewOf } from "./turns.js";
+import * as viewer from "./viewer.js";
 
-const $ = (id) => document.getElementById(id);
-const IDEAS = ["two red apples", "a blue car", "a yellow star above a green tree", "three pink hearts"];
 const PARTIAL_IMAGES = 16;
+const RETRY_TEMPERATURE = 0.8;
+const LEFT = { message: "The page was closed before this was done.", status: 0, code: null };
 
-const state = { mode: "ask", attached: [], turns: [], running: null, model: null };
+const state = { turns: [], running: null, model: null, isRestored: false };
+const views = new Map(); // turn -> its view
 
-// Conversation
+// The conversation on the page
 
-function show(node) {
-  $("welcome").hidden = true;
-  $("log").append(node);
-  follow(true);
+function place(turn) {
+  const view = viewOf(turn, actions);
+  views.get(turn)?.node.remove();
+  views.set(turn, view);
+  const next = state.turns[state.turns.indexOf(turn) + 1];
+  $("log").insertBefore(view.node, views.get(next)?.node ?? null);
 }
-
-function follow(always = false) {
-  const box = $("scroll");
-  if (always || box.scrollHeight - box.scrollTop - box.clientHeight < 160) box.scrollTop = box.scrollHeight;
-}
-
-function tell(words) { $("status").textContent = words; }
-
-function contentOf(words, pictures) {
-  const parts = pictures.map(({ url }) => ({ type: "image_url", image_url: { url } }));
-  return words ? [...parts, { type: "text", text: words }] : parts;
-}
-
-// One thing runs at a time: `work(signal)` until it is done, stopped or has failed.
-async function run(work) {
-  const stop = new AbortController();
-  state.running = stop;
-  update();
-  try {
-    await work(stop.signal);
-  } finally {
-    state.running = null;
-    update();
-    tell("");
-  }
-}
-
-function failed(error, again) {
-  const wait = error.code === "queue_full" || error.status === 429 ? " It is busy: try again in a moment." : "";
-  const said = error.message.charAt(0).toUpperCase() + error.message.slice(1) + (/[.!?]$/.test(error.message) ? "" : ".");
-  show(problem(said + wait, button("Try again", again)));
-  if (error.status === 401) openKey();
-}
-
-async function ask(words, pictures) {
-  show(userTurn(words, pictures, false));
-  state.turns.push({ role: "user", content: contentOf(words, pictures) });
-  await answer();
-}
-
-// Answers the last turn. What does not fit the model any more is left out from the beginning.
-async function answer() {
-  const turn = new AnswerTurn();
-  show(turn.node);
-  await run(async (signal) => {
-    tell("Answering");
-    let first = 0;
-    let note = "";
-    for (;;) {
-      try {
-        for await (const event of events("/v1/chat/completions", { messages: state.turns.slice(first) }, signal)) {
-          const choice = event.choices[0];
-          if (choice?.delta.content) turn.add(choice.delta.content);
-          if (choice?.finish_reason === "length") note = "cut at the limit";
-          follow();
-        }
-        break;
-      } catch (error) {
-        const more = state.turns.length - first;
-        if (error.code === "context_length_exceeded" && more > 1) {
-          first += Math.max(2, 2 * Math.floor(more / 4)); // turns come in pairs
-          note = "earlier turns left out";
-          continue;
-        }
-        if (error.name !== "AbortError" && !(error instanceof ApiError)) throw error;
-        if (error.name !== "AbortError") {
-          if (turn.text) turn.end("broken off"); else turn.node.remove();
-          return failed(error, retry(answer));
-        }
-        note = "stopped";
-        break;
-      }
-    }
-    turn.end(note);
-    state.turns.push({ role: "assistant", content: turn.text });
-    follow();
-  });
-}
-
-// Takes the notice away that offers it, and does the thing again unless something runs.
-function retry(again) {
-  return (event) => {
-    if (state.running) return;
-    event.target.closest("li").remove();
-    again();
-  };
-}
-
-async function draw(drawing, isRepeat = false) {
-  if (!isRepeat) show(userTurn(drawing.prompt, [], true));
-  const turn = new DrawingTurn(drawing, attachDrawing);
-  show(turn.node);
-  await run(async (signal) => {
-    tell(`Drawing ${drawing.n === 1 ? "a picture" : `${drawing.n} pictures`}`);
-    let note = "";
-    try {
-      for await (const event of events("/v1/images/generations", { ...drawing, partial_images: PARTIAL_IMAGES }, signal)) {
-        if (event.type === "image_generation.completed") turn.finish(event); else turn.partial(event);
-        follow();
-      }
-    } catch (error) {
-      if (error.name !== "AbortError" && !(error instanceof ApiError)) throw error;
-      if (error.name !== "AbortError") {
-        if (turn.done) turn.end("broken off"); else turn.node.remove();
-        return failed(error, retry(() => draw(drawing, true)));
-      }
-      note = "stopped";
-    }
-    const same = () => state.running || draw(drawing, true);
-    const other = () => state.running || draw({ ...drawing, seed: randomSeed() }, true);
-    turn.end(note, button("Same seed again", same), button("New seed", other));
-    follow();
-  });
-}
-
-const randomSeed = () => crypto.getRandomValues(new Uint32Array(1))[0] >>> 1;
-
-// Composer
 
 function update() {
-  const isDraw = state.mode === "draw";
-  $("composer").dataset.mode = state.mode;
-  $("settings").hidden = !isDraw;
-  $("choose").hidden = isDraw;
-  $("attached").hidden = isDraw || !state.attached.length;
-  $("words").placeholder = isDraw ? "Say what to draw …" : "Ask about a picture …";
-  $("words-label").textContent = isDraw ? "What to draw" : "Question";
-  $("go").textContent = state.running ? "Stop" : isDraw ? "Draw" : "Ask";
-  $("go").classList.toggle("stop", Boolean(state.running));
-  for (const id of ["n", "guidance", "temperature"]) $(`${id}-shown`).textContent = $(id).value;
-  $("attached").replaceChildren(...state.attached.map((picture, i) => make("li", {},
-    make("img", { src: picture.url, alt: picture.name }),
-    make("button", { type: "button", "aria-label": `Take ${picture.name} away`, onclick: () => { state.attached.splice(i, 1); update(); $("words").focus(); } }, "×"))));
-  $("new").disabled = !$("log").children.length;
+  composer.isRunning = Boolean(state.running);
+  composer.update();
+  $("welcome").hidden = !state.isRestored || state.turns.length > 0;
+  for (const id of ["new", "menu-save", "menu-delete"]) $(id).disabled = !state.turns.length;
+  for (const it of $("log").querySelectorAll("[data-idle]")) it.disabled = Boolean(state.running);
+  state.turns.forEach((turn, i) => {
+    if (turn.kind !== "ask") return;
+    const view = views.get(turn);
+    view.scope.hidden = !turn.pictures.length || !state.turns.slice(0, i).some(({ kind, answer }) => kind === "ask" && answer);
+    if (view.retry) view.retry.hidden = followers(state.turns, turn).length > 0;
+  });
+  fit();
 }
 
-function setMode(mode) {
-  state.mode = mode;
-  document.querySelector(`input[name=mode][value=${mode}]`).checked = true;
+// Drawings are sized so that all pictures of one are in view at once.
+function fit() {
+  const box = $("scroll");
+  const head = getComputedStyle($("header")).position === "sticky" ? $("header").offsetHeight : 0;
+  const width = $("log").clientWidth - 2 * parseFloat(getComputedStyle($("log")).paddingLeft);
+  for (const [{ kind }, view] of views) if (kind === "draw" && width > 0) view.fit(width, box.clientHeight - head - 52);
+}
+
+// Keeps the end of the conversation in view while it grows, unless the user has scrolled away from it.
+let isAtEnd = true;
+let lastTop = 0;
+
+function follow(always = false) {
+  isAtEnd ||= always;
+  if (isAtEnd && state.turns.length) $("scroll").scrollTop = $("scroll").scrollHeight;
+}
+
+function noteScroll() {
+  const { scrollHeight, scrollTop, clientHeight } = $("scroll");
+  if (scrollHeight - scrollTop - clientHeight < 60) isAtEnd = true;
+  else if (scrollTop < lastTop) isAtEnd = false;
+  lastTop = scrollTop;
+}
+
+// What is kept in the browser
+
+async function keep(turn, record = turn) {
+  try {
+    if (await store.keep(record)) {
+      notice("This browser keeps 50 MB of a conversation, and that is full: after a reload the oldest turns will be gone. Save what you want to keep.", button("Save conversation", saveAll));
+    }
+  } catch {
+    notice("This browser does not keep the conversation: after a reload it will be gone.", button("Save conversation", saveAll));
+  }
+}
+
+const saveAll = () => saveConversation(state.turns, state.model?.id ?? "the model");
+
+function drop(turns) {
+  if (turns.includes(state.running?.turn)) stop();
+  state.turns = state.turns.filter((turn) => !turns.includes(turn));
+  for (const turn of turns) { views.get(turn).node.remove(); views.delete(turn); }
+  if (turns.includes(composer.editing)) composer.clear();
   update();
 }
 
-function attach(pictures) {
-  state.attached.push(...pictures);
-  setMode("ask");
+// Takes turns away, and offers to bring them back.
+function remove(turns, said) {
+  const before = state.turns;
+  drop(turns);
+  store.forget(turns).catch(() => {});
+  const undo = () => {
+    state.turns = [...new Set([...before, ...state.turns])].sort((a, b) => a.id - b.id);
+    for (const turn of [...turns].reverse()) { place(turn); keep(turn); }
+    update();
+    tell("");
+    $("words").focus();
+  };
+  tell(said, ...(turns.length ? [button("Undo", undo)] : []));
   $("words").focus();
-}
-
-function attachDrawing(picture) {
-  attach([picture]);
-  tell("The drawing is added: ask about it");
-}
-
-async function attachFiles(files) {
-  if (!files.length) return;
-  const { pictures, failed: bad } = await read(files);
-  attach(pictures);
-  tell(bad ? `${bad === 1 ? "One file is" : `${bad} files are`} no picture` : `${pictures.length === 1 ? "Picture" : "Pictures"} added`);
-}
-
-function grow() {
-  const field = $("words");
-  field.style.height = "auto";
-  field.style.height = `${Math.min(field.scrollHeight, 200)}px`;
-}
-
-function submit() {
-  if (state.running) return state.running.abort();
-  const words = $("words").value.trim();
-  if (!words && !(state.mode === "ask" && state.attached.length)) return $("words").focus();
-  if (state.mode === "draw" && !$("seed").checkValidity()) {
-    tell("A seed is a whole number");
-    return $("seed").focus();
-  }
-  $("words").value = "";
-  grow();
-  if (state.mode === "draw") {
-    const seed = $("seed").value === "" ? randomSeed() : Number($("seed").value);
-    return draw({ prompt: words, n: Number($("n").value), seed, guidance_scale: Number($("guidance").value), temperature: Number($("temperature").value) });
-  }
-  const pictures = state.attached.splice(0);
-  update();
-  return ask(words, pictures);
 }
 
 function startAnew() {
-  state.running?.abort();
-  Object.assign(state, { attached: [], turns: [] });
-  $("log").replaceChildren();
-  $("welcome").hidden = false;
-  update();
+  remove([...state.turns], "A new conversation.");
+  composer.clear();
+}
+
+function deleteAll() {
+  drop([...state.turns]);
+  composer.clear();
+  store.forgetAll().then(() => tell("Deleted: this browser keeps nothing of the conversation."), () => {});
   $("words").focus();
 }
 
-// Colours and key
+// Asking and drawing. One thing runs at a time.
 
-const THEMES = { auto: ["◐", "as the system"], light: ["☀", "light"], dark: ["☾", "dark"] };
+function stop() {
+  state.running?.stop.abort();
+  state.running = null;
+}
+
+// `work(signal)` until it is done, stopped or has failed; what came of it stands in the turn.
+async function run(turn, said, work) {
+  const running = { turn, stop: new AbortController() };
+  state.running = running;
+  Object.assign(turn, { note: "", problem: null });
+  if ($("log").contains(document.activeElement)) $("go").focus(); // its buttons go away
+  views.get(turn).begin();
+  notice("");
+  update();
+  tell(said);
+  keep(turn, { ...turn, problem: LEFT });
+  try {
+    await work(running.stop.signal);
+  } catch (error) {
+    if (error.name === "AbortError") turn.note = "stopped";
+    else turn.problem = problemOf(error);
+  }
+  if (state.running === running) {
+    state.running = null;
+    tell("");
+  }
+  if (state.turns.includes(turn)) {
+    views.get(turn).end();
+    keep(turn);
+  }
+  update();
+  if (turn.problem?.status === 401) openKey(() => state.turns.includes(turn) && actions.again(turn));
+}
+
+function problemOf(error) {
+  if (!(error instanceof ApiError)) console.error(error);
+  const { message, status = 0, code = null } = error instanceof ApiError ? error : { message: "the page failed on this answer" };
+  const wait = status === 429 || status === 503 ? " It is busy: try again in a moment." : "";
+  return { message: message.charAt(0).toUpperCase() + message.slice(1) + (/[.!?]$/.test(message) ? "" : ".") + wait, status, code };
+}
+
+// Answers a question. What does not fit the model is left out, oldest first, until it fits.
+async function answer(turn, settings = {}) {
+  const old = turn.answer;
+  turn.answer = "";
+  await run(turn, "Answering", async (signal) => {
+    let note = settings.temperature ? `drawn at temperature ${settings.temperature}` : "";
+    let isFirst = true;
+    try {
+      for (const messages of attempts(state.turns, turn)) {
+        if (!isFirst) note = "earlier turns left out";
+        isFirst = false;
+        try {
+          for await (const event of events("/v1/chat/completions", { messages, ...settings }, signal)) {
+            const choice = event.choices[0];
+            if (choice?.delta.content) views.get(turn)?.add(choice.delta.content);
+            if (choice?.finish_reason === "length") note = "cut at the limit";
+          }
+          turn.note = note;
+          return;
+        } catch (error) {
+          if (error.code !== "context_length_exceeded" || messages.length === 1) throw error;
+        }
+      }
+    } finally {
+      turn.answer ||= old;
+    }
+  });
+}
+
+async function draw(turn) {
+  turn.pictures.fill(null);
+  const { n } = turn.drawing;
+  await run(turn, `Drawing ${counted(n, "picture")}`, async (signal) => {
+    for await (const event of events("/v1/images/generations", { ...turn.drawing, partial_images: PARTIAL_IMAGES }, signal)) {
+      const view = views.get(turn);
+      if (event.type === "image_generation.completed") {
+        turn.pictures[event.image_index] = `data:image/png;base64,${event.b64_json}`;
+        view?.finish(event.image_index, turn.pictures[event.image_index]);
+      } else view?.partial(event);
+    }
+    if (turn.pictures.includes(null)) throw new ApiError(0, { error: { message: "the connection broke off" } });
+  });
+}
+
+// Puts a turn at the end, or in the place of another, and runs it.
+function start(turn, instead = null) {
+  if (instead) {
+    turn.id = instead.id;
+    const at = state.turns.indexOf(instead);
+    const gone = followers(state.turns, instead);
+    state.turns[at] = turn;
+    views.set(turn, views.get(instead));
+    views.delete(instead);
+    drop(gone);
+    store.forget(gone).catch(() => {});
+  } else state.turns.push(turn);
+  place(turn);
+  const done = turn.kind === "ask" ? answer(turn) : draw(turn);
+  if (instead) views.get(turn).node.scrollIntoView({ block: "nearest" }); else follow(true);
+  return done;
+}
+
+const randomSeed = () => crypto.getRandomValues(new Uint32Array(1))[0] % 1_000_000; // short enough to be read
+
+const startDrawing = (drawing, instead) => start(drawTurn({ ...drawing, seed: drawing.seed ?? randomSeed() }), instead);
+
+function submit() {
+  if (state.running) return stop();
+  const { mode, attached, editing } = composer;
+  const words = $("words").value.trim();
+  if (!words && !(mode === "ask" && attached.length)) return $("words").focus();
+  if (mode === "draw" && !$("seed").checkValidity()) {
+    notice("A seed is a whole number of up to 15 digits; leave it empty for a random one.");
+    return $("seed").focus();
+  }
+  if (mode === "draw") {
+    const drawing = composer.drawing(words);
+    composer.editing = null;
+    composer.setWords("");
+    return startDrawing(drawing, editing);
+  }
+  composer.clear();
+  return start(askTurn(words, attached), editing);
+}
+
+// What a turn's buttons do
+
+const actions = {
+  again: (turn) => turn.kind === "ask" ? answer(turn) : draw(turn),
+  retry: (turn) => answer(turn, { temperature: RETRY_TEMPERATURE, seed: randomSeed() }),
+  edit: (turn) => composer.edit(turn, turn.kind === "ask" || Boolean(turn.problem)),
+  remove: (turn) => remove([turn], "Deleted."),
+  draw: (words) => { composer.setMode("draw"); startDrawing(composer.drawing(words)); },
+  ask: (words) => { composer.setMode("ask"); start(askTurn(words, [])); },
+  drawAgain: (drawing) => startDrawing(drawing),
+  saveAll: saveDrawing,
+  enlarge: viewer.enlarge,
+  askAbout: (picture) => { composer.attach([picture]); update(); tell("The picture is added: ask about it"); },
+  copy: async (text) => { try { await copyText(text); tell("Copied"); } catch { notice("The browser does not allow copying."); } },
+};
+
+// Menu, colours and key
+
+const THEMES = { auto: "as the system", light: "light", dark: "dark" };
 
 function setTheme(theme) {
   if (theme === "auto") delete document.documentElement.dataset.theme; else document.documentElement.dataset.theme = theme;
   try { localStorage.setItem("theme", theme); } catch { /* storage is off */ }
-  $("theme").textContent = THEMES[theme][0];
-  $("theme").setAttribute("aria-label", `Colours: ${THEMES[theme][1]}`);
-  $("theme").title = `Colours: ${THEMES[theme][1]}`;
+  $("theme").textContent = `Colours: ${THEMES[theme]}`;
 }
 
 function nextTheme() {
@@ -228,59 +276,83 @@ function nextTheme() {
   setTheme(names[(names.indexOf(document.documentElement.dataset.theme ?? "auto") + 1) % names.length]);
 }
 
-function openKey() {
+let afterKey = null; // what waits for a key
+
+function openKey(then = null, said = "") {
+  afterKey = then;
   $("key").value = key.get();
-  $("key-dialog").showModal();
+  $("key-wrong").textContent = said;
+  if (!$("key-dialog").open) $("key-dialog").showModal();
 }
 
+async function useKey() {
+  const then = afterKey;
+  if ($("key-dialog").returnValue === "keep") {
+    key.set($("key").value.trim());
+    if (await loadModel()) then?.();
+  } else if (!state.model) notice("This server asks for a key.", button("Enter key", () => openKey()));
+}
+
+// Whether the server lets us in.
 async function loadModel() {
   try {
-    const [model] = await models();
-    const { guidance_scale, temperature, max_n } = model.drawing;
-    $("model").textContent = model.id;
-    $("n").max = max_n;
-    $("n").value = Math.min(4, max_n);
-    $("guidance").max = Math.max(10, guidance_scale);
-    $("guidance").value = guidance_scale;
-    $("temperature").value = temperature;
-    update();
+    [state.model] = await models();
+    $("model").textContent = state.model.id;
+    composer.setLimits(state.model.drawing);
+    showAbout(state.model.id, state.model.about);
+    notice("");
+    return true;
   } catch (error) {
-    if (error.status === 401) openKey(); else tell(error.message);
+    if (error.status === 401) openKey(afterKey, key.get() ? "The server does not take this key." : "");
+    else notice(problemOf(error).message, button("Try again", loadModel));
+    return false;
   }
+}
+
+async function restore() {
+  try {
+    const turns = await store.load();
+    state.turns = [...turns, ...state.turns];
+    for (const turn of [...turns].reverse()) place(turn);
+  } catch { /* told when the first turn is to be kept */ }
+  state.isRestored = true;
+  update();
+  follow(true);
 }
 
 // Wiring
 
-$("composer").addEventListener("submit", (event) => { event.preventDefault(); submit(); });
-$("words").addEventListener("input", grow);
-$("words").addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); if (!state.running) submit(); }
-});
-document.addEventListener("keydown", (event) => { if (event.key === "Escape" && !$("key-dialog").open) state.running?.abort(); });
-document.querySelectorAll("input[name=mode]").forEach((input) => input.addEventListener("change", () => setMode(input.value)));
-for (const id of ["n", "guidance", "temperature"]) $(id).addEventListener("input", update);
-$("choose").addEventListener("click", () => $("file").click());
-$("file").addEventListener("change", async () => { await attachFiles([...$("file").files]); $("file").value = ""; });
+const closesMenu = (work) => () => { $("menu").hidePopover(); work(); };
 $("new").addEventListener("click", startAnew);
+$("menu-about").addEventListener("click", closesMenu(() => $("about").showModal()));
+$("menu-save").addEventListener("click", closesMenu(saveAll));
+$("menu-delete").addEventListener("click", closesMenu(deleteAll));
+$("key-open").addEventListener("click", closesMenu(() => openKey()));
 $("theme").addEventListener("click", nextTheme);
-$("key-open").addEventListener("click", openKey);
-$("key-dialog").addEventListener("close", () => {
-  if ($("key-dialog").returnValue === "keep") { key.set($("key").value.trim()); loadModel(); }
-  $("key").value = "";
+$("about-open").addEventListener("click", () => $("about").showModal());
+$("about-close").addEventListener("click", () => $("about").close());
+$("key-cancel").addEventListener("click", () => $("key-dialog").close("cancel"));
+$("key-dialog").addEventListener("close", () => { useKey(); $("key").value = ""; });
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape" && state.running && !document.querySelector("dialog[open], :popover-open")) { event.preventDefault(); stop(); }
 });
-document.addEventListener("paste", (event) => {
-  const files = imagesOf(event.clipboardData);
-  if (files.length) { event.preventDefault(); attachFiles(files); }
-});
-let depth = 0;
-const dragging = (change) => { depth = Math.max(0, depth + change); $("drop").classList.toggle("on", depth > 0); };
-document.addEventListener("dragenter", (event) => { event.preventDefault(); dragging(1); });
-document.addEventListener("dragleave", () => dragging(-1));
-document.addEventListener("dragover", (event) => event.preventDefault());
-document.addEventListener("drop", (event) => { event.preventDefault(); dragging(-depth); attachFiles(imagesOf(event.dataTransfer)); });
 
-$("ideas").append(...IDEAS.map((idea) => make("li", {}, button(idea, () => { setMode("draw"); $("words").value = idea; grow(); $("words").focus(); }, "idea"))));
+composer.context = () => ({
+  hasPicture: hasPicture(state.turns),
+  about: state.model?.about ?? null,
+  followers: composer.editing ? followers(state.turns, composer.editing).length : 0,
+});
+setUpComposer(submit, (pages) => $("scroll").scrollBy({ top: pages * 0.9 * $("scroll").clientHeight }));
+viewer.setUp(actions.askAbout);
+showSuggestions(
+  (words, picture) => { composer.clear(); composer.attach([picture]); composer.setWords(words); update(); },
+  (words) => { composer.clear(); composer.setMode("draw"); composer.setWords(words); $("words").focus(); update(); },
+);
 setTheme(document.documentElement.dataset.theme ?? "auto");
+$("scroll").addEventListener("scroll", noteScroll, { passive: true });
+new ResizeObserver(() => { fit(); follow(); }).observe($("scroll"));
+new ResizeObserver(() => follow()).observe($("log"));
 update();
+restore();
 loadModel();
 if (matchMedia("(pointer: fine)").matches) $("words").focus();

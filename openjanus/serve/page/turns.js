@@ -1,111 +1,188 @@
-// What stands in the conversation: turns of the user, answers, drawings. Builds DOM; knows no server.
+// How turns look: a question with its answer, words with their drawings. Builds DOM; knows no server.
+// `actions` are what the user can do with a turn; app.js has them.
 
+import { button, make } from "./dom.js";
+import { looksLikeDrawing, looksLikeQuestion } from "./hints.js";
 import { render } from "./markdown.js";
-import { fileName } from "./pictures.js";
+import { drawingName, extensionOf } from "./pictures.js";
+import { columnsFor } from "./grid.js";
 
-export function make(name, properties = {}, ...children) {
-  const node = document.createElement(name);
-  for (const [key, value] of Object.entries(properties)) {
-    if (key.startsWith("aria-") || key === "role") node.setAttribute(key, value);
-    else node[key] = value;
-  }
-  node.append(...children);
-  return node;
-}
-
-export const button = (text, onclick, className = "quiet") => make("button", { type: "button", className, onclick }, text);
+// A button that waits while something runs.
+const idle = (text, onclick, properties = {}) => {
+  const it = button(text, onclick, properties);
+  it.dataset.idle = "";
+  return it;
+};
 
 // Small pictures are enlarged with hard edges; large ones are scaled softly.
-function picture(url, alt) {
+export function picture(url, alt) {
   const img = make("img", { src: url, alt, decoding: "async" });
   img.addEventListener("load", () => img.classList.toggle("crisp", img.naturalWidth < 200));
   return img;
 }
 
-export function userTurn(words, pictures, isDrawing) {
-  const turn = make("li", { className: `turn mine ${isDrawing ? "draw" : "ask"}` });
-  turn.append(make("span", { className: "unseen" }, isDrawing ? "You asked to draw: " : "You asked: "));
-  if (pictures.length) {
-    turn.append(make("div", { className: "seen" }, ...pictures.map(({ url, name }) => picture(url, name))));
+const note = (words) => make("span", { className: "note" }, words);
+
+class TurnView {
+  constructor(turn, actions) {
+    this.turn = turn;
+    this.actions = actions;
+    this.trouble = make("div");
+    this.foot = make("div", { className: "foot" });
+    this.node = make("li", { className: `turn ${turn.kind}` });
   }
-  if (words) turn.append(make("p", {}, words));
-  return turn;
+
+  // The things that every turn offers, after its own ones.
+  more(...buttons) {
+    return [...buttons, idle("Delete", () => this.actions.remove(this.turn))];
+  }
+
+  showTrouble() {
+    const { problem } = this.turn;
+    this.trouble.replaceChildren(...(problem ? [make("div", { className: "problem", role: "alert" }, make("p", {}, problem.message),
+      make("div", { className: "foot" }, ...this.more(idle("Try again", () => this.actions.again(this.turn)), idle("Edit", () => this.actions.edit(this.turn)))))] : []));
+  }
 }
 
-export class AnswerTurn {
-  constructor() {
-    this.text = "";
-    this.body = make("div", { className: "said" }, make("span", { className: "waiting", "aria-label": "thinking" }));
-    this.foot = make("div", { className: "foot" });
-    this.node = make("li", { className: "turn answer", "aria-busy": "true" }, this.body, this.foot);
+export class AskView extends TurnView {
+  constructor(turn, actions) {
+    super(turn, actions);
+    this.scope = make("p", { className: "scope", hidden: true }, "New picture: earlier turns are not sent with it.");
+    this.body = make("div", { className: "said" });
+    this.answer = make("div", { className: "answer" }, this.body, this.trouble, this.foot);
+    this.node.append(this.scope, this.question(), this.answer);
     this.isDue = false;
+    this.end();
+  }
+
+  question() {
+    const { words, pictures } = this.turn;
+    const mine = make("div", { className: "mine ask" }, make("h2", { className: "unseen" }, "You asked"));
+    if (pictures.length) {
+      const shown = pictures.map(({ url, name }) => ({ url, title: name, file: name.includes(".") ? name : `${name}.${extensionOf(url)}` }));
+      mine.append(make("div", { className: "seen" }, ...shown.map(({ url, title }, i) =>
+        make("button", { type: "button", className: "picture", "aria-label": `Enlarge ${title}`, onclick: () => this.actions.enlarge(shown, i) }, picture(url, title)))));
+    }
+    if (words) mine.append(make("p", {}, words));
+    return mine;
+  }
+
+  begin() {
+    this.answer.setAttribute("aria-busy", "true");
+    this.body.replaceChildren(make("span", { className: "waiting", role: "img", "aria-label": "thinking" }));
+    this.trouble.replaceChildren();
+    this.foot.replaceChildren();
   }
 
   add(piece) {
-    this.text += piece;
+    this.turn.answer += piece;
     if (this.isDue) return;
     this.isDue = true;
-    requestAnimationFrame(() => this.show());
+    requestAnimationFrame(() => { this.isDue = false; this.show(); });
   }
 
   show() {
-    this.isDue = false;
-    this.body.replaceChildren(...render(this.text));
+    if (this.turn.answer) this.body.replaceChildren(...render(this.turn.answer));
   }
 
-  end(note, ...actions) {
+  end() {
+    const { turn, actions } = this;
+    this.answer.setAttribute("aria-busy", "false");
+    this.body.replaceChildren();
     this.show();
-    this.node.setAttribute("aria-busy", "false");
-    if (!this.text) this.body.replaceChildren(make("p", { className: "nothing" }, note ? "" : "(no words)"));
-    this.foot.replaceChildren(...(note ? [make("span", { className: "note" }, note)] : []), ...actions);
+    this.showTrouble();
+    this.foot.replaceChildren();
+    if (turn.problem) return;
+    if (!turn.answer && !turn.note) this.body.replaceChildren(make("p", { className: "nothing" }, "(no words)"));
+    const copy = turn.answer && button("Copy", () => actions.copy(turn.answer));
+    this.retry = idle("Retry", () => actions.retry(turn), { title: "Another answer, drawn at random" });
+    const draw = looksLikeDrawing(turn.words) && idle("Draw this", () => actions.draw(turn.words));
+    this.foot.append(...[turn.note && note(turn.note), draw, copy, this.retry, ...this.more(idle("Edit question", () => actions.edit(turn)))].filter(Boolean));
   }
 }
 
-export class DrawingTurn {
-  // about(url): the user wants to ask about a finished picture.
-  constructor(drawing, about) {
-    this.drawing = drawing;
-    this.about = about;
+export class DrawView extends TurnView {
+  constructor(turn, actions) {
+    super(turn, actions);
     this.grid = make("div", { className: "drawings" });
-    this.frames = Array.from({ length: drawing.n }, (_, i) => make("figure", { className: "frame", "aria-label": `Picture ${i + 1}, being drawn` }));
-    this.grid.append(...this.frames);
-    this.bar = make("progress", { max: 1, value: 0, "aria-label": "Drawing" });
-    const { seed, guidance_scale, temperature } = drawing;
-    this.facts = make("span", { className: "note" }, `seed ${seed} · guidance ${guidance_scale} · temperature ${temperature}`);
-    this.foot = make("div", { className: "foot" }, this.facts);
-    this.node = make("li", { className: "turn drawing", "aria-busy": "true" }, this.grid, this.bar, this.foot);
-    this.done = 0;
+    this.bar = make("progress", { max: 1, value: 0, hidden: true, "aria-label": "Drawing" });
+    this.body = make("div", { className: "drawing" }, this.grid, this.bar, this.trouble, this.foot);
+    this.node.append(make("div", { className: "mine draw" }, make("h2", { className: "unseen" }, "You asked to draw"), make("p", {}, turn.drawing.prompt)), this.body);
+    this.setFrames();
+    this.end();
   }
 
-  partial({ image_index, b64_json, progress }) {
-    const frame = this.frames[image_index];
-    if (!frame.firstChild) frame.append(picture("", `Picture ${image_index + 1} of “${this.drawing.prompt}”, unfinished`));
+  get done() { return this.turn.pictures.filter(Boolean).length; }
+
+  setFrames() {
+    this.frames = Array.from({ length: this.turn.drawing.n }, (_, i) => make("div", { className: "frame", role: "img", "aria-label": `Picture ${i + 1}, not there yet` }));
+    this.grid.replaceChildren(...this.frames);
+    this.turn.pictures.forEach((url, i) => { if (url) this.finish(i, url); });
+  }
+
+  begin() {
+    this.body.setAttribute("aria-busy", "true");
+    this.grid.hidden = this.bar.hidden = false;
+    this.bar.value = 0;
+    this.setFrames();
+    this.trouble.replaceChildren();
+    this.foot.replaceChildren();
+  }
+
+  partial({ image_index: i, b64_json, progress }) {
+    const frame = this.frames[i];
+    if (!frame.firstChild) frame.append(picture("", ""));
+    frame.setAttribute("aria-label", `Picture ${i + 1}, unfinished`);
     frame.firstChild.src = `data:image/png;base64,${b64_json}`;
     this.bar.value = progress;
   }
 
-  finish({ image_index, b64_json }) {
-    const { prompt, seed } = this.drawing;
-    const url = `data:image/png;base64,${b64_json}`;
-    const name = fileName(prompt, seed, image_index);
-    const ask = make("button", { type: "button", className: "picture", title: "Ask about this picture", onclick: () => this.about({ url, name: prompt }) },
-      picture(url, `${prompt}, picture ${image_index + 1}`), make("span", { className: "over" }, "Ask about it"));
-    const save = make("a", { href: url, download: name, className: "save", title: "Download, settings included", "aria-label": `Download picture ${image_index + 1}` }, "↓");
-    this.frames[image_index].replaceChildren(ask, save);
-    this.frames[image_index].removeAttribute("aria-label");
-    this.done++;
+  finish(i, url) {
+    const { turn, actions } = this;
+    const { prompt, n } = turn.drawing;
+    const title = n === 1 ? prompt : `${prompt}, picture ${i + 1}`;
+    const save = drawingName(turn.drawing, i);
+    const enlarge = () => {
+      const all = turn.pictures.map((one, k) => one && { url: one, title: prompt, file: `${drawingName(turn.drawing, k)}.png` });
+      actions.enlarge(all.filter(Boolean), all.slice(0, i).filter(Boolean).length);
+    };
+    this.frames[i].removeAttribute("role");
+    this.frames[i].removeAttribute("aria-label");
+    this.frames[i].classList.remove("left");
+    this.frames[i].replaceChildren(
+      make("button", { type: "button", className: "picture", title: "Enlarge", onclick: enlarge }, picture(url, title)),
+      make("button", { type: "button", className: "over", "aria-label": `Ask about picture ${i + 1}`, onclick: () => actions.askAbout({ url, name: prompt }) }, "Ask about it"),
+      make("a", { href: url, download: `${save}.png`, className: "save", title: "Download, settings included", "aria-label": `Download picture ${i + 1}` }, "↓"));
     this.bar.value = 1;
   }
 
-  end(note, ...actions) {
-    this.bar.remove();
-    this.node.setAttribute("aria-busy", "false");
-    for (const frame of this.frames) if (!frame.querySelector(".picture")) frame.classList.add("left");
-    if (note) this.facts.textContent += ` · ${note}`;
-    this.foot.append(...actions);
+  end() {
+    const { turn, actions } = this;
+    this.body.setAttribute("aria-busy", "false");
+    this.bar.hidden = true;
+    for (const frame of this.frames) frame.classList.toggle("left", !frame.querySelector(".picture"));
+    this.grid.hidden = !this.grid.querySelector("img");
+    this.showTrouble();
+    this.foot.replaceChildren();
+    if (turn.problem) return;
+    const { prompt, n, seed, guidance_scale, temperature } = turn.drawing;
+    const facts = make("span", { className: "note facts" }, [`seed ${seed}`, `guidance ${guidance_scale}`, `temperature ${temperature}`, turn.note].filter(Boolean).join(" · "));
+    const ask = looksLikeQuestion(prompt) && idle("Ask this", () => actions.ask(prompt));
+    const all = n > 1 && this.done && button("Save all", () => actions.saveAll(turn));
+    this.foot.append(...[facts, ask, all, idle("Same seed again", () => actions.drawAgain(turn.drawing)),
+      idle("New seed", () => actions.drawAgain({ ...turn.drawing, seed: null })), ...this.more(idle("Edit words", () => actions.edit(turn)))].filter(Boolean));
+  }
+
+  // Sizes the pictures so that all of them are in view at once; width and height are what there is for them.
+  fit(width, height) {
+    const isBusy = this.body.getAttribute("aria-busy") === "true";
+    if (!isBusy && this.width === width) return; // a finished drawing does not jump while the form below it grows
+    this.width = isBusy ? null : width;
+    const { columns, side, gap } = columnsFor(this.frames.length, width, height, isBusy ? 24 : 64);
+    this.grid.style.gap = `${gap}px`;
+    this.grid.style.gridTemplateColumns = `repeat(${columns}, ${side}px)`;
+    this.grid.classList.toggle("small", side < 120);
   }
 }
 
-export function problem(message, ...actions) {
-  return make("li", { className: "turn problem", role: "alert" }, make("p", {}, message), make("div", { className: "foot" }, ...actions));
-}
+export const viewOf = (turn, actions) => new (turn.kind === "ask" ? AskView : DrawView)(turn, actions);
