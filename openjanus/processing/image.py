@@ -27,9 +27,8 @@ from torch import Tensor
 MAX_PIXELS = 64_000_000
 # What a picture may be given as; text is a path or a data URL.
 Picture = Image.Image | str | os.PathLike[str] | np.ndarray | Tensor
-EXPECTED = (
-    "expected the path of a file, a data URL, a PIL image, or an array or tensor: "
-    "uint8 [H, W, 3], [H, W, 4] or [H, W], or uint16 [H, W]"
+PICTURE = (
+    "a picture: path, data URL, PIL image, or array or tensor, uint8 [H, W, 3], [H, W, 4], [H, W] or uint16 [H, W]"
 )
 DATA_URL = re.compile(r"data:[^,]*;base64,", re.IGNORECASE)
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -66,13 +65,13 @@ def as_image(picture: Picture) -> Image.Image:
     if isinstance(picture, str) and picture[:5].lower() == "data:":
         return read_image(BytesIO(data_url_bytes(picture)), "the picture")
     if isinstance(picture, str) and picture[:8].lower().startswith(("http://", "https://")):
-        raise ValueError(f"{picture[:80]}: no remote pictures are loaded; {EXPECTED}")
+        raise ValueError(f"{picture[:80]}: no remote pictures are loaded; expected {PICTURE}")
     if isinstance(picture, (str, os.PathLike)):
         return open_image(picture)
     if isinstance(picture, (np.ndarray, Tensor)):
         picture = _from_array(picture)
     if not isinstance(picture, Image.Image):
-        raise ValueError(f"a picture is of type {type(picture).__name__}; {EXPECTED}")
+        raise ValueError(f"got {type(picture).__name__}; expected {PICTURE}")
     try:
         _check_size(picture, MAX_PIXELS)
         return to_rgb(picture)
@@ -135,10 +134,13 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """Any picture of Pillow's as RGB without metadata: upright by its EXIF, transparent parts white.
 
     16-bit greys are scaled to 8 bits. Modes I and F do not say what white is; their largest value does: up to 1 (F), up
-    to 255, or else 65,535. The given picture stays as it is. Raises what Pillow raises for a damaged file.
+    to 255, or else 65,535. The given picture stays as it is; one that needs nothing is returned itself. Raises what
+    Pillow raises for a damaged file.
     """
     if 0 in image.size:
         raise ValueError(f"{image.width} x {image.height} pixels: it is empty")
+    if type(image) is Image.Image and image.mode == "RGB" and not image.info and not image.getexif():
+        return image
     image.load()  # orientation may stand behind the pixels; for TIFF Pillow turns the picture here
     turn = _orientation(image)
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
@@ -179,7 +181,7 @@ def _from_array(array: np.ndarray | Tensor) -> Image.Image:
     dtype, shape = str(array.dtype).removeprefix("torch."), list(array.shape)
     fits = len(shape) == 2 or (len(shape) == 3 and 1 <= shape[2] <= 4)
     if not (fits and (dtype == "uint8" or (dtype == "uint16" and len(shape) == 2))):
-        raise ValueError(f"a picture is a {dtype} {kind} {shape}; {EXPECTED}")
+        raise ValueError(f"got a {dtype} {kind} {shape}; expected {PICTURE}")
     if 0 in shape:
         raise ValueError(f"a picture of {shape[1]} x {shape[0]} pixels is empty")
     values = array.detach().cpu().numpy() if isinstance(array, Tensor) else array

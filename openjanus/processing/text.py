@@ -15,7 +15,7 @@ EOS = "<｜end▁of▁sentence｜>"
 PAD = "<｜▁pad▁｜>"
 BEGIN_OF_IMAGE = "<begin_of_image>"
 END_OF_IMAGE = "<end_of_image>"
-IMAGE_PLACEHOLDER = "<image_placeholder>"  # only the formats of others need it: our pictures are spans
+IMAGE_PLACEHOLDER = "<image_placeholder>"  # marks the place of a picture in text; never encoded, pictures are spans
 SPECIAL_TOKENS = (PAD, BOS, EOS, BEGIN_OF_IMAGE, END_OF_IMAGE)
 
 

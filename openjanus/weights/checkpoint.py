@@ -134,6 +134,11 @@ def save(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None = None,
     draft.mkdir(parents=True)
     try:
         written = FORMATS[form].write_config(checkpoint.config, checkpoint.processor.text, draft)
+        if form != "openjanus" and checkpoint.processor.config.pictures_first:
+            raise ValueError(
+                f"the {form} format has no place for pictures_first of the processor, without which questions before "
+                "pictures are answered worse: keep the openjanus format, or set it to false in config.json"
+            )
         tensors: dict[str, Tensor] = {}
         for name, tensor in stored_tensors(checkpoint.model).items():
             theirs = FORMATS[form].names(name)
