@@ -76,7 +76,7 @@ def _read_part(role: Role, part: Any) -> Part:
     if isinstance(part, Mapping):
         part = _read_openai_part(part)
     if isinstance(part, str):
-        return _checked(part)
+        return part
     if role == "assistant" and isinstance(part, (np.ndarray, Tensor)):
         return _image_ids(part)
     if role in ("system", "text"):
@@ -103,14 +103,6 @@ def _read_openai_part(part: Mapping[str, Any]) -> str | Image.Image:
             raise ValueError(f"an {kind} part holds {picture[:80]!r}; expected data:image/...;base64,...")
         return as_image(picture)
     raise ValueError(f"a part of type {kind!r}; expected 'text' or 'image_url'")
-
-
-def _checked(text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError("a text holds half of a character (a lone surrogate)") from None
-    return text
 
 
 def _image_ids(ids: np.ndarray | Tensor) -> np.ndarray:
