@@ -14,6 +14,7 @@ from PIL import Image
 
 import openjanus
 from openjanus.inference.engine import Engine
+from openjanus.inference.picture_files import file_name
 from openjanus.processing.image import open_image
 from openjanus.processing.processor import Message
 from openjanus.weights.hub import BUNDLED
@@ -132,6 +133,12 @@ def a_whole_visit(page: Page, nano: Engine) -> None:
     picture = Image.fromarray(pixels_of(sources[0]))
     wanted = "".join(nano.chat([Message("user", [picture, "how many apples are there?"])])).strip()
     assert page.locator(".said").inner_text().strip() in (wanted, "(no words)")
+
+
+@pytest.mark.parametrize("prompt", ["Two red apples!", "红苹果", "красное яблоко", "लाल सेब", "🍎", "𐍈" * 45])
+def test_a_drawing_is_saved_under_the_words_of_its_prompt_in_any_script(page, prompt) -> None:
+    name = page.evaluate("async (prompt) => (await import('/page/pictures.js')).fileName(prompt, 5, 0)", prompt)
+    assert name == f"{file_name(prompt)}-seed5-0.png"
 
 
 def test_pictures_come_by_file_paste_and_drop(page, engine) -> None:

@@ -40,6 +40,7 @@ export async function read(files) {
 export const imagesOf = (transfer) => [...(transfer?.files ?? [])].filter((file) => file.type.startsWith("image/"));
 
 export const fileName = (prompt, seed, index) => {
-  const slug = prompt.toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-+|-+$/g, "").slice(0, 60) || "drawing";
+  const words = prompt.toLowerCase().normalize("NFC").split(/[^\p{L}\p{N}\p{M}]+/u).filter(Boolean).join("-");
+  const slug = [...words].slice(0, 60).join("").replace(/-$/, "") || "drawing";
   return `${slug}-seed${seed}-${index}.png`;
 };
