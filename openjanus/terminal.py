@@ -18,13 +18,14 @@ from pathlib import Path
 from PIL import Image
 
 from openjanus.inference.engine import Engine
-from openjanus.inference.picture_files import file_names, save_png
+from openjanus.inference.picture_files import PictureFolder, file_name
 from openjanus.inference.sampling import SamplingOptions
 from openjanus.processing.image import open_image
 from openjanus.processing.processor import Message
 
 HELP = """\
-@PATH          puts a picture into what you say, at that place; @"a path with spaces"
+@PATH          puts a picture into what you say, on a line of its own; @"a path with spaces"
+               to place it among your words: @cat.png <image_placeholder> is Figure 1.
 /draw PROMPT   draws a picture into a file
 /seed NUMBER   the seed of the next drawing, and of answers with a temperature
 /new           forgets the conversation
@@ -43,7 +44,8 @@ class Chat:
         max_new_tokens: int = 512,
         system: str | None = None,
     ):
-        self.engine, self.options, self.out, self.max_new_tokens = engine, options, out, max_new_tokens
+        self.engine, self.options, self.max_new_tokens = engine, options, max_new_tokens
+        self.drawings = PictureFolder(out)
         self.system = [Message("system", [system])] if system is not None else []
         self.messages: list[Message] = []
 
@@ -112,10 +114,8 @@ class Chat:
             (image,) = self.engine.generate(prompt, options)
         except KeyboardInterrupt:
             return
-        self.out.mkdir(parents=True, exist_ok=True)
-        path = self.out / f"{file_names([prompt])[0]}-seed{options.seed}.png"
-        save_png(image, path, prompt, options, 0)
-        print(path)
+        self.drawings.folder.mkdir(parents=True, exist_ok=True)
+        print(self.drawings.save(image, f"{file_name(prompt)}-seed{options.seed}", prompt, options, 0))
 
 
 def with_pictures(line: str) -> list[str | Image.Image]:

@@ -73,3 +73,22 @@ def test_mistakes_are_told_and_leave_no_trace(tmp_path, capsys) -> None:
 
 def test_an_at_sign_inside_a_word_is_no_picture() -> None:
     assert with_pictures("write to me@example.org") == ["write to me@example.org"]
+
+
+def test_drawings_of_the_same_name_get_files_of_their_own(tmp_path, capsys) -> None:
+    prompts = ["红苹果", "蓝色", "two red apples", "two red apples", "Two red apples!"]
+    for _ in range(2):
+        converse(*(f"/draw {prompt}" for prompt in prompts), out=tmp_path)
+    paths = [Path(line) for line in capsys.readouterr().out.splitlines() if line.endswith(".png")]
+    assert len(set(paths)) == 10
+    told = []
+    for path in paths:
+        with Image.open(path) as image:
+            told.append(image.text["prompt"])
+    assert told == prompts * 2
+
+
+def test_a_mark_puts_a_picture_among_the_words(picture) -> None:
+    chat = converse(f'@"{picture}" <image_placeholder> is Figure 1. What is it?')
+    document = chat.engine.processor.prompt(chat.messages[:1])
+    assert chat.engine.processor.text.decode(document[2].ids).startswith(" is Figure 1. What is it?")

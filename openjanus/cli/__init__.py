@@ -5,6 +5,7 @@ One file a command. Results go to stdout, messages to stderr. Exit codes: 0 done
 told in one line; 130 interrupted; 141 the reader of the results closed the pipe; 1 a fault of openjanus.
 """
 
+import codecs
 import os
 import re
 import sys
@@ -38,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
     # torch reads this at its first tensor: large ones in huge pages make a step some 3% faster (LOG.md)
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     if sys.stdout is not None and hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="surrogateescape")  # a path is printed as it was given, in whatever encoding
+        sys.stdout.reconfigure(errors="openjanus")
     try:
         if (sys.argv[1:] if arguments is None else arguments) == ["--version"]:
             print(f"openjanus {__version__}")
@@ -58,6 +59,17 @@ def main(arguments: list[str] | None = None) -> None:
         line, code = _explain(error)
         print(f"error: {' '.join(line.split())}", file=sys.stderr)
         sys.exit(code)
+
+
+def _print_anyway(error: UnicodeError) -> tuple[str | bytes, int]:
+    """A path is printed as it was given, in whatever encoding; a letter that the terminal lacks is spelled out."""
+    try:
+        return codecs.lookup_error("surrogateescape")(error)
+    except UnicodeError:
+        return codecs.lookup_error("backslashreplace")(error)
+
+
+codecs.register_error("openjanus", _print_anyway)
 
 
 def _explain(error: Exception) -> tuple[str, int]:

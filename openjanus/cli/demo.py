@@ -13,7 +13,7 @@ from openjanus.cli.options import ModelOptions
 
 def demo(out: Annotated[Path, arg(help="folder for the drawing")] = Path("demo")) -> None:
     """Draw a prompt with the bundled model, then ask about a picture that it ships and about the one it drew."""
-    from openjanus.inference.picture_files import contact_sheet, save_png
+    from openjanus.inference.picture_files import PictureFolder, contact_sheet
     from openjanus.processing.image import open_image
     from openjanus.weights.hub import BUNDLED
 
@@ -24,10 +24,9 @@ def demo(out: Annotated[Path, arg(help="folder for the drawing")] = Path("demo")
     options = engine.options(seed=1, n=1)
     with progress_bar("drawing") as progress:
         (drawn,) = engine.generate(prompt, options, progress)
-    path = out / "two-red-apples.png"
-    save_png(drawn, path, prompt, options, 0)
-    large = out / "two-red-apples-large.png"
-    save_png(contact_sheet([drawn]), large, prompt, options, 0)
+    pictures = PictureFolder(out)
+    path = pictures.save(drawn, "two-red-apples", prompt, options, 0)
+    large = pictures.save(contact_sheet([drawn]), "two-red-apples-large", prompt, options, 0)
     shipped = BUNDLED / "pictures" / "cat-and-balloon.png"
     print(f'drew "{prompt}" into {path} ({drawn.width} px; enlarged: {large})')
     for picture, question in (

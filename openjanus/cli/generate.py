@@ -1,18 +1,22 @@
 """openjanus generate: draw pictures into files."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
-from openjanus.cli.console import progress_bar
+from openjanus.cli.console import console, progress_bar
 from openjanus.cli.files import check_folder
 from openjanus.cli.options import ModelOptions, Which
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 def generate(
     prompts: Annotated[Positional[tuple[str, ...]], arg(metavar="PROMPT ...", help="what to draw")],
     n: Annotated[int, arg(aliases=["-n"], help="pictures per prompt")] = 1,
+    first: Annotated[int, arg(help="number of the first picture: -n 1 --first 5 draws picture 5 alone")] = 0,
     seed: Annotated[int, arg(help="picture k of a prompt depends on (seed, k) alone")] = 0,
     guidance: Annotated[float | None, arg(help="classifier-free guidance; 1: off; default: the model's own")] = None,
     temperature: Annotated[float | None, arg(help="0: the most probable ids; default: the model's own")] = None,
@@ -23,8 +27,9 @@ def generate(
     out: Annotated[Path, arg(help="folder for the pictures")] = Path("."),
     which: Which = ModelOptions(),  # noqa: B008  (frozen)
 ) -> None:
-    """Draw pictures of one or several prompts into PNG files, with a contact sheet for more than one."""
-    from openjanus.inference.picture_files import file_names, save_contact_sheet, save_png
+    """Draw pictures of one or several prompts into PNG files, each as soon as it is finished, with a contact sheet for
+    more than one. No file is overwritten."""
+    from openjanus.inference.picture_files import MAX_ON_SHEET, PictureFolder, file_name
 
     if not prompts or not all(prompt.strip() for prompt in prompts):
         raise ValueError("empty prompt: say what to draw, such as 'two red apples'")
@@ -33,15 +38,22 @@ def generate(
     if size is not None and size not in engine.sizes_px:
         raise ValueError(f"size {size}: this model draws {' or '.join(map(str, engine.sizes_px))} pixels a side")
     options = engine.options(n=n, seed=seed, guidance=guidance, temperature=temperature, top_k=top_k, top_p=top_p)
-    with progress_bar("drawing") as progress:
-        images = engine.generate(prompts, options, progress, speculative)
-    paths, names = [], file_names(prompts)
-    for number, image in enumerate(images):
-        request, index = divmod(number, n)
-        path = out / f"{names[request]}-seed{seed}-{index}.png"
-        save_png(image, path, prompts[request], options, index)
-        paths.append(path)
-    if len(images) > 1:
-        paths.append(out / f"{names[0]}-seed{seed}-sheet.png")
-        save_contact_sheet(images, paths[-1])
-    print(*paths, sep="\n")
+    pictures, names = PictureFolder(out), [f"{file_name(prompt)}-seed{seed}" for prompt in prompts]
+    has_sheet = 1 < len(prompts) * n <= MAX_ON_SHEET
+    paths: dict[int, Path] = {}
+    images: dict[int, Image.Image] = {}
+    try:
+        with progress_bar("drawing") as progress:
+            for place, image in engine.draw(prompts, options, progress, speculative, first):
+                request, k = place // n, first + place % n
+                paths[place] = pictures.save(image, f"{names[request]}-{k}", prompts[request], options, k)
+                if has_sheet:
+                    images[place] = image
+        if has_sheet:
+            sheet = [images[place] for place in sorted(images)]
+            paths[len(paths)] = pictures.save_sheet(sheet, f"{names[0]}-sheet")
+    finally:  # those of a call that was interrupted, too
+        for place in sorted(paths):
+            print(paths[place])
+    if len(paths) > MAX_ON_SHEET:
+        console.print(f"no contact sheet: it shows up to {MAX_ON_SHEET} pictures")

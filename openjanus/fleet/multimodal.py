@@ -22,7 +22,7 @@ from vllm.multimodal.processing import (
 )
 
 from openjanus.fleet.config import FleetConfig
-from openjanus.processing.image import to_rgb, understanding_pixels
+from openjanus.processing.image import understanding_pixels
 from openjanus.processing.processor import ProcessorConfig
 
 
@@ -72,7 +72,7 @@ class LookProcessor(BaseMultiModalProcessor[LookInfo]):
     def _call_hf_processor(self, hf_data: Mapping[str, object], hf_kwargs: Mapping[str, object]) -> BatchFeature:
         c, dtype = self.info.processor().pixels, self.info.ctx.model_config.dtype
         images: Any = hf_data["images"]
-        pixels = [understanding_pixels(to_rgb(i), c) if isinstance(i, Image.Image) else i for i in images]
+        pixels = [understanding_pixels(i, c) if isinstance(i, Image.Image) else i for i in images]
         if not all(isinstance(p, Tensor) and p.shape == (3, c.size_px, c.size_px) for p in pixels):
             raise ValueError(f"a picture must be a PIL image, or pixels [3, {c.size_px}, {c.size_px}]")
         return BatchFeature({"pixels": torch.stack(pixels).to(dtype)})

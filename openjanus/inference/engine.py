@@ -5,10 +5,10 @@
 A drawing decodes image ids and ends after N of them; an answer decodes text ids and ends at the end-of-sentence id.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import torch
 from PIL import Image
@@ -16,15 +16,15 @@ from torch import Tensor
 
 from openjanus.inference.body import prepare
 from openjanus.inference.quantisation import placer
-from openjanus.inference.sampling import Sampler, SamplingOptions, choose_options
+from openjanus.inference.sampling import MAX_PICTURES, Sampler, SamplingOptions, choose_options
 from openjanus.inference.scheduler import Request, Scheduler
-from openjanus.inference.speculative import Speculation
+from openjanus.inference.speculative import Speculation, check_window
 from openjanus.model.janus import Janus
-from openjanus.processing.image import to_images
-from openjanus.processing.processor import Conversation, Message
+from openjanus.processing.image import Picture, as_image, to_images
+from openjanus.processing.message import Message, as_conversation
 from openjanus.processing.text import TextStream
 from openjanus.runtime import Runtime
-from openjanus.sequence import Kind, num_tokens
+from openjanus.sequence import Document, GenerateSpan, Kind, num_tokens
 from openjanus.weights import checkpoint as checkpoints
 from openjanus.weights.config import Checkpoint
 from openjanus.weights.hub import find_checkpoint
@@ -92,6 +92,7 @@ class Engine:
         options: SamplingOptions | None = None,
         progress: Progress | None = None,
         speculative: int = 0,
+        first: int = 0,
         **settings: Unpack[Settings],
     ) -> list[Image.Image]:
         """Draws n pictures of each prompt, prompt by prompt: prompts * n RGB pictures, `sizes_px` a side.
@@ -99,12 +100,35 @@ class Engine:
             engine.generate(["a red apple", "two cats"], n=4, seed=1, guidance=5, temperature=1)
 
         Settings left out are the checkpoint's own, or the paper's. Picture k of a prompt depends on the prompt, the
-        settings and (seed, k) alone, not on what is drawn beside it. `progress(done, total)` is called at every step.
+        settings and (seed, k) only, not on what is drawn beside it: `first=k, n=1` draws it alone.
+        progress: is called at every step with (steps done, steps in all).
         speculative: ids of a window that is drawn in one pass (inference/speculative.py); 0 draws them one by one. The
         pictures are the same.
+        first: number of the first picture of each prompt; the n pictures are those from `first` on.
         Raises ValueError for an empty prompt, one that is too long for the model, or a setting out of range.
         """
-        return self.decode_images(self.generate_ids(prompts, options, progress, speculative, **settings))
+        images = dict(self.draw(prompts, options, progress, speculative, first, **settings))
+        return [images[place] for place in range(len(images))]
+
+    def draw(
+        self,
+        prompts: str | Sequence[str],
+        options: SamplingOptions | None = None,
+        progress: Progress | None = None,
+        speculative: int = 0,
+        first: int = 0,
+        **settings: Unpack[Settings],
+    ) -> Iterator[tuple[int, Image.Image]]:
+        """As `generate`, but gives each picture as soon as it is finished, with its place in the list of `generate`.
+
+            for place, image in engine.draw(["a red apple", "two cats"], n=4): image.save(f"{place}.png")
+
+        Pictures are decoded one at a time, so that memory does not grow with their number.
+        """
+        requests = self._drawings(prompts, first, self.options(options, **settings))
+        if speculative:
+            check_window(speculative)
+        return self._decoded(self._finished(requests, progress, speculative))
 
     def generate_ids(
         self,
@@ -112,31 +136,31 @@ class Engine:
         options: SamplingOptions | None = None,
         progress: Progress | None = None,
         speculative: int = 0,
+        first: int = 0,
         **settings: Unpack[Settings],
     ) -> Tensor:
         """As `generate`, but gives the image ids: int64 [prompts * n, N], in reading order of each picture."""
-        options = self.options(options, **settings)
-        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        if not prompts or not all(p.strip() for p in prompts):
-            raise ValueError("empty prompt: say what to draw, such as 'two red apples'")
-        requests = [self.drawing(prompt.strip(), options) for prompt in prompts]
-        total = self.model.config.image_tokenizer.num_image_ids
-        for _ in self._speculate(requests, speculative) if speculative else self._run(requests):
-            if progress is not None:
-                progress(sum(len(r.ids) for r in requests) // len(requests), total)
-        return torch.cat([torch.stack(request.ids, dim=1) for request in requests])
+        requests = self._drawings(prompts, first, self.options(options, **settings))
+        ids = dict(self._finished(requests, progress, speculative))
+        return torch.cat([ids[number] for number in range(len(requests))])
 
-    def drawing(self, prompt: str, options: SamplingOptions) -> Request:
-        """`options.n` pictures of one prompt as a request to a `Scheduler`."""
-        document = self.processor.prompt([Message("user", [prompt])], draw=True)
+    def drawing(self, prompt: str, options: SamplingOptions, first: int = 0) -> Request:
+        """`options.n` pictures of one prompt, from number `first` on, as a request to a `Scheduler`."""
+        stop = first + options.n
+        if not 0 <= first < stop <= MAX_PICTURES:
+            raise ValueError(f"pictures {first} to {stop - 1}: a seed has the pictures 0 to {MAX_PICTURES - 1}")
+        document = self.processor.prompt([Message("user", prompt)], draw=True)
         documents = [document, self.processor.unconditional(document)] if options.guidance != 1 else [document]
         total = self.model.config.image_tokenizer.num_image_ids
-        return Request(documents, Kind.GENERATE, total, Sampler(options, range(options.n)))
+        return Request(documents, Kind.GENERATE, total, Sampler(options, range(first, stop)))
 
-    def answer(self, messages: Conversation, options: SamplingOptions, max_new_tokens: int) -> Request:
+    def answer(
+        self, messages: Iterable[Message | Mapping[str, Any]], options: SamplingOptions, max_new_tokens: int
+    ) -> Request:
         """The assistant's next answer as a request to a `Scheduler`; it gives up at `max_new_tokens` ids, or at the end
         of the model's positions."""
-        document = self.processor.prompt(messages)
+        document = self.processor.prompt(as_conversation(messages))
+        self._check_image_ids(document)
         room = self.model.config.language_model.max_positions - num_tokens(document)
         num_new = max(min(max_new_tokens, room), 1)
         sampler = Sampler(replace(options, guidance=1.0, n=1), [0])
@@ -144,12 +168,12 @@ class Engine:
 
     @torch.inference_mode()
     def decode_images(self, image_ids: Tensor) -> list[Image.Image]:
-        """Image ids [M, N] -> M pictures."""
-        return to_images(self.model.generation.tokenizer.decode(image_ids))
+        """Image ids [M, N] -> M pictures. One at a time: neither memory nor a picture's numbers depend on M."""
+        return [image for ids in image_ids for image in to_images(self.model.generation.tokenizer.decode(ids[None]))]
 
     def chat(
         self,
-        messages: Conversation,
+        messages: Iterable[Message | Mapping[str, Any]],
         options: SamplingOptions | None = None,
         max_new_tokens: int = 512,
         **settings: Unpack[Settings],
@@ -158,18 +182,18 @@ class Engine:
 
             for piece in engine.chat([Message("user", [picture, "what is it?"])]): print(piece, end="")
 
-        Greedy unless a temperature is given. Raises ValueError for a conversation that is too long for the model.
+        messages: each a `Message`, or a dict in OpenAI's form (processing/message.py).
+        Greedy unless a temperature is given. Raises ValueError for what is no conversation, or one that is too long for
+        the model.
         """
         options = self.options(options or SamplingOptions(temperature=0.0), **settings)
         request = self.answer(messages, options, max_new_tokens)
-        stream = TextStream(self.processor.text)
-        for _ in self._run([request]):
-            if piece := stream.add(int(step) for step in request.ids[len(stream.ids) :]):
-                yield piece
+        self._check_room([request])
+        return self._pieces(request)
 
     def ask(
         self,
-        image: Image.Image | Sequence[Image.Image],
+        image: Picture | Sequence[Picture],
         question: str,
         options: SamplingOptions | None = None,
         max_new_tokens: int = 512,
@@ -177,20 +201,72 @@ class Engine:
     ) -> str:
         """The answer to a question about one or several pictures, greedy unless a temperature is given.
 
-        Raises ValueError for an empty question or what is too long for the model.
+            engine.ask("cat.png", "what is it?")
+
+        image: the path of a file, a data URL, a PIL image of any mode, or a uint8 array or tensor [H, W, 3]
+        (processing/image.py, `as_image`); or a list of them.
+        Raises ValueError for what is no picture, an empty question, or what is too long for the model.
         """
+        if not isinstance(question, str):
+            raise ValueError(f"a question is of type {type(question).__name__}; expected text (str)")
         if not question.strip():
             raise ValueError("empty question: ask something, such as 'what is it?'")
-        images = [image] if isinstance(image, Image.Image) else list(image)
+        pictures: Sequence[Any] = image if isinstance(image, (list, tuple)) else [image]
+        if not pictures:
+            raise ValueError("no picture: expected one or several to ask about")
+        images = [as_image(picture) for picture in pictures]
         return "".join(self.chat([Message("user", [*images, question.strip()])], options, max_new_tokens, **settings))
 
     def scheduler(self, num_rows: int, num_positions: int) -> Scheduler:
         """An empty batch of this model, for requests of `drawing` and `answer`."""
         return Scheduler(self.model, num_rows, num_positions, self._text_logits)
 
+    def _drawings(self, prompts: str | Sequence[str], first: int, options: SamplingOptions) -> list[Request]:
+        """A request for each prompt. Raises ValueError for what is no prompt, or too long."""
+        if isinstance(prompts, (bytes, Mapping)) or not isinstance(prompts, Iterable):
+            raise ValueError(f"prompts are of type {type(prompts).__name__}; expected text (str) or a list of texts")
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        for prompt in prompts:
+            if not isinstance(prompt, str):
+                raise ValueError(f"a prompt is of type {type(prompt).__name__}; expected text (str)")
+        if not prompts or not all(prompt.strip() for prompt in prompts):
+            raise ValueError("empty prompt: say what to draw, such as 'two red apples'")
+        requests = [self.drawing(prompt.strip(), options, first) for prompt in prompts]
+        self._check_room(requests)
+        return requests
+
+    def _finished(
+        self, requests: Sequence[Request], progress: Progress | None, speculative: int
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Runs drawings to their end; gives the number of each and its image ids [n, N] as soon as they are whole."""
+        total = self.model.config.image_tokenizer.num_image_ids
+        waiting = dict(enumerate(requests))
+        for _ in self._speculate(requests, speculative) if speculative else self._run(requests):
+            if progress is not None:
+                done = total * (len(requests) - len(waiting)) + sum(len(r.ids) for r in waiting.values())
+                progress(done // len(requests), total)
+            for number in [number for number, request in waiting.items() if request.finished]:
+                request = waiting.pop(number)
+                yield number, torch.stack(request.ids, dim=1)
+                request.ids.clear()
+
+    def _decoded(self, finished: Iterable[tuple[int, Tensor]]) -> Iterator[tuple[int, Image.Image]]:
+        for number, image_ids in finished:
+            for k, ids in enumerate(image_ids):
+                (image,) = self.decode_images(ids[None])
+                yield number * len(image_ids) + k, image
+
+    def _pieces(self, request: Request) -> Iterator[str]:
+        """The text of an answer as it comes."""
+        stream = TextStream(self.processor.text)
+        for _ in self._run([request]):
+            if piece := stream.add(int(step) for step in request.ids[len(stream.ids) :]):
+                yield piece
+        if piece := stream.flush():
+            yield piece
+
     def _run(self, requests: Sequence[Request]) -> Iterator[None]:
         """Runs requests to their end, together as far as `MAX_ROWS` allows; yields after every step."""
-        self._check_room(requests)
         num_rows = min(sum(r.num_rows for r in requests), max(MAX_ROWS, *(r.num_rows for r in requests), 0))
         scheduler = self.scheduler(num_rows, max(r.num_positions for r in requests))
         for request in requests:
@@ -205,7 +281,6 @@ class Engine:
 
     def _speculate(self, requests: Sequence[Request], window: int) -> Iterator[None]:
         """Runs drawings to their end, one request after the other; yields after every pass."""
-        self._check_room(requests)
         for request in requests:
             speculation = Speculation(self.model, request, window)
             while not request.finished:
@@ -220,6 +295,13 @@ class Engine:
                     f"the prompt takes {num_tokens(request.documents[0])} positions, the answer up to "
                     f"{request.num_new}, but the model has {limit}: shorten it"
                 )
+
+    def _check_image_ids(self, document: Document) -> None:
+        num_ids = self.model.config.image_tokenizer.num_ids
+        for span in document:
+            wrong = [id for id in span.image_ids if not 0 <= id < num_ids] if isinstance(span, GenerateSpan) else []
+            if wrong:
+                raise ValueError(f"image id {wrong[0]}: the image tokenizer has the ids 0 to {num_ids - 1}")
 
     def _text_logits(self, hidden: Tensor) -> Tensor:
         """Text logits without what an answer must not hold: special tokens, and rows that stand for no text."""

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+MAX_PICTURES = 64  # of one seed and prompt: each has a generator seed of its own
+
 
 @dataclass(frozen=True)
 class SamplingOptions:
@@ -34,8 +36,8 @@ class SamplingOptions:
             "top_k": (self.top_k >= 0, "0 or more"),
             "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
             "guidance": (1 <= self.guidance < math.inf, "1 or more"),
-            "seed": (0 <= self.seed < 2**57, "0 to 2**57 - 1"),  # Sampler makes 64 generator seeds of each
-            "n": (1 <= self.n <= 64, "1 to 64"),
+            "seed": (0 <= self.seed < 2**57, "0 to 2**57 - 1"),  # times MAX_PICTURES below 2**63
+            "n": (1 <= self.n <= MAX_PICTURES, f"1 to {MAX_PICTURES}"),
         }
         for name, (good, expected) in rules.items():
             if not good:  # also catches nan: every comparison with it is false
@@ -65,7 +67,7 @@ class Sampler:
         """`rows`: for each row, its number k within its request."""
         self.options = options
         # On the CPU everywhere, so that a seed gives the same noise on every device.
-        self.generators = [torch.Generator().manual_seed(options.seed * 64 + k) for k in rows]
+        self.generators = [torch.Generator().manual_seed(options.seed * MAX_PICTURES + k) for k in rows]
 
     @property
     def num_rows(self) -> int:

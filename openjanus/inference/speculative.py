@@ -23,6 +23,12 @@ from openjanus.sequence import Kind, collate, num_tokens
 MAX_WINDOW = 64
 
 
+def check_window(window: int) -> None:
+    """Raises ValueError for a window that no drawing can have."""
+    if not 2 <= window <= MAX_WINDOW:
+        raise ValueError(f"speculative is {window}, expected 0 (off) or a window of 2 to {MAX_WINDOW} ids")
+
+
 class Speculation:
     """Draws the n pictures of one request; `step` runs a window of each. Pictures advance at a speed of their own.
 
@@ -30,8 +36,7 @@ class Speculation:
     """
 
     def __init__(self, model: Janus, request: Request, window: int):
-        if not 2 <= window <= MAX_WINDOW:
-            raise ValueError(f"speculative is {window}, expected 0 (off) or a window of 2 to {MAX_WINDOW} ids")
+        check_window(window)
         if request.kind != Kind.GENERATE or request.stop_id is not None:
             raise ValueError("only drawings can be speculative: answers are too short and end at an id of their own")
         self.model, self.request, self.window = model, request, window

@@ -110,16 +110,25 @@ class Janus(nn.Module):
             self.generation.initialise_from_codebook()
 
     def embed(self, batch: Batch) -> Tensor:
-        """Each position through its eye: [B, T] -> [B, T, D]. Padding becomes text id 0, which nothing attends to."""
+        """Each position through its eye: [B, T] -> [B, T, D]. Padding becomes text id 0, which nothing attends to.
+
+        Raises ValueError if the pictures' features are not as many as the positions that wait for them.
+        """
         is_text = batch.kind == Kind.TEXT
         x = self.language_model.embedding(torch.where(is_text, batch.tokens, 0))
         drawn = batch.kind == Kind.GENERATE
         if drawn.any():
             x = x.masked_scatter(drawn[..., None], self.generation(batch.tokens[drawn]).to(x.dtype))
-        if batch.pixels is not None:
-            x = x.masked_scatter(
-                (batch.kind == Kind.UNDERSTAND)[..., None], self.understanding(batch.pixels).to(x.dtype)
+        seen = batch.kind == Kind.UNDERSTAND
+        num_pictures = 0 if batch.pixels is None else len(batch.pixels)
+        num_features, num_seen = self.config.vision_encoder.num_features, int(seen.sum())
+        if num_pictures * num_features != num_seen:  # masked_scatter would give pictures each other's features
+            raise ValueError(
+                f"{num_pictures} pictures of {num_features} features each, but {num_seen} positions for them: "
+                "num_features of the processor must be the vision encoder's"
             )
+        if batch.pixels is not None:
+            x = x.masked_scatter(seen[..., None], self.understanding(batch.pixels).to(x.dtype))
         return x
 
     def embed_next(self, tokens: Tensor, rows: Mapping[Kind, Tensor]) -> Tensor:

@@ -1,20 +1,47 @@
 """Pictures to pixels and back.
 
-`understanding_pixels` fits the whole picture into a square on grey; `generation_pixels` fills the square and crops what
-hangs over (arXiv 2410.13848 §4.1; deepseek-ai/Janus, image_processing_vlm.py). Pixels are NCHW float in [-1, 1].
+    path, data URL, open file ─► decoded ─┐
+    PIL image ────────────────────────────┼─► to_rgb ─► understanding_pixels | generation_pixels
+    uint8 array or tensor ────────────────┘
+
+`to_rgb` is the one rule for pictures of every mode, number format and source. `understanding_pixels` fits the whole
+picture into a square on grey; `generation_pixels` fills the square and crops what hangs over (arXiv 2410.13848 §4.1;
+deepseek-ai/Janus, image_processing_vlm.py). Pixels are NCHW float in [-1, 1].
 """
 
+import base64
+import binascii
+import os
+import re
 from dataclasses import dataclass
-from pathlib import Path
+from io import BytesIO
 from typing import IO
+from urllib.parse import unquote
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 # A small file can declare a huge picture: refuse before decoding. Pillow's own limit only warns.
 MAX_PIXELS = 64_000_000
+# What a picture may be given as; text is a path or a data URL.
+Picture = Image.Image | str | os.PathLike[str] | np.ndarray | Tensor
+PICTURE = (
+    "a picture: path, data URL, PIL image, or array or tensor, uint8 [H, W, 3], [H, W, 4], [H, W] or uint16 [H, W]"
+)
+DATA_URL = re.compile(r"data:[^,]*;base64,", re.IGNORECASE)
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND")  # what the look of a picture depends on
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 @dataclass(frozen=True)
@@ -28,8 +55,34 @@ class PixelConfig:
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
 
 
-def open_image(path: Path | str) -> Image.Image:
-    """Reads a picture file as RGB: upright by its EXIF, transparency on white, the first frame of an animation.
+def as_image(picture: Picture) -> Image.Image:
+    """A picture in any form that a user may have it in, as RGB by the rule of `to_rgb`.
+
+    picture: the path of a file, a data URL (`data:image/png;base64,...`), a PIL image of any mode, or an array or
+    tensor: uint8 [H, W, C] with 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA) channels, uint8 [H, W], uint16 [H, W].
+    Raises ValueError for anything else, for what cannot be read, and for a picture larger than `MAX_PIXELS`.
+    """
+    if isinstance(picture, str) and picture[:5].lower() == "data:":
+        return read_image(BytesIO(data_url_bytes(picture)), "the picture")
+    if isinstance(picture, str) and picture[:8].lower().startswith(("http://", "https://")):
+        raise ValueError(f"{picture[:80]}: no remote pictures are loaded; expected {PICTURE}")
+    if isinstance(picture, (str, os.PathLike)):
+        return open_image(picture)
+    if isinstance(picture, (np.ndarray, Tensor)):
+        picture = _from_array(picture)
+    if not isinstance(picture, Image.Image):
+        raise ValueError(f"got {type(picture).__name__}; expected {PICTURE}")
+    try:
+        _check_size(picture, MAX_PIXELS)
+        return to_rgb(picture)
+    except Image.DecompressionBombError as error:
+        raise _too_large("the picture", error, MAX_PIXELS) from None
+    except Exception as error:  # a file that was opened and not read yet may be damaged, or closed
+        raise ValueError(f"the picture: not a readable picture ({error})") from None
+
+
+def open_image(path: os.PathLike[str] | str) -> Image.Image:
+    """Reads a picture file as RGB by the rule of `to_rgb`, of an animation the first frame.
 
     Raises ValueError for a file that is missing, no picture, truncated, or larger than `MAX_PIXELS`.
     """
@@ -43,39 +96,127 @@ def open_image(path: Path | str) -> Image.Image:
 
 
 def read_image(
-    file: IO[bytes], name: str, max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] | None = None
+    file: IO[bytes], name: str, max_pixels: int | None = None, formats: tuple[str, ...] | None = None
 ) -> Image.Image:
-    """As `open_image`, from an open file; `name` stands for it in errors. formats: those of Pillow's that are tried."""
+    """As `open_image`, from an open file; `name` stands for it in errors. max_pixels: None for `MAX_PIXELS`. formats:
+    those of Pillow's that are tried."""
+    max_pixels = max_pixels or MAX_PIXELS
     try:
-        with Image.open(file, formats=formats) as image:
-            width, height = image.size
-            if width * height > max_pixels:
-                raise Image.DecompressionBombError(f"{width} x {height} pixels")
-            image.seek(0)
-            return to_rgb(ImageOps.exif_transpose(image))
+        try:
+            return _decode(file, max_pixels, formats)
+        except Image.DecompressionBombError:
+            raise
+        except Exception:  # Pillow may have stumbled over metadata, which nobody needs
+            file.seek(0)
+            if file.read(len(PNG_SIGNATURE)) != PNG_SIGNATURE:
+                raise
+            return _decode(_without_metadata(file), max_pixels, formats)
     except Image.DecompressionBombError as error:
-        raise ValueError(f"{name}: {error}; at most {max_pixels:,} pixels are read: shrink the picture") from None
+        raise _too_large(name, error, max_pixels) from None
     except UnidentifiedImageError:  # its own words hold the address of an object
         raise ValueError(f"{name}: not a readable picture (unknown format)") from None
     except Exception as error:  # on damaged files Pillow's decoders raise whatever they stumble over
         raise ValueError(f"{name}: not a readable picture ({error})") from None
 
 
+def data_url_bytes(url: str) -> bytes:
+    """The bytes of `data:image/...;base64,...`. Raises ValueError for anything else."""
+    if not (head := DATA_URL.match(url)):
+        raise ValueError("expected a data URL in base64, such as data:image/png;base64,...")
+    body = "".join(unquote(url[head.end() :]).split())  # some encoders break the lines
+    try:
+        return base64.b64decode(body + "=" * (-len(body) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError("the picture is not base64") from None
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode of Pillow to RGB; transparent parts become white, 16-bit greys are scaled to 8 bits."""
-    if image.mode.startswith("I"):
-        grey = np.asarray(image).astype(np.float64).clip(0, 65535)
-        is_16_bit = image.mode != "I" or grey.max() > 255  # mode I holds integers of any range
-        return Image.fromarray((grey / 257 if is_16_bit else grey).round().astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        paper = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        return Image.alpha_composite(paper, image).convert("RGB")
-    return image.convert("RGB")
+    """Any picture of Pillow's as RGB without metadata: upright by its EXIF, transparent parts white.
+
+    16-bit greys are scaled to 8 bits. Modes I and F do not say what white is; their largest value does: up to 1 (F), up
+    to 255, or else 65,535. The given picture stays as it is; one that needs nothing is returned itself. Raises what
+    Pillow raises for a damaged file.
+    """
+    if 0 in image.size:
+        raise ValueError(f"{image.width} x {image.height} pixels: it is empty")
+    if type(image) is Image.Image and image.mode == "RGB" and not image.info and not image.getexif():
+        return image
+    image.load()  # orientation may stand behind the pixels; for TIFF Pillow turns the picture here
+    turn = _orientation(image)
+    if image.mode in ("I", "F") or image.mode.startswith("I;"):
+        rgb = _from_grey(image)
+    elif image.has_transparency_data:
+        rgba = image.convert("LA" if image.mode == "La" else "RGBA").convert("RGBA")
+        rgb = Image.alpha_composite(Image.new("RGBA", image.size, "white"), rgba).convert("RGB")
+    else:
+        rgb = image.convert("RGB")
+    if turn is not None:
+        rgb = rgb.transpose(turn)
+    rgb.info = {}  # nothing is left that could turn it again
+    return rgb
+
+
+def _orientation(image: Image.Image) -> Image.Transpose | None:
+    try:
+        return TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # damaged metadata says nothing, and refuses nothing
+        return None
+
+
+def _from_grey(image: Image.Image) -> Image.Image:
+    """Grey of more than 8 bits."""
+    grey = np.nan_to_num(np.asarray(image).astype(np.float32), nan=0, posinf=65535, neginf=0).clip(0, 65535)
+    if image.mode.startswith("I;") or grey.max() > 255:
+        white = 65535
+    else:
+        white = 1 if image.mode == "F" and grey.max() <= 1 else 255
+    levels = (grey * (255 / white)).round().astype(np.uint8)
+    if (transparent := image.info.get("transparency")) is not None:
+        levels[grey == transparent] = 255
+    return Image.fromarray(levels).convert("RGB")
+
+
+def _from_array(array: np.ndarray | Tensor) -> Image.Image:
+    kind = "tensor" if isinstance(array, Tensor) else "array"
+    dtype, shape = str(array.dtype).removeprefix("torch."), list(array.shape)
+    fits = len(shape) == 2 or (len(shape) == 3 and 1 <= shape[2] <= 4)
+    if not (fits and (dtype == "uint8" or (dtype == "uint16" and len(shape) == 2))):
+        raise ValueError(f"got a {dtype} {kind} {shape}; expected {PICTURE}")
+    if 0 in shape:
+        raise ValueError(f"a picture of {shape[1]} x {shape[0]} pixels is empty")
+    values = array.detach().cpu().numpy() if isinstance(array, Tensor) else array
+    return Image.fromarray(np.ascontiguousarray(values[..., 0] if shape[2:] == [1] else values))
+
+
+def _decode(file: IO[bytes], max_pixels: int, formats: tuple[str, ...] | None) -> Image.Image:
+    with Image.open(file, formats=formats) as image:
+        _check_size(image, max_pixels)
+        image.seek(0)
+        return to_rgb(image)
+
+
+def _check_size(image: Image.Image, max_pixels: int) -> None:
+    if image.width * image.height > max_pixels:
+        raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
+
+
+def _too_large(name: str, error: Exception, max_pixels: int) -> ValueError:
+    return ValueError(f"{name}: {error}; at most {max_pixels:,} pixels are read: shrink the picture")
+
+
+def _without_metadata(png: IO[bytes]) -> IO[bytes]:
+    """A PNG without its texts, colour profile and so on: Pillow refuses a picture for large or damaged ones."""
+    kept = [PNG_SIGNATURE]
+    while len(head := png.read(8)) == 8:
+        body = png.read(int.from_bytes(head[:4]) + 4)
+        if head[4:] in PNG_CHUNKS:
+            kept += [head, body]
+    return BytesIO(b"".join(kept))
 
 
 def understanding_pixels(image: Image.Image, c: PixelConfig) -> Tensor:
     """The whole picture, long side to `size_px`, centred on the background: [3, size, size], normalised."""
+    image = to_rgb(image)
     width, height = image.size
     longest = max(width, height)
     size = (max(int(width / longest * c.size_px), c.min_side_px), max(int(height / longest * c.size_px), c.min_side_px))
@@ -91,6 +232,7 @@ def understanding_pixels(image: Image.Image, c: PixelConfig) -> Tensor:
 
 def generation_pixels(image: Image.Image, size_px: int) -> Tensor:
     """Short side to `size_px`, the middle of the long side: [3, size, size] in [-1, 1]."""
+    image = to_rgb(image)
     if image.size != (size_px, size_px):
         image = ImageOps.fit(image, (size_px, size_px), Image.Resampling.BICUBIC)
     return to_pixels(np.asarray(image))

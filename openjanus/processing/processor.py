@@ -7,6 +7,13 @@
 
 The role decides which eye a picture meets: the user's pictures are understood, the assistant's are generated. Source
 of the template: deepseek-ai/Janus, conversation.py and processing_vlm.py (`deepseek_old`; `deepseek` for Janus-Pro).
+
+A user's picture stands on a line of its own, where it is among the parts. For another layout, the text holds marks as
+in the original. If a turn has as many marks as pictures, the pictures stand there and nothing is added; otherwise a
+mark is text.
+
+    [picture, "what is it?"]                                   <picture> "\\nwhat is it?"
+    [picture, "<image_placeholder> is Figure 1. What is it?"]  <picture> " is Figure 1. What is it?"
 """
 
 from collections.abc import Sequence
@@ -17,7 +24,8 @@ import numpy as np
 from PIL import Image
 
 from openjanus.processing.image import PixelConfig, understanding_pixels
-from openjanus.processing.text import TextTokenizer
+from openjanus.processing.message import Conversation, Message, Part
+from openjanus.processing.text import IMAGE_PLACEHOLDER, TextTokenizer
 from openjanus.sequence import Document, GenerateSpan, TextSpan, UnderstandSpan
 
 ROLES = {
@@ -27,28 +35,16 @@ ROLES = {
 
 
 @dataclass(frozen=True)
-class Message:
-    """What one side says. `system` replaces the checkpoint's own system prompt, `text` is a document without roles.
-
-    The user's pictures are PIL images, anywhere among the words; an assistant's picture is its image ids, int [N].
-    """
-
-    role: Literal["system", "user", "assistant", "text"]
-    content: Sequence[str | Image.Image | np.ndarray]
-
-
-Conversation = Sequence[Message]
-
-
-@dataclass(frozen=True)
 class ProcessorConfig:
     """`num_features`: positions that a picture to understand takes. `system_prompt`: begins every conversation that
-    does not draw."""
+    does not draw. `pictures_first`: a user's turn is written with its pictures before its words, because the model has
+    learned no other order."""
 
     num_features: int = 576
     pixels: PixelConfig = field(default_factory=PixelConfig)
     template: Literal["deepseek_old", "deepseek"] = "deepseek_old"
     system_prompt: str = ""
+    pictures_first: bool = False
 
 
 class _Writer:
@@ -141,22 +137,13 @@ class Processor:
         roles = ROLES[self.config.template]
         writer.role(roles["user"])
         writer.words += ": "
-        parts = [part for part in message.content if not isinstance(part, str) or part.strip()]
-        for i, part in enumerate(parts):
+        for part in _lay_out(message.content, self.config.pictures_first):
             if isinstance(part, str):
-                text = part if i else part.lstrip()
-                text = text if i < len(parts) - 1 else text.rstrip()
-                gap = "\n" if i and isinstance(parts[i - 1], Image.Image) else " "
-                writer.words += text if i == 0 or text.startswith("\n") else gap + text
-            elif isinstance(part, Image.Image):
-                if i and not writer.words.endswith("\n"):
-                    writer.words += "\n"  # a picture stands on a line of its own
-                writer.special(self.text.begin_of_image_id)
-                pixels = understanding_pixels(part, self.config.pixels)
-                writer.span(UnderstandSpan(pixels, self.config.num_features))
-                writer.special(self.text.end_of_image_id)
-            else:
-                raise ValueError("a user's picture must be a PIL image: the user's pictures are looked at")
+                writer.words += part
+                continue
+            writer.special(self.text.begin_of_image_id)
+            writer.span(UnderstandSpan(understanding_pixels(part, self.config.pixels), self.config.num_features))
+            writer.special(self.text.end_of_image_id)
         writer.words += "\n\n"
         writer.role(roles["assistant"])
         writer.words += ":"
@@ -180,8 +167,36 @@ class Processor:
             writer.special(self.text.eos_id)
 
 
+def _lay_out(content: Sequence[Part], pictures_first: bool) -> list[str | Image.Image]:
+    """A user's turn in the order and with the white space that the template wants. Blank parts are left out."""
+    parts = [part for part in content if isinstance(part, Image.Image) or (isinstance(part, str) and part.strip())]
+    pictures = [part for part in parts if isinstance(part, Image.Image)]
+    texts = [part for part in parts if isinstance(part, str)]
+    if pictures and sum(text.count(IMAGE_PLACEHOLDER) for text in texts) == len(pictures):
+        first, *others = "".join(map(str, _spaced(texts))).split(IMAGE_PLACEHOLDER)
+        return [first, *(part for pair in zip(pictures, others, strict=True) for part in pair)]
+    if pictures and pictures_first:
+        parts = [*pictures, *(text.strip() for text in texts)]
+    return _spaced(parts)
+
+
+def _spaced(parts: Sequence[str | Image.Image]) -> list[str | Image.Image]:
+    """Parts with what stands between them: a picture has a line of its own, texts are joined by a space."""
+    spaced: list[str | Image.Image] = []
+    for i, part in enumerate(parts):
+        before = parts[i - 1] if i else None
+        if isinstance(part, str):
+            text = part if i else part.lstrip()
+            text = text if i < len(parts) - 1 else text.rstrip()
+            gap = "\n" if isinstance(before, Image.Image) else " "
+            spaced.append(text if i == 0 or text.startswith("\n") else gap + text)
+        else:
+            if i and not (isinstance(before, str) and before.endswith("\n")):
+                spaced.append("\n")
+            spaced.append(part)
+    return spaced
+
+
 def _words(message: Message) -> str:
-    """The text of a message that can hold nothing else."""
-    if not all(isinstance(part, str) for part in message.content):
-        raise ValueError(f"a {message.role} message holds text alone")
+    """The text of a message that holds nothing else."""
     return "".join(part for part in message.content if isinstance(part, str))

@@ -15,7 +15,7 @@ EOS = "<｜end▁of▁sentence｜>"
 PAD = "<｜▁pad▁｜>"
 BEGIN_OF_IMAGE = "<begin_of_image>"
 END_OF_IMAGE = "<end_of_image>"
-IMAGE_PLACEHOLDER = "<image_placeholder>"  # only the formats of others need it: our pictures are spans
+IMAGE_PLACEHOLDER = "<image_placeholder>"  # marks the place of a picture in text; never encoded, pictures are spans
 SPECIAL_TOKENS = (PAD, BOS, EOS, BEGIN_OF_IMAGE, END_OF_IMAGE)
 
 
@@ -87,9 +87,16 @@ class TextStream:
     def add(self, ids: Iterable[int]) -> str:
         """The text that these ids add; the half of a character waits for its other bytes."""
         self.ids += ids
+        return self._give(has_ended=False)
+
+    def flush(self) -> str:
+        """The rest of an answer that has ended: half a character as the tokenizer shows it, and what waited with it."""
+        return self._give(has_ended=True)
+
+    def _give(self, has_ended: bool) -> str:
         before = self.text.decode(self.ids[self._window : self._given])
         text = self.text.decode(self.ids[self._window :])
-        if text.endswith("\ufffd") or len(text) == len(before):
+        if len(text) == len(before) or (text.endswith("\ufffd") and not has_ended):
             return ""
         first = self._given == 0
         self._window, self._given = self._given, len(self.ids)

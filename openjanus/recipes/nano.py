@@ -88,7 +88,7 @@ def janus() -> Run:
     )
     task = JanusTraining(
         model,
-        ProcessorConfig(64, PixelConfig(size_px=64)),
+        ProcessorConfig(64, PixelConfig(size_px=64), pictures_first=True),
         tokenizer_from="runs/nano.tokenizer",
         encoder_from="runs/nano.encoder",
         image_ids="runs/nano.image_ids.safetensors",

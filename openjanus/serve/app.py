@@ -129,7 +129,8 @@ def _card(service: Service) -> ModelCard:
         guidance_scale=options.guidance, temperature=options.temperature, sizes=service.canvas.sizes,
         max_n=min(service.limits.max_n, service.worker.scheduler.cache.num_rows // 2),
     )  # fmt: skip
-    about = service.engine.about and ModelAbout.model_validate(service.engine.about, from_attributes=True)
+    given = service.engine.about
+    about = None if given is None else ModelAbout.model_validate(given, from_attributes=True)
     return ModelCard(id=service.name, created=service.created, drawing=drawing, about=about)
 
 

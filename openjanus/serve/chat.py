@@ -93,9 +93,10 @@ async def pieces(service: Service, body: ChatRequest, answer: Answer) -> AsyncGe
                 if stopped:
                     answer.finish = "stop"
                     return
-        if stops.held:
-            yield stops.held
-        answer.finish = "stop" if ticket.tokens[-1:] == [request.stop_id] else "length"
+        text, stopped = stops.add(stream.flush())
+        if text := text + stops.held:
+            yield text
+        answer.finish = "stop" if stopped or ticket.tokens[-1:] == [request.stop_id] else "length"
 
 
 def _options(service: Service, body: ChatRequest) -> SamplingOptions:

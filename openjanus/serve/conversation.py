@@ -1,13 +1,11 @@
 """From the API's messages to the processor's: words, and pictures decoded within bounds."""
 
-import base64
-import binascii
 from collections.abc import Callable, Sequence
 from io import BytesIO
 
 from PIL import Image
 
-from openjanus.processing.image import read_image
+from openjanus.processing.image import DATA_URL, data_url_bytes, read_image
 from openjanus.processing.processor import Message
 from openjanus.serve.errors import ApiError, invalid
 from openjanus.serve.limits import Limits
@@ -87,12 +85,9 @@ def _bytes(url: str, limits: Limits, fetch: Fetch | None) -> bytes:
         if fetch is None:
             raise invalid("this server loads no remote pictures: send a data URL", code="remote_images_off")
         return fetch(url)
-    head, comma, body = url.partition(",")
-    if scheme != "data" or not comma or not head.endswith(";base64"):
+    if not DATA_URL.match(url):
         raise invalid("expected data:image/...;base64,... or an http(s) URL", code="invalid_image_url")
-    if len(body) > limits.max_picture_bytes * 4 // 3 + 4:
+    data = data_url_bytes(url)
+    if len(data) > limits.max_picture_bytes:
         raise invalid(f"the picture is larger than {limits.max_picture_bytes:,} bytes", code="image_too_large")
-    try:
-        return base64.b64decode(body, validate=True)
-    except (binascii.Error, ValueError):
-        raise invalid("the picture is not base64", code="invalid_image") from None
+    return data

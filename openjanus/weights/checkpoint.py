@@ -136,6 +136,11 @@ def save(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None = None,
     draft.mkdir(parents=True)
     try:
         written = FORMATS[form].write_config(checkpoint.config, checkpoint.processor.text, draft)
+        if form != "openjanus" and checkpoint.processor.config.pictures_first:
+            raise ValueError(
+                f"the {form} format has no place for pictures_first of the processor, without which questions before "
+                "pictures are answered worse: keep the openjanus format, or set it to false in config.json"
+            )
         if checkpoint.about is not None:
             configs.save(checkpoint.about, draft / "about.json")
             written.append("about.json")

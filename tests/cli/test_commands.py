@@ -10,6 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from openjanus.cli import main
+from openjanus.inference.engine import Engine
 from openjanus.testing import tiny_checkpoint
 from openjanus.weights import checkpoint, hub
 from tests import tiny
@@ -97,6 +98,54 @@ def test_drawings_become_files_with_their_settings_inside(model, tmp_path, capsy
         assert image.text["prompt"] == "a red car"
         assert image.text["seed"] == "3"
     assert capsys.readouterr().out.splitlines() == [str(tmp_path / "new" / name) for name in names]
+
+
+def test_a_second_call_overwrites_nothing(model, tmp_path, capsys) -> None:
+    written: dict[Path, bytes] = {}
+    for settings in ((), ("--guidance", "2"), ("--guidance", "3")):
+        for prompt in ("红苹果", "蓝色 🍎", "a" * 70, "a" * 70 + "b"):
+            main(["generate", prompt, "-n", "2", *settings, "--model", str(model), "--out", str(tmp_path)])
+            paths = [Path(line) for line in capsys.readouterr().out.splitlines()]
+            assert len(paths) == 3 and not written.keys() & set(paths)
+            written |= {path: path.read_bytes() for path in paths}
+    assert all(path.read_bytes() == data for path, data in written.items())
+    assert sorted(written) == sorted(tmp_path.iterdir())
+    assert tmp_path / "红苹果-seed0-1-2.png" in written and tmp_path / "红苹果-seed0-sheet-3.png" in written
+
+
+def test_one_picture_of_a_prompt_is_drawn_alone(model, tmp_path, capsys) -> None:
+    command = ["generate", "a red car", "a dog", "--seed", "3", "--model", str(model), "--out"]
+    main([*command, str(tmp_path / "all"), "-n", "4"])
+    main([*command, str(tmp_path / "one"), "-n", "1", "--first", "2"])
+    names = ["a-dog-seed3-2.png", "a-red-car-seed3-2.png", "a-red-car-seed3-sheet.png"]
+    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == names
+    for name in names[:2]:
+        with Image.open(tmp_path / "one" / name) as one, Image.open(tmp_path / "all" / name) as whole:
+            assert one.tobytes() == whole.tobytes() and one.text["index"] == whole.text["index"] == "2"
+    assert "pictures 64 to 64" in refusal(capsys, *command, tmp_path, "--first", "64")
+
+
+def test_each_picture_is_written_as_soon_as_it_is_finished(model, tmp_path, monkeypatch, capsys) -> None:
+    found = []
+
+    def draw(self, prompts, options, *settings):
+        for place in range(3):
+            yield place, Image.new("RGB", (16, 16))
+            found.append(len(list(tmp_path.iterdir())))
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(Engine, "draw", draw)
+    with pytest.raises(SystemExit):
+        main(["generate", "a red car", "-n", "4", "--model", str(model), "--out", str(tmp_path)])
+    assert found == [1, 2, 3]
+    assert capsys.readouterr().out.splitlines() == [str(tmp_path / f"a-red-car-seed0-{k}.png") for k in range(3)]
+
+
+def test_a_sheet_is_left_out_where_it_would_be_huge(model, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("openjanus.inference.picture_files.MAX_ON_SHEET", 2)
+    main(["generate", "a red car", "-n", "3", "--model", str(model), "--out", str(tmp_path)])
+    captured = capsys.readouterr()
+    assert len(captured.out.splitlines()) == 3 and "no contact sheet: it shows up to 2 pictures" in captured.err
 
 
 def test_speculative_drawings_are_the_same_and_a_wrong_window_is_refused(model, tmp_path, capsys) -> None:

@@ -103,6 +103,12 @@ def test_a_path_in_another_encoding_or_with_brackets_is_printed_as_it_is(model, 
     assert os.path.isfile(done.stdout.rstrip(b"\n"))
 
 
+def test_letters_that_the_output_cannot_show_are_spelled_out(model, tmp_path) -> None:
+    words = ["generate", "红 é", "--model", str(model), "--out", str(tmp_path)]
+    done = run(words, env={**os.environ, "PYTHONIOENCODING": "latin-1"})
+    assert done.returncode == 0 and done.stdout.endswith(b"\\u7ea2-\xe9-seed0-0.png\n")
+
+
 def test_chat_goes_on_after_broken_bytes_and_impossible_paths(model) -> None:
     lines = b"caf\xe9 \xff\n@~nobody-of-this-name/x.png what is it?\n/draw \xff\nwhat is it?\n"
     done = run(["chat", "--model", str(model), "--max-new-tokens", "2"], input=lines)

@@ -1,7 +1,10 @@
 """Both doors against oracles that recompute the whole sequence at every step."""
 
+import base64
+import io
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -89,8 +92,7 @@ def test_greedy_answers_equal_the_oracle_and_pieces_join(engine, pictures) -> No
     pieces = list(engine.chat(conversation, max_new_tokens=12))
     ids = slow_answer(engine, engine.processor.prompt(conversation), 12)
     text = engine.processor.text
-    whole = text.decode([i for i in ids if i != text.eos_id]).removeprefix(" ").rstrip("\ufffd")
-    assert "".join(pieces) == whole
+    assert "".join(pieces) == text.decode(ids).removeprefix(" ")
 
 
 def script(engine: Engine, monkeypatch, ids: list[int]) -> None:
@@ -186,3 +188,106 @@ def test_chat_never_says_an_id_beyond_the_tokenizers(monkeypatch) -> None:
     wide[0, engine.processor.text.eos_id] = 5.0
     monkeypatch.setattr(engine.model, "text_logits", lambda hidden: wide.clone())
     assert "".join(engine.chat([Message("user", ["hello"])], max_new_tokens=3)) == ""
+
+
+def data_url(image: Image.Image) -> str:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def test_a_picture_to_ask_about_may_have_any_form(engine, tmp_path) -> None:
+    PICTURE.save(tmp_path / "a.png")
+    array = np.asarray(PICTURE)
+    path = tmp_path / "a.png"
+    wanted = engine.ask(PICTURE, "what is it?", max_new_tokens=6)
+    for form in (str(path), path, PICTURE.convert("RGBA"), array, torch.from_numpy(array.copy()), data_url(PICTURE)):
+        assert engine.ask(form, " what is it? ", max_new_tokens=6) == wanted
+        assert engine.ask([form], "what is it?", max_new_tokens=6) == wanted
+    assert engine.ask([path, array], "?", max_new_tokens=6) == engine.ask([PICTURE, PICTURE], "?", max_new_tokens=6)
+
+
+def test_messages_in_openais_form_are_answered_as_ours(engine) -> None:
+    picture = {"type": "image_url", "image_url": {"url": data_url(PICTURE)}}
+    theirs = [
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": [{"type": "text", "text": "what is it?"}, picture]},
+        {"role": "assistant", "content": "a cat"},
+        {"role": "user", "content": "why?"},
+    ]
+    ours = [
+        Message("system", "be brief"),
+        Message("user", ["what is it?", PICTURE]),
+        Message("assistant", "a cat"),
+        Message("user", "why?"),
+    ]
+    assert list(engine.chat(theirs, max_new_tokens=8)) == list(engine.chat(ours, max_new_tokens=8))
+
+
+def test_what_cannot_be_asked_is_told_at_once(engine) -> None:
+    for call, words in (
+        (lambda: engine.ask("none.png", "what is it?"), "none.png: no such file"),
+        (lambda: engine.ask(7, "what is it?"), "got int; expected a picture"),
+        (lambda: engine.ask([], "what is it?"), "no picture"),
+        (lambda: engine.ask(PICTURE, None), "a question is of type NoneType"),
+        (lambda: engine.chat("hello"), "a conversation is of type str"),
+        (lambda: engine.chat([]), "empty conversation"),
+        (lambda: engine.chat([Message("user", "cat " * 300)]), "shorten"),
+        (lambda: engine.generate(7), "prompts are of type int"),
+        (lambda: engine.generate(b"a cat"), "prompts are of type bytes"),
+        (lambda: engine.generate({"a cat": 1}), "prompts are of type dict"),
+        (lambda: engine.generate(["a cat", 7]), "a prompt is of type int"),
+        (lambda: engine.draw(["a cat", " "]), "empty prompt"),
+        (lambda: engine.draw("a cat", n=65), "n is 65"),
+        (lambda: engine.draw("a cat", n=2, first=63), r"pictures 63 to 64.*0 to 63"),
+        (lambda: engine.draw("a cat", first=-1), r"pictures -1 to -1"),
+        (
+            lambda: engine.chat([Message("user", "a"), Message("assistant", np.arange(60)), Message("user", "b")]),
+            "image id 48",
+        ),
+        (
+            lambda: engine.chat([Message("user", "a"), Message("assistant", -np.arange(9)), Message("user", "b")]),
+            "image id -1",
+        ),
+    ):
+        with pytest.raises(ValueError, match=words):
+            call()
+
+
+def test_pictures_are_given_as_soon_as_their_prompt_is_finished(engine, monkeypatch) -> None:
+    monkeypatch.setattr("openjanus.inference.engine.MAX_ROWS", 4)
+    prompts, options = [*PROMPTS, "a dog"], SamplingOptions(n=2, seed=3, guidance=2.0)
+    whole = engine.generate(prompts, options)
+    steps: list[int] = []
+    drawn, seen = {}, []
+    for number, image in engine.draw(prompts, options, lambda done, total: steps.append(done)):
+        drawn[number] = image
+        seen.append(len(steps))
+    assert [drawn[i].tobytes() for i in range(6)] == [image.tobytes() for image in whole]
+    assert seen[0] == seen[1] < seen[2] == seen[3] < seen[4] == seen[5]  # four rows: one prompt at a time
+    assert seen[0] <= 17
+
+
+@pytest.mark.parametrize("speculative", [0, 8])
+def test_a_picture_drawn_alone_is_that_of_the_whole_call(engine, speculative) -> None:
+    options = SamplingOptions(n=5, seed=3, guidance=2.0)
+    whole = engine.generate(PROMPTS, options)
+    for first, n in ((0, 1), (3, 1), (2, 3)):
+        part = engine.generate(PROMPTS, replace(options, n=n), speculative=speculative, first=first)
+        wanted = [whole[prompt * 5 + first + k] for prompt in range(2) for k in range(n)]
+        assert [image.tobytes() for image in part] == [image.tobytes() for image in wanted]
+
+
+def test_pictures_are_decoded_one_by_one(engine, monkeypatch) -> None:
+    decode, sizes = engine.model.generation.tokenizer.decode, []
+    monkeypatch.setattr(engine.model.generation.tokenizer, "decode", lambda ids: sizes.append(len(ids)) or decode(ids))
+    engine.generate(PROMPTS, SamplingOptions(n=4))
+    assert sizes == [1] * 8
+
+
+def test_an_answer_that_ends_inside_a_character_keeps_its_end(engine, monkeypatch) -> None:
+    text = engine.processor.text
+    ids = text.encode(" a né☃")
+    script(engine, monkeypatch, ids)
+    answer = "".join(engine.chat([Message("user", "hello")], max_new_tokens=len(ids) - 1))
+    assert answer == text.decode(ids[:-1]).removeprefix(" ") == "a né\ufffd"

@@ -7,7 +7,7 @@ import torch
 
 from openjanus.model.janus import Janus
 from openjanus.sequence import Document, GenerateSpan, Kind, TextSpan, UnderstandSpan, collate, num_tokens, pack
-from tests.tiny import CONFIG, janus, picture_span
+from tests.tiny import CONFIG, VISION_ENCODER, janus, picture_span
 
 IDS = list(range(16))
 DOCUMENTS: dict[str, Document] = {
@@ -117,3 +117,16 @@ def test_a_picture_may_be_anywhere_in_a_span(model):
     assert isinstance(DOCUMENTS["look"][1], UnderstandSpan)
     one, other = DOCUMENTS["look"], [*DOCUMENTS["look"][:1], picture_span(9), *DOCUMENTS["look"][2:]]
     assert not torch.allclose(model(collate([one]))[:, -1], model(collate([other]))[:, -1], atol=1e-3)
+
+
+@pytest.mark.parametrize("wrong", [VISION_ENCODER.num_features - 1, VISION_ENCODER.num_features + 1, 0])
+def test_pictures_that_do_not_fill_their_positions_are_refused(model, wrong):
+    document = [TextSpan([5]), UnderstandSpan(picture_span(1).pixels, wrong), TextSpan([6])]
+    with pytest.raises(ValueError, match=f"1 pictures of 4 features each, but {wrong} positions.*num_features"):
+        model.embed(collate([document]))
+
+
+def test_positions_of_pictures_without_pictures_are_refused(model):
+    batch = replace(collate([DOCUMENTS["look"]]), pixels=None)
+    with pytest.raises(ValueError, match="0 pictures of 4 features each, but 4 positions"):
+        model.embed(batch)

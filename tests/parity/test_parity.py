@@ -60,6 +60,22 @@ TALKS = {
     "picture last": (["what is it?", stages.picture()], "what is it?\n<image_placeholder>"),
     "between": (["look", stages.picture(), "well?"], "look\n<image_placeholder>\nwell?"),
     "two": ([stages.picture(), stages.picture(), "and?"], "<image_placeholder>\n<image_placeholder>\nand?"),
+    "marks": (
+        [
+            stages.picture(),
+            stages.picture(),
+            " <image_placeholder> is Figure 1.\n<image_placeholder> is Figure 2. Which is a cat? ",
+        ],
+        "<image_placeholder> is Figure 1.\n<image_placeholder> is Figure 2. Which is a cat?",
+    ),
+    "marks inside lines": (
+        ["look at <image_placeholder>, please,", stages.picture(), "and <image_placeholder>", stages.picture()],
+        "look at <image_placeholder>, please, and <image_placeholder>",
+    ),
+    "the white space of parts": (
+        ["what differs between", stages.picture(), " and ", stages.picture()],
+        "what differs between\n<image_placeholder>\n and \n<image_placeholder>",
+    ),
     "spaces": (["  12  dogs \n"], "12  dogs"),
     "unicode": (["wie heißt 猫?"], "wie heißt 猫?"),
 }

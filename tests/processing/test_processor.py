@@ -1,12 +1,17 @@
 """Conversations to documents: the template's very words, where loss falls, and what guidance blanks."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from openjanus.processing.processor import Message
-from openjanus.processing.text import BEGIN_OF_IMAGE, BOS, END_OF_IMAGE, EOS, PAD
+from openjanus.processing.text import BEGIN_OF_IMAGE, BOS, END_OF_IMAGE, EOS, IMAGE_PLACEHOLDER, PAD
+from openjanus.recipes import nano as recipes
 from openjanus.sequence import GenerateSpan, TextSpan, UnderstandSpan, num_tokens
+from openjanus.weights.checkpoint import read_config
+from openjanus.weights.hub import BUNDLED
 from tests import tiny
 
 PICTURE = Image.new("RGB", (16, 16), "red")
@@ -97,3 +102,68 @@ def test_what_cannot_be_a_document_is_refused(processor) -> None:
         processor.document([])
     with pytest.raises(ValueError, match="tokenize it first"):
         processor.document([Message("user", ["x"]), Message("assistant", [PICTURE])])
+
+
+OTHER = Image.new("RGB", (16, 16), "blue")
+ORDERS = {
+    "picture first": [PICTURE, "what is it?"],
+    "question first": ["what is it?", PICTURE],
+    "spaces": [" what is it? \n", PICTURE],
+    "space behind the picture": [PICTURE, " what is it?"],
+    "blank parts": ["", "what is it?", " \n", PICTURE, ""],
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_checkpoint_may_want_a_turns_pictures_first(order) -> None:
+    processor = tiny.processor(replace(tiny.PROCESSOR, pictures_first=True))
+    prompt = processor.prompt([Message("user", ORDERS[order])])
+    wanted = f"{BOS}User: {BEGIN_OF_IMAGE}[look]{END_OF_IMAGE}\nwhat is it?\n\nAssistant:"
+    assert shown(processor, prompt) == wanted
+
+
+def test_pictures_first_keeps_their_order_and_their_turn() -> None:
+    processor = tiny.processor(replace(tiny.PROCESSOR, pictures_first=True))
+    conversation = [
+        Message("user", ["this", PICTURE, "and\nthat", OTHER, "?"]),
+        Message("assistant", "differ"),
+        Message("user", ["why?", PICTURE]),
+    ]
+    look = f"{BEGIN_OF_IMAGE}[look]{END_OF_IMAGE}\n"
+    document = processor.prompt(conversation)
+    assert shown(processor, document) == (
+        f"{BOS}User: {look}{look}this and\nthat ?\n\nAssistant: differ{EOS}User: {look}why?\n\nAssistant:"
+    )
+    colors = [span.pixels[0].mean().item() for span in document if isinstance(span, UnderstandSpan)]
+    assert colors == [1.0, -1.0, 1.0]
+
+
+@pytest.mark.parametrize("words", [f"{IMAGE_PLACEHOLDER} and {IMAGE_PLACEHOLDER}?", "no mark", IMAGE_PLACEHOLDER * 3])
+def test_a_mark_is_text_unless_there_are_as_many_as_pictures(processor, words) -> None:
+    look = f"{BEGIN_OF_IMAGE}[look]{END_OF_IMAGE}"
+    prompt = processor.prompt([Message("user", [PICTURE, words]), Message("assistant", "a"), Message("user", words)])
+    assert shown(processor, prompt) == (f"{BOS}User: {look}\n{words}\n\nAssistant: a{EOS}User: {words}\n\nAssistant:")
+
+
+@pytest.mark.parametrize("pictures_first", [False, True])
+def test_marks_say_where_the_pictures_stand(pictures_first) -> None:
+    processor = tiny.processor(replace(tiny.PROCESSOR, pictures_first=pictures_first))
+    words = f"{IMAGE_PLACEHOLDER} is Figure 1.\nIs it {IMAGE_PLACEHOLDER}?"
+    document = processor.prompt([Message("user", [words, PICTURE, OTHER])])
+    look = f"{BEGIN_OF_IMAGE}[look]{END_OF_IMAGE}"
+    assert shown(processor, document) == f"{BOS}User: {look} is Figure 1.\nIs it {look}?\n\nAssistant:"
+    colors = [span.pixels[0].mean().item() for span in document if isinstance(span, UnderstandSpan)]
+    assert colors == [1.0, -1.0]
+
+
+def test_words_alone_are_written_the_same_for_every_checkpoint() -> None:
+    conversation = [Message("user", ["a \n", "b"]), Message("assistant", "c"), Message("user", "d")]
+    documents = [
+        tiny.processor(replace(tiny.PROCESSOR, pictures_first=first)).prompt(conversation) for first in (False, True)
+    ]
+    assert documents[0] == documents[1]
+
+
+def test_the_bundled_model_wants_pictures_first_wherever_it_is_trained_and_used() -> None:
+    assert read_config(BUNDLED / "nano")[0].processor.pictures_first
+    assert recipes.janus().task.processor.pictures_first

@@ -88,3 +88,35 @@ def test_a_stream_decodes_only_its_newest_ids(monkeypatch) -> None:
     for id in text.encode("two red apples on a white background " * 9):
         stream.add([id])
     assert max(longest) <= 8
+
+
+def whole_and_half(text: TextTokenizer) -> list[int]:
+    """A word, and two of the three bytes of a snowman."""
+    ids = text.encode(" né☃")
+    return ids[:-1]
+
+
+@pytest.mark.parametrize("step", [1, 2, 99])
+def test_a_stream_that_ends_inside_a_character_gives_the_rest_at_its_end(step) -> None:
+    text = tiny.text_tokenizer()
+    ids = whole_and_half(text)
+    stream = TextStream(text)
+    pieces = [stream.add(ids[i : i + step]) for i in range(0, len(ids), step)]
+    assert not any("\ufffd" in piece for piece in pieces)
+    assert "".join(pieces) + stream.flush() == text.decode(ids)[1:] == "né\ufffd"
+    assert stream.flush() == ""
+
+
+@pytest.mark.parametrize("words", TEXTS)
+def test_a_stream_that_is_whole_has_nothing_to_flush(words) -> None:
+    text = tiny.text_tokenizer()
+    stream = TextStream(text)
+    piece = stream.add(text.encode(" " + words))
+    assert piece + stream.flush() == words
+
+
+def test_the_space_before_an_answer_is_dropped_once_even_at_the_end() -> None:
+    text = tiny.text_tokenizer()
+    stream = TextStream(text)
+    assert [stream.add([id]) for id in text.encode(" ☃")[:-1]] == [" "[1:], "", ""]
+    assert stream.flush() == "\ufffd"

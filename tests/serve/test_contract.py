@@ -5,13 +5,19 @@ import io
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import openai
 import pytest
+import torch
 from PIL import Image
+from torch.nn.functional import one_hot
 
+from openjanus.inference.engine import Engine
 from openjanus.processing.processor import Message
+from openjanus.sequence import num_tokens
+from tests import tiny
 from tests.serve.conftest import Running, run_server
 
 RED, BLUE = Image.new("RGB", (20, 12), "red"), Image.new("RGB", (16, 16), "blue")
@@ -114,6 +120,39 @@ def test_an_answer_that_ends_by_itself_says_stop(engine) -> None:
         answer = ask(running.client(), "a red cat")
     assert answer.choices[0].finish_reason == "stop" and answer.choices[0].message.content == ""
     assert answer.usage.completion_tokens == 1
+
+
+@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize(("stop", "wanted"), [(None, "a né\ufffd"), ("é\ufffd", "a n"), ("né\ufffd?", "a né\ufffd")])
+def test_an_answer_that_ends_inside_a_character_keeps_its_end(engine, streams, stop, wanted) -> None:
+    ids = engine.processor.text.encode(" a né☃")[:-1]
+    with run_server(engine) as running:
+        scheduler, said = running.service.worker.scheduler, iter(ids)
+        kind = next(kind for kind, head in scheduler.heads.items() if head == engine._text_logits)
+        scheduler.heads[kind] = lambda hidden: one_hot(torch.tensor([next(said)]), 1024).float()
+        answer = ask(running.client(), "hello", max_tokens=len(ids), stop=stop, stream=streams)
+        text = text_of(answer) if streams else answer.choices[0].message.content
+    assert text == wanted
+
+
+def test_marks_in_the_text_say_where_pictures_stand(client, engine) -> None:
+    words = "<image_placeholder> is Figure 1.\n<image_placeholder> is Figure 2. Which is red?"
+    answer = ask(client, [picture_part(RED), {"type": "text", "text": words}, picture_part(BLUE)])
+    conversation = [Message("user", [RED, words, BLUE])]
+    assert answer.choices[0].message.content == "".join(engine.chat(conversation, max_new_tokens=12))
+    marked = engine.processor.prompt(conversation)
+    assert answer.usage.prompt_tokens == num_tokens(marked)
+    assert engine.processor.text.decode(marked[2].ids) == " is Figure 1.\n"
+
+
+def test_a_question_before_its_picture_is_answered_as_one_behind_it() -> None:
+    first = Engine(tiny.checkpoint())
+    first.processor = tiny.processor(replace(tiny.PROCESSOR, pictures_first=True))
+    question = {"type": "text", "text": "what is it?"}
+    with run_server(first) as running:
+        orders = [picture_part(RED), question], [question, picture_part(RED)]
+        answers = [ask(running.client(), content).choices[0].message.content for content in orders]
+    assert answers[0] == answers[1] == alone(first, [RED, "what is it?"])
 
 
 def test_seeds_and_settings_reach_the_sampler(client, engine) -> None:

@@ -61,7 +61,11 @@ export async function pngOf(url) {
   return new Promise((resolve) => painted(image, image.naturalWidth, image.naturalHeight).toBlob(resolve, "image/png"));
 }
 
-const slug = (words) => words.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-+|-+$/g, "").slice(0, 60) || "drawing";
+// The words of a prompt as a file name, in any script, as the command line names its files.
+const slug = (words) => {
+  const joined = words.toLowerCase().normalize("NFC").split(/[^\p{L}\p{N}\p{M}]+/u).filter(Boolean).join("-");
+  return [...joined].slice(0, 60).join("").replace(/-$/, "") || "drawing";
+};
 
 export const drawingName = ({ prompt, seed }, index = null) => `${slug(prompt)}-seed${seed}${index === null ? "" : `-${index}`}`;
 

@@ -6,6 +6,7 @@ import io
 import pytest
 from PIL import Image
 
+from openjanus.inference.picture_files import file_name
 from tests.serve.page.browsing import (
     PICTURE,
     Page,
@@ -137,3 +138,9 @@ def test_a_large_picture_is_sent_small_enough(page) -> None:
     sent = Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))
     assert sent.format == "JPEG" and sent.size == (1024, 512)
     question_field(page).press("Escape")
+
+
+@pytest.mark.parametrize("prompt", ["Two red apples!", "红苹果", "красное яблоко", "लाल सेब", "🍎", "𐍈" * 45])
+def test_a_drawing_is_saved_under_the_words_of_its_prompt_in_any_script(page, prompt) -> None:
+    script = "async (prompt) => (await import('/page/pictures.js')).drawingName({ prompt, seed: 5 }, 0)"
+    assert page.evaluate(script, prompt) == f"{file_name(prompt)}-seed5-0"

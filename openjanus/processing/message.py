@@ -1,0 +1,114 @@
+"""What one side of a conversation says, in any form that a user may have it in.
+
+Message("user", "hello")                                                     text
+Message("user", [Path("cat.png"), "what is it?"])                            text and pictures
+{"role": "user", "content": [{"type": "text", "text": "what is it?"},        the form of OpenAI's API,
+                             {"type": "image_url", "image_url": {"url": "data:image/png;base64,..."}}]}
+                                                                             for `as_conversation`
+"""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from openjanus.processing.image import DATA_URL, PICTURE, as_image
+
+Role = Literal["system", "user", "assistant", "text"]
+Part = str | Image.Image | np.ndarray  # as a message keeps it
+Given = str | os.PathLike[str] | Image.Image | np.ndarray | Tensor | Mapping[str, Any]  # as a user may give it
+
+
+@dataclass(frozen=True, init=False)
+class Message:
+    """What one side says. `system` replaces the checkpoint's own system prompt, `text` is a document without roles.
+
+    content: text (str), a picture, or a list of both. A user's pictures are pathlib paths, PIL images, or arrays and
+    tensors (processing/image.py, `as_image`), and are kept as RGB; an assistant's picture is its image ids, int [N].
+    Parts may also be dicts in OpenAI's form. Raises ValueError for anything else.
+    """
+
+    role: Role
+    content: list[Part]
+
+    def __init__(self, role: Role, content: Given | Sequence[Given]):
+        if role not in get_args(Role):
+            raise ValueError(f"role {role!r}: expected {', '.join(get_args(Role)[:-1])} or {get_args(Role)[-1]}")
+        parts = content if isinstance(content, (list, tuple)) else [content]
+        object.__setattr__(self, "role", role)
+        object.__setattr__(self, "content", [_read_part(role, part) for part in parts])
+
+
+Conversation = Sequence[Message]
+
+
+def as_conversation(messages: Iterable[Message | Mapping[str, Any]]) -> list[Message]:
+    """Messages, some or all of which may be dicts in OpenAI's form. Raises ValueError for anything else."""
+    if isinstance(messages, (str, Mapping, Message)) or not isinstance(messages, Iterable):
+        raise ValueError(
+            f"a conversation is of type {type(messages).__name__}; expected a list of messages, such as "
+            "[Message('user', 'hello')]"
+        )
+    return [message if isinstance(message, Message) else _read_message(message) for message in messages]
+
+
+def _read_message(message: Any) -> Message:
+    if hasattr(message, "model_dump"):  # an answer of OpenAI's client
+        message = message.model_dump()
+    if not isinstance(message, Mapping):
+        raise ValueError(
+            f"a message is of type {type(message).__name__}; expected Message('user', 'hello') or "
+            "{'role': 'user', 'content': 'hello'}"
+        )
+    unknown = [key for key, value in message.items() if value and key not in ("role", "content", "name")]
+    if unknown:
+        raise ValueError(f"a message has {unknown[0]!r}; expected role and content")
+    role: Any = message.get("role")
+    content: Any = message.get("content")
+    return Message("system" if role == "developer" else role, content)
+
+
+def _read_part(role: Role, part: Any) -> Part:
+    if isinstance(part, Mapping):
+        part = _read_openai_part(part)
+    if isinstance(part, str):
+        return part
+    if role == "assistant" and isinstance(part, (np.ndarray, Tensor)):
+        return _image_ids(part)
+    if role in ("system", "text"):
+        raise ValueError(f"a {role} message holds {type(part).__name__}; expected text only")
+    if not isinstance(part, (os.PathLike, Image.Image, np.ndarray, Tensor)):
+        raise ValueError(
+            f"a message holds {type(part).__name__}; expected text (str) or {PICTURE} (a path: pathlib.Path)"
+        )
+    return as_image(part)
+
+
+def _read_openai_part(part: Mapping[str, Any]) -> str | Image.Image:
+    """`text` and `image_url` as OpenAI has them, `image` as the chat templates of transformers have it."""
+    kind = part.get("type")
+    if kind == "text":
+        if not isinstance(part.get("text"), str):
+            raise ValueError(f"a text part holds {type(part.get('text')).__name__}; expected text (str)")
+        return part["text"]
+    if kind in ("image_url", "image"):
+        picture: Any = part.get(kind)
+        if isinstance(picture, Mapping):
+            picture = picture.get("url")
+        if isinstance(picture, str) and not DATA_URL.match(picture):  # what was sent must not choose files
+            raise ValueError(f"an {kind} part holds {picture[:80]!r}; expected data:image/...;base64,...")
+        return as_image(picture)
+    raise ValueError(f"a part of type {kind!r}; expected 'text' or 'image_url'")
+
+
+def _image_ids(ids: np.ndarray | Tensor) -> np.ndarray:
+    array = ids.cpu().numpy() if isinstance(ids, Tensor) else ids
+    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(
+            f"an assistant's picture is {array.dtype} {list(array.shape)}; expected its image ids, int [N]"
+        )
+    return array
