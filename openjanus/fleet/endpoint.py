@@ -2,7 +2,7 @@
 
     ImagesRequest ─► Drawing ─► n requests of one id each ─► vLLM ─► image ids ─► PNG
 
-Requests, answers, events and errors are those of `openjanus serve` (serve/schemas.py, serve/drawing.py).
+Requests, answers, events and errors are those of `openjanus serve` (serve/schemas, serve/drawing.py).
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from openjanus.serve.app import EventStream
 from openjanus.serve.drawing import Drawing
 from openjanus.serve.errors import ApiError, invalid, of_fault, of_validation
 from openjanus.serve.log import log_fault, log_prompt
-from openjanus.serve.schemas import ImagesRequest
+from openjanus.serve.schemas.images import ImagesRequest
 
 SEEDS = 64  # picture k of a request has the seed 64 seed + k: none is another request's
 
@@ -76,7 +76,7 @@ class ImagesEndpoint:
             if body.stream:
                 return await EventStream.begin(self._events(drawing, ids))
             pictures = await self._all(drawing, ids)
-            return JSONResponse(drawing.response(pictures, len(ids)).model_dump())
+            return JSONResponse(drawing.response(pictures, len(ids)).model_dump(exclude_none=True))
         except Exception as error:
             refused = self._refusal(error)
             return JSONResponse(refused.body(), refused.status, refused.headers)
@@ -155,7 +155,7 @@ class ImagesEndpoint:
         async with aclosing(self._ids(drawing, prompt, index)) as steps:
             async for step in steps:
                 ids += step
-        return await self._in_thread(partial(drawing.png, ids, index))
+        return await self._in_thread(partial(drawing.picture, ids, index))
 
     async def _events(self, drawing: Drawing, prompt: list[int]) -> AsyncGenerator[str, None]:
         """Server-sent events, as in serve/images.py; each picture is shown when its own ids are there."""
@@ -186,10 +186,10 @@ class ImagesEndpoint:
                     sketch.shown, known = count, list(sketch.ids)
                     if count == total:
                         left -= 1
-                        png = await self._in_thread(partial(drawing.png, known, sketch.index))
+                        png = await self._in_thread(partial(drawing.picture, known, sketch.index))
                         yield drawing.completed_event(common, png, sketch.index, len(prompt))
                     else:
-                        png = await self._in_thread(partial(drawing.partial_png, known))
+                        png = await self._in_thread(partial(drawing.partial_picture, known))
                         yield drawing.partial_event(common, png, sketch.index, count)
         except Exception as error:
             raise self._refusal(error) from None

@@ -28,7 +28,7 @@ from openjanus.serve.conversation import Fetch, check_messages, read_messages
 from openjanus.serve.errors import ApiError, of_validation
 from openjanus.serve.fetch import fetch_picture
 from openjanus.serve.limits import Limits
-from openjanus.serve.schemas import ChatMessage
+from openjanus.serve.schemas.chat import ChatMessage
 from openjanus.weights.hub import find_checkpoint
 
 MESSAGES = TypeAdapter(list[ChatMessage])

@@ -11,6 +11,7 @@ class Limits:
     max_in_flight: requests at a time of one API key, or of one address where no keys are set; one more gets 429.
     max_connections: open connections at a time; one more is closed.
     max_body_bytes, body_seconds: size of a request's body (413), time until it is there (408).
+    max_body_values: braces, brackets, commas and colons of a body beside those that its text may have (400).
     header_seconds: time until a connection has sent the head of a request; then it is closed.
     stall_seconds: a client that takes nothing of its answer for so long is dropped.
     request_seconds: from the whole body to the end of the answer (504).
@@ -27,6 +28,7 @@ class Limits:
     max_connections: int = 512
     max_body_bytes: int = 16 * 2**20
     body_seconds: float = 20.0
+    max_body_values: int = 150_000
     header_seconds: float = 10.0
     stall_seconds: float = 30.0
     request_seconds: float = 300.0
