@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import ValidationError
 
 from openjanus.fleet.config import FleetConfig
 from openjanus.fleet.painter import Painter
@@ -26,8 +25,9 @@ from openjanus.fleet.settings import FleetSettings
 from openjanus.fleet.vocabulary import Vocabulary
 from openjanus.processing.processor import Message
 from openjanus.serve.app import EventStream
-from openjanus.serve.drawing import Drawing
-from openjanus.serve.errors import ApiError, invalid, of_fault, of_validation
+from openjanus.serve.body import parse
+from openjanus.serve.drawing import Drawing, sse
+from openjanus.serve.errors import ApiError, invalid, of_fault
 from openjanus.serve.log import log_fault, log_prompt
 from openjanus.serve.schemas.images import ImagesRequest
 
@@ -63,15 +63,15 @@ class ImagesEndpoint:
         self.guides = self.paired and bool(engine_client.model_config.logits_processors)
         self.max_positions = engine_client.model_config.max_model_len
         self.threads = ThreadPoolExecutor(1, "painter", lambda: torch.set_num_threads(1))
-        load = partial(Painter.load, args.model, args.revision, self.settings.paint_device, self.guidance)
+        settings = self.settings
+        load = partial(
+            Painter.load, args.model, args.revision, settings.paint_device, self.guidance, settings.strict_sizes
+        )
         self.painter: Painter = await self._in_thread(load)
 
     async def generations(self, request: Request) -> Response:
         try:
-            try:
-                body = ImagesRequest.model_validate_json(await request.body())
-            except ValidationError as error:
-                raise of_validation(error.errors()) from None
+            body = parse(await request.body(), ImagesRequest, self.settings.limits)
             drawing, ids = await self._prepare(body)
             if body.stream:
                 return await EventStream.begin(self._events(drawing, ids))
@@ -187,10 +187,10 @@ class ImagesEndpoint:
                     if count == total:
                         left -= 1
                         png = await self._in_thread(partial(drawing.picture, known, sketch.index))
-                        yield drawing.completed_event(common, png, sketch.index, len(prompt))
+                        yield sse(drawing.completed_event(common, png, sketch.index, len(prompt)))
                     else:
                         png = await self._in_thread(partial(drawing.partial_picture, known))
-                        yield drawing.partial_event(common, png, sketch.index, count)
+                        yield sse(drawing.partial_event(common, png, sketch.index, count))
         except Exception as error:
             raise self._refusal(error) from None
         finally:

@@ -1,12 +1,14 @@
 """The API and the page as one ASGI application.
 
 POST /v1/chat/completions   POST /v1/images/generations   GET /v1/models   GET /v1/models/{model}
+POST /v1/responses   GET, DELETE /v1/responses/{id}
 GET /health   GET /ready   GET /metrics   GET /openapi.json   GET /  (the page)
 
 HEAD is answered wherever GET is.
 """
 
 import gc
+import hashlib
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, MutableMapping
 from contextlib import aclosing, asynccontextmanager
@@ -17,7 +19,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from openjanus import __version__
-from openjanus.serve import chat, images
+from openjanus.serve import chat, images, responses
 from openjanus.serve.body import describe, reads
 from openjanus.serve.errors import ApiError, of_fault
 from openjanus.serve.guard import App, Guard, Keys, Receive, Send
@@ -28,6 +30,7 @@ from openjanus.serve.schemas.base import ErrorAnswer, Status
 from openjanus.serve.schemas.chat import ChatCompletion, ChatRequest
 from openjanus.serve.schemas.images import ImagesRequest, ImagesResponse
 from openjanus.serve.schemas.models import DrawingDefaults, ModelAbout, ModelCard, ModelList
+from openjanus.serve.schemas.responses import Deleted, ResponsesAnswer, ResponsesRequest
 from openjanus.serve.service import Service
 
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -35,8 +38,8 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-CHAT, IMAGES = "/v1/chat/completions", "/v1/images/generations"
-NOTHING_HERE = f"there is nothing at this address; the API has {CHAT}, {IMAGES} and /v1/models"
+CHAT, IMAGES, RESPONSES = "/v1/chat/completions", "/v1/images/generations", "/v1/responses"
+NOTHING_HERE = f"there is nothing at this address; the API has {CHAT}, {RESPONSES}, {IMAGES} and /v1/models"
 _NO_EDITS = f"this model does not edit pictures: draw with POST {IMAGES}, ask about a picture with POST {CHAT}"
 NOT_HERE = {
     "/v1/images/edits": _NO_EDITS,
@@ -45,13 +48,17 @@ NOT_HERE = {
 }
 
 
+def _failure(error: ApiError) -> str:
+    return f"data: {json.dumps(error.body())}\n\n"
+
+
 class EventStream(Response):
     """Server-sent events. The first one is there already, so that what fails before it has a status of its own."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, first: str, events: AsyncGenerator[str, None]):
-        self.first, self.events = first, events
+    def __init__(self, first: str, events: AsyncGenerator[str, None], failure: Callable[[ApiError], str]):
+        self.first, self.events, self.failure = first, events, failure
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
 
@@ -63,10 +70,10 @@ class EventStream(Response):
                 async for event in self.events:
                     await self._give(send, event)
             except ApiError as error:
-                await self._give(send, f"data: {json.dumps(error.body())}\n\n")
+                await self._give(send, self.failure(error))
             except Exception as error:
                 log_fault(error)
-                await self._give(send, f"data: {json.dumps(of_fault(error).body())}\n\n")
+                await self._give(send, self.failure(of_fault(error)))
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     @staticmethod
@@ -74,9 +81,12 @@ class EventStream(Response):
         await send({"type": "http.response.body", "body": event.encode(), "more_body": True})
 
     @classmethod
-    async def begin(cls, events: AsyncGenerator[str, None]) -> "EventStream":
+    async def begin(
+        cls, events: AsyncGenerator[str, None], failure: Callable[[ApiError], str] = _failure
+    ) -> "EventStream":
+        """failure: the last event of a stream that fails."""
         try:
-            return cls(await anext(events), events)
+            return cls(await anext(events), events, failure)
         except BaseException:
             await events.aclose()
             raise
@@ -101,7 +111,7 @@ def make_app(service: Service, keys: Keys | None = None, hosts: Collection[str] 
     _add_errors(app, service.metrics)
     _add_api(app, service)
     _add_status(app, service)
-    describe(app, {CHAT: ChatRequest, IMAGES: ImagesRequest})
+    describe(app, {CHAT: ChatRequest, IMAGES: ImagesRequest, RESPONSES: ResponsesRequest})
     return Guard(_head_as_get(app), service.limits, service.metrics, keys or Keys(), hosts)
 
 
@@ -131,6 +141,27 @@ def _add_api(app: FastAPI, service: Service) -> None:
             return await EventStream.begin(images.events(service, body))
         return await images.whole(service, body)
 
+    Owner = Annotated[str, Depends(_owner)]
+
+    @app.post(RESPONSES, response_model=ResponsesAnswer, responses=events)
+    async def make_response(
+        body: Annotated[ResponsesRequest, Depends(reads(ResponsesRequest, service))], owner: Owner
+    ) -> Any:
+        service.check_model(body.model)
+        if body.stream:
+            event = responses.Events()
+            return await EventStream.begin(responses.events(service, body, owner, event), event.failure)
+        return await responses.whole(service, body, owner)
+
+    @app.get(RESPONSES + "/{id}")
+    async def kept_response(id: str, owner: Owner) -> ResponsesAnswer:
+        return service.store.get(id, owner).answer
+
+    @app.delete(RESPONSES + "/{id}")
+    async def forget_response(id: str, owner: Owner) -> Deleted:
+        service.store.delete(id, owner)
+        return Deleted(id=id)
+
     @app.get("/v1/models")
     async def models() -> ModelList:
         return ModelList(data=[_card(service, name) for name in service.names])
@@ -139,6 +170,11 @@ def _add_api(app: FastAPI, service: Service) -> None:
     async def model(model: str) -> ModelCard:
         service.check_model(model)
         return _card(service, model)
+
+
+def _owner(request: Request) -> str:
+    """Whose answers a request may go on from: one key's; without keys, everybody's who knows an answer's id."""
+    return hashlib.sha256(request.headers.get("authorization", "").encode()).hexdigest()
 
 
 def _card(service: Service, name: str) -> ModelCard:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import torch
 from PIL import Image
@@ -33,14 +33,15 @@ from openjanus.serve.schemas.images import (
     PartialImage,
 )
 
-
 SIZE = re.compile("[1-9][0-9]{0,4}x[1-9][0-9]{0,4}")
 
 
 @dataclass(frozen=True)
 class Canvas:
-    """What a checkpoint draws. sampling: its own settings. decode: image ids [M, N] -> M pictures. strict_sizes: whether
-    another size is refused; else the nearest is drawn."""
+    """What a checkpoint draws. sampling: its own settings. decode: image ids [M, N] -> M pictures.
+
+    strict_sizes: whether another size is refused; else the nearest is drawn.
+    """
 
     sizes_px: tuple[int, ...]
     num_image_ids: int
@@ -170,21 +171,19 @@ class Drawing:
             seed=self.options.seed,
         )
 
-    def partial_event(self, common: "EventFields", picture: str, index: int, num_ids: int) -> str:
-        """The server-sent event of an unfinished picture of which `num_ids` ids are there."""
-        return _event(
-            PartialImage(
-                b64_json=picture,
-                background="opaque" if self.format == "jpeg" else "transparent",
-                partial_image_index=sum(mark <= num_ids for mark in self.partial_at) - 1,
-                image_index=index,
-                progress=num_ids / self.canvas.num_image_ids,
-                **common,
-            )
+    def partial_event(self, common: "EventFields", picture: str, index: int, num_ids: int) -> PartialImage:
+        """The event of an unfinished picture of which `num_ids` ids are there."""
+        return PartialImage(
+            b64_json=picture,
+            background="opaque" if self.format == "jpeg" else "transparent",
+            partial_image_index=sum(mark <= num_ids for mark in self.partial_at) - 1,
+            image_index=index,
+            progress=num_ids / self.canvas.num_image_ids,
+            **common,
         )
 
-    def completed_event(self, common: "EventFields", picture: str, index: int, num_prompt: int) -> str:
-        return _event(CompletedImage(b64_json=picture, image_index=index, usage=self.usage(num_prompt, 1), **common))
+    def completed_event(self, common: "EventFields", picture: str, index: int, num_prompt: int) -> CompletedImage:
+        return CompletedImage(b64_json=picture, image_index=index, usage=self.usage(num_prompt, 1), **common)
 
     def event_fields(self) -> "EventFields":
         """What all events of one answer have."""
@@ -207,5 +206,6 @@ class EventFields(TypedDict):
     seed: int
 
 
-def _event(event: Any) -> str:
+def sse(event: PartialImage | CompletedImage) -> str:
+    """A server-sent event."""
     return f"event: {event.type}\ndata: {event.model_dump_json()}\n\n"

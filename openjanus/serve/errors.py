@@ -11,8 +11,9 @@ TYPES = {
 }  # fmt: skip
 
 
+MESSAGES = {"extra_forbidden": "unknown parameter", "missing": "it is missing"}
 CODES = {"extra_forbidden": "unknown_parameter", "unsupported": "unsupported_parameter"}
-MAX_NAME_CHARS = 64
+MAX_NAME_CHARS, MAX_MESSAGE_CHARS = 64, 300
 
 
 class ApiError(Exception):
@@ -45,13 +46,7 @@ def of_validation(errors: Sequence[Mapping[str, Any]], body: Any) -> ApiError:
     """The first complaint of pydantic about a request's body; of what was sent, only names are repeated, cut."""
     first = errors[0]
     param = ".".join(_path(first["loc"], body)) or None
-    context, message = first.get("ctx", {}), str(first["msg"])
-    if first["type"] in ("union_tag_invalid", "union_tag_not_found"):
-        message = f"expected an object of type {context.get('expected_tags', '')}".strip()
-    elif first["type"] == "extra_forbidden":
-        message = "unknown parameter"
-    elif first["type"] == "missing":
-        message = "it is missing"
+    message = MESSAGES.get(first["type"], str(first["msg"])[:MAX_MESSAGE_CHARS])
     code = CODES.get(first["type"], "invalid_value")
     return invalid(f"{param}: {message}" if param else message, param, code)
 
@@ -63,15 +58,20 @@ def _path(loc: Sequence[str | int], body: Any) -> Iterator[str]:
     for number, step in enumerate(loc):
         if isinstance(body, dict):
             at_type = not at_type and step == body.get("type")  # the name of a union's part, before its fields
-            if at_type or (step not in body and number < len(loc) - 1) or "(" in str(step):
+            if at_type or (step not in body and (number < len(loc) - 1 or "(" in str(step))):
                 continue
             body = body.get(step)
         elif isinstance(body, list) and isinstance(step, int):
             body = body[step]
         else:
             continue
-        name = str(step).encode(errors="replace").decode()  # a name may hold half of a character
-        yield name if len(name) <= MAX_NAME_CHARS else f"{name[:MAX_NAME_CHARS]}..."
+        yield shortened(str(step))
+
+
+def shortened(name: str) -> str:
+    """A client's own word, fit to be repeated; it may hold half of a character."""
+    cut = name if len(name) <= MAX_NAME_CHARS else f"{name[:MAX_NAME_CHARS]}..."
+    return cut.encode(errors="replace").decode()
 
 
 def of_fault(error: BaseException) -> ApiError:

@@ -17,7 +17,7 @@ from openjanus.serve.errors import ApiError, invalid
 
 MAX_SCHEMA_CHARS = 50_000
 # Some 20 ms for a mask and 20 MB for all states of an answer, at most.
-BOUNDS = {
+BOUNDS: dict[str, Any] = {
     "max_items_in_row": 1000, "initial_lexer_fuel": 500_000, "step_lexer_fuel": 100_000, "step_max_items": 20_000,
     "max_lexer_states": 10_000, "max_grammar_size": 50_000, "verbose_errors": False,
 }  # fmt: skip
@@ -47,7 +47,7 @@ class Grammars:
         if len(text) > MAX_SCHEMA_CHARS:
             raise _refused(f"the schema has {len(text):,} characters, at most {MAX_SCHEMA_CHARS:,} are read")
         # Without free whitespace: a model that was not trained on JSON could write nothing else.
-        settings = {"whitespace_flexible": False, "coerce_one_of": True}
+        settings: Any = {"whitespace_flexible": False, "coerce_one_of": True}
         try:
             grammar = LLMatcher.grammar_from_json_schema(text, overrides=settings)
             matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=LLParserLimits(**BOUNDS))

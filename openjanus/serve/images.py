@@ -1,14 +1,15 @@
 """Image generations by the embedded engine: a prompt in, n pictures out, whole or as they are drawn."""
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from functools import partial
 
 from openjanus.inference.scheduler import Request
 from openjanus.sequence import num_tokens
-from openjanus.serve.drawing import Drawing
+from openjanus.serve.drawing import Drawing, sse
 from openjanus.serve.errors import invalid
 from openjanus.serve.log import log_prompt
-from openjanus.serve.schemas.images import ImagesRequest, ImagesResponse
+from openjanus.serve.schemas.images import CompletedImage, ImagesRequest, ImagesResponse, PartialImage
 from openjanus.serve.service import Service
 from openjanus.serve.worker import Ticket
 
@@ -24,20 +25,27 @@ async def whole(service: Service, body: ImagesRequest) -> ImagesResponse:
 
 
 async def events(service: Service, body: ImagesRequest) -> AsyncGenerator[str, None]:
-    """Server-sent events: unfinished pictures as they grow, then each finished one.
+    """Server-sent events."""
+    async with aclosing(shown(service, body)) as pictures:
+        async for picture in pictures:
+            yield sse(picture)
+
+
+async def shown(service: Service, body: ImagesRequest) -> AsyncGenerator[PartialImage | CompletedImage, None]:
+    """Unfinished pictures as they grow, then each finished one.
 
     Where drawing is faster than showing, unfinished pictures are skipped: the newest is what matters.
     """
     drawing = Drawing.of(body, service.limits, service.canvas)
-    common, shown = drawing.event_fields(), 0
+    common, newest = drawing.event_fields(), 0
     with service.worker.admit() as ticket:
         request = await _begin(service, drawing, ticket)
         while not ticket.is_done:
             await ticket.changed()
             count = ticket.num_ids
-            if ticket.is_done or count < drawing.next_mark(shown):
+            if ticket.is_done or count < drawing.next_mark(newest):
                 continue
-            shown = count
+            newest = count
             for index in range(request.n):
                 picture = await service.paint(partial(_unfinished, drawing, request, index, count))
                 yield drawing.partial_event(common, picture, index, count)

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, fields
 
+MAY_BE_ZERO = ("max_pictures", "max_partial_images", "max_stored_bytes")
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -20,6 +22,7 @@ class Limits:
     max_prompt_chars, max_prompt_tokens, max_new_tokens: text of all messages, their positions with pictures, an answer.
     max_n: drawings of one prompt.
     max_partial_images: unfinished pictures that a streamed drawing shows.
+    max_stored_bytes: answers of /v1/responses that are kept for the next question, with their conversations; 0: none.
     fetch_seconds: to load one remote picture, where that is allowed.
     """
 
@@ -40,10 +43,11 @@ class Limits:
     max_new_tokens: int = 4096
     max_n: int = 16
     max_partial_images: int = 16
+    max_stored_bytes: int = 64 * 2**20
     fetch_seconds: float = 10.0
 
     def __post_init__(self) -> None:
         for f in fields(self):
-            value, may_be_zero = getattr(self, f.name), f.name in ("max_pictures", "max_partial_images")
+            value, may_be_zero = getattr(self, f.name), f.name in MAY_BE_ZERO
             if not (value > 0 or (may_be_zero and value == 0)):  # also catches nan
                 raise ValueError(f"{f.name} is {value}, expected {'0 or more' if may_be_zero else 'more than 0'}")

@@ -17,6 +17,7 @@ from openjanus.serve.fetch import fetch_picture
 from openjanus.serve.grammar import Grammars
 from openjanus.serve.limits import Limits
 from openjanus.serve.metrics import Metrics
+from openjanus.serve.stored import Store
 from openjanus.serve.worker import Worker
 
 T = TypeVar("T")
@@ -73,6 +74,7 @@ class Service:
         self.canvas = Canvas(engine.sizes_px, num_image_ids, engine.sampling, engine.decode_images, strict_sizes)
         self.metrics = Metrics()
         self.worker = Worker(engine, *cache_size(engine, slots, positions), self.limits, self.metrics)
+        self.store = Store(self.limits.max_stored_bytes)
         self.grammars = Grammars(engine.processor.text)
         self.fetch: Fetch | None = None
         if fetch:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 MAX_KEYS = 128  # of one object of a request; every unknown one would be an error of its own
@@ -26,6 +26,16 @@ def only(*neutral: Any, why: str) -> AfterValidator:
         return value
 
     return AfterValidator(check)
+
+
+def by_type(*types: str) -> Discriminator:
+    """Chooses among objects, each with its type as `Tag`. pydantic's own complaint would repeat what came instead."""
+
+    def kind(value: Any) -> str | None:
+        given = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+        return given if given in types else None
+
+    return Discriminator(kind, "wrong_type", f"expected an object of type {' or '.join(types)}")
 
 
 Text = Annotated[str, AfterValidator(_encodable)]

@@ -5,7 +5,19 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
-from openjanus.serve.schemas.base import Count, Ignored, Items, Seed, Strict, Temperature, Text, TopK, TopP, only
+from openjanus.serve.schemas.base import (
+    Count,
+    Ignored,
+    Items,
+    Seed,
+    Strict,
+    Temperature,
+    Text,
+    TopK,
+    TopP,
+    by_type,
+    only,
+)
 
 NO_TOOLS = "this model calls no tools"
 FORCED_TOOL = (
@@ -32,18 +44,25 @@ class ImagePart(Strict):
     image_url: ImageUrl
 
 
-Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+Part = Annotated[
+    Annotated[TextPart, Tag("text")] | Annotated[ImagePart, Tag("image_url")], by_type("text", "image_url")
+]
 
 
-def text_or_list(value: Any) -> str | None:
-    """Which of `OneOrMany`'s two forms a value has."""
-    return {str: "text", list: "list"}.get(type(value))
+def _text_or_list(value: Any) -> str | None:
+    return "text" if isinstance(value, str) else "list" if isinstance(value, list) else None
 
 
-EITHER = Discriminator(
-    text_or_list, custom_error_type="text_or_list", custom_error_message="expected text or a list of parts"
-)
-Content = Annotated[Annotated[Text, Tag("text")] | Annotated[list[Part], Items, Tag("list")], EITHER]
+def text_or(items: str) -> Discriminator:
+    """Chooses between one text and a list, so that an error speaks of the one that was sent."""
+    return Discriminator(_text_or_list, "text_or_list", f"expected text or a list of {items}")
+
+
+Content = Annotated[Annotated[Text, Tag("text")] | Annotated[list[Part], Items, Tag("list")], text_or("parts")]
+Stops = Annotated[
+    Annotated[Text, Tag("text")] | Annotated[list[Text], Field(max_length=4, fail_fast=True), Tag("list")],
+    text_or("texts"),
+]
 
 
 def _known_role(role: Any) -> Any:
@@ -94,7 +113,9 @@ class JsonSchemaFormat(Strict):
     json_schema: JsonSchema
 
 
-Format = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
+FORMATS = by_type("text", "json_object", "json_schema")
+PlainFormat = Annotated[TextFormat, Tag("text")] | Annotated[JsonObjectFormat, Tag("json_object")]
+Format = Annotated[PlainFormat | Annotated[JsonSchemaFormat, Tag("json_schema")], FORMATS]
 
 
 def no_forced_tool(choice: Any) -> Any:
@@ -116,13 +137,7 @@ class ChatRequest(Strict):
     max_tokens: Count | None = None
     max_completion_tokens: Count | None = None
     seed: Seed | None = None
-    stop: (
-        Annotated[
-            Annotated[Text, Tag("text")] | Annotated[list[Text], Field(max_length=4, fail_fast=True), Tag("list")],
-            Discriminator(text_or_list, custom_error_type="text_or_list", custom_error_message="expected text or texts"),
-        ]
-        | None
-    ) = None
+    stop: Stops | None = None
     response_format: Format | None = None
 
     n: Annotated[Any, only(1, why="n is not supported above 1: ask several times")] = None
