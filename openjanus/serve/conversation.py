@@ -5,7 +5,7 @@ from io import BytesIO
 
 from PIL import Image
 
-from openjanus.processing.image import DATA_URL, data_url_bytes, read_image
+from openjanus.processing.image import DATA_URL, PixelConfig, data_url_bytes, fitted, read_image
 from openjanus.processing.processor import Message
 from openjanus.serve.errors import ApiError, invalid
 from openjanus.serve.limits import Limits
@@ -44,8 +44,11 @@ def check_messages(messages: Sequence[ChatMessage], limits: Limits) -> None:
             raise invalid("pictures can stand in the user's messages alone", f"messages.{i}.content")
 
 
-def read_messages(messages: Sequence[ChatMessage], limits: Limits, fetch: Fetch | None) -> list[Message]:
-    """The conversation with its pictures decoded. Slow: for a thread. Raises ApiError that names the part.
+def read_messages(
+    messages: Sequence[ChatMessage], limits: Limits, fetch: Fetch | None, pixels: PixelConfig
+) -> list[Message]:
+    """The conversation with its pictures decoded, and fitted to what the model sees: together they could take much
+    memory. Slow: for a thread. Raises ApiError that names the part.
 
     A model takes one system prompt, at the beginning: system messages are joined there, wherever they stand.
     """
@@ -59,7 +62,8 @@ def read_messages(messages: Sequence[ChatMessage], limits: Limits, fetch: Fetch 
             if isinstance(part, TextPart):
                 content.append(part.text)
             else:
-                content.append(_picture(part.image_url.url, f"messages.{i}.content.{j}.image_url", limits, fetch))
+                param = f"messages.{i}.content.{j}.image_url"
+                content.append(fitted(_picture(part.image_url.url, param, limits, fetch), pixels))
         read.append(Message(message.role, content))
     return read
 

@@ -233,7 +233,6 @@ def schema_format(schema: dict) -> dict:
 @pytest.mark.parametrize("temperature", [0, 1])
 @pytest.mark.parametrize("streams", [False, True])
 def test_an_answer_follows_a_json_schema(client, temperature, streams) -> None:
-    pytest.importorskip("llguidance")
     settings = {"response_format": schema_format(COLOR), "max_tokens": 100, "temperature": temperature, "seed": 3}
     answer = ask(client, "what is it?", stream=streams, **settings)
     if streams:
@@ -247,7 +246,6 @@ def test_an_answer_follows_a_json_schema(client, temperature, streams) -> None:
 
 
 def test_the_openai_client_parses_an_answer_into_a_class(client) -> None:
-    pytest.importorskip("llguidance")
     from typing import Literal
 
     from pydantic import BaseModel
@@ -262,7 +260,6 @@ def test_the_openai_client_parses_an_answer_into_a_class(client) -> None:
 
 
 def test_a_json_object_is_one_as_far_as_it_goes(client) -> None:
-    pytest.importorskip("llguidance")
     for seed in range(3):
         settings = {"temperature": 1, "seed": seed, "response_format": {"type": "json_object"}, "max_tokens": 100}
         answer = ask(client, "what is it?", **settings)
@@ -275,7 +272,6 @@ def test_a_json_object_is_one_as_far_as_it_goes(client) -> None:
 def test_json_and_words_run_side_by_side(client, engine) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
-    pytest.importorskip("llguidance")
     with ThreadPoolExecutor(6) as pool:
         words = [pool.submit(ask, client, "a red cat") for _ in range(3)]
         values = [
@@ -301,7 +297,6 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_schema_that_cannot_be_followed_is_refused(served, engine, name) -> None:
-    pytest.importorskip("llguidance")
     schema, words = HOSTILE[name]
     body = chat_body(response_format=schema_format(schema), max_tokens=40, temperature=1, seed=1)
     status, _, answer = send(served.port, CHAT, body)

@@ -1,5 +1,7 @@
 """No body within the limits stops the event loop, takes much memory, or is answered with its own words at length."""
 
+import base64
+import io
 import json
 import threading
 import time
@@ -7,6 +9,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from openjanus.serve.limits import Limits
 from tests.serve.conftest import run_server
@@ -117,6 +120,21 @@ def test_no_body_stops_health_or_takes_memory(open_server, name) -> None:
             break
     assert watch.longest < LIMIT_SECONDS, f"/health waited {watch.longest:.2f} s"
     assert watch.mib < LIMIT_MIB, f"memory rose by {watch.mib:.0f} MiB"
+
+
+def large_picture(mode: str) -> str:
+    """16 million pixels in a few kilobytes."""
+    file = io.BytesIO()
+    Image.new(mode, (4000, 4000), "red").save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def test_many_large_pictures_are_not_held_at_once(open_server) -> None:
+    part = {"type": "image_url", "image_url": {"url": large_picture("RGB")}}
+    body = json.dumps({"messages": [{"role": "user", "content": [part] * 8}], "max_tokens": 1}).encode()
+    with Watch(open_server.url) as watch:
+        status, _ = post(open_server.port, body)
+    assert status == 200 and watch.mib < LIMIT_MIB, f"memory rose by {watch.mib:.0f} MiB"
 
 
 def test_many_values_are_refused_with_their_number(open_server) -> None:

@@ -105,7 +105,6 @@ def test_the_clients_own_stream_helper_understands_it(client, engine) -> None:
     with client.responses.stream(model="tiny", input="a red cat", max_output_tokens=12) as stream:
         said = [event.delta for event in stream if event.type == "response.output_text.delta"]
     assert "".join(said) == alone(engine, ["a red cat"])
-    pytest.importorskip("llguidance")
     form = {"format": {"type": "json_schema", "name": "a", "schema": {"type": "boolean"}}}
     with client.responses.stream(model="tiny", input="is it red?", text=form) as stream:
         stream.until_done()
@@ -229,7 +228,6 @@ def test_a_tool_that_is_required_draws_if_nothing_else_could(client) -> None:
 
 @pytest.mark.parametrize("streams", [False, True])
 def test_an_answer_follows_a_json_schema(client, streams) -> None:
-    pytest.importorskip("llguidance")
     form = {"type": "json_schema", "name": "thing", "schema": COLOR, "strict": True}
     answer = ask(client, "what is it?", text={"format": form}, max_output_tokens=100, stream=streams)
     answer = list(answer)[-1].response if streams else answer
@@ -237,7 +235,6 @@ def test_an_answer_follows_a_json_schema(client, streams) -> None:
 
 
 def test_the_openai_client_parses_an_answer_into_a_class(client) -> None:
-    pytest.importorskip("llguidance")
     from pydantic import BaseModel
 
     class Thing(BaseModel):
