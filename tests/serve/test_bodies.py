@@ -31,6 +31,10 @@ def many(item: bytes, size: int, start: bytes = b"[", end: bytes = b"]") -> byte
     return start + b",".join(item % i for i in range(size // (len(item) + 6))) + end
 
 
+def picture_part(base64: bytes) -> bytes:
+    return b'[{"type":"image_url","image_url":{"url":"data:image/png;base64,' + base64 + b'"}}]'
+
+
 HUGE = 12 * MIB
 BODIES = {
     "parts without type": chat(many(b"{}", HUGE)),
@@ -56,6 +60,8 @@ BODIES = {
     "a long fraction": chat(b'"hi"', b',"temperature":0.' + b"1" * HUGE),
     "a long text": chat(b'"' + b"\\u0041" * (HUGE // 6) + b'"'),
     "spaces": b" " * HUGE + chat(b'"hi"', b',"max_tokens":1'),
+    "a picture with spaces": chat(picture_part(b"a " * (HUGE // 2))),
+    "a picture with escapes": chat(picture_part(b"%41" * (HUGE // 3))),
     "stop strings": chat(b'"hi"', b',"stop":' + many(b'""', HUGE)),
 }
 
@@ -129,8 +135,9 @@ def large_picture(mode: str) -> str:
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def test_many_large_pictures_are_not_held_at_once(open_server) -> None:
-    part = {"type": "image_url", "image_url": {"url": large_picture("RGB")}}
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L"])
+def test_many_large_pictures_are_not_held_at_once(open_server, mode) -> None:
+    part = {"type": "image_url", "image_url": {"url": large_picture(mode)}}
     body = json.dumps({"messages": [{"role": "user", "content": [part] * 8}], "max_tokens": 1}).encode()
     with Watch(open_server.url) as watch:
         status, _ = post(open_server.port, body)
