@@ -1,5 +1,6 @@
 """openjanus serve: the OpenAI API and the page."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,6 +22,7 @@ def serve(
     api_keys: Annotated[Path | None, arg(help="file with API keys, one a line; also OPENJANUS_API_KEY")] = None,
     allow_host: Annotated[tuple[str, ...], arg(help="further names that the Host header may have")] = (),
     remote_pictures: Annotated[bool, arg(help="load pictures by http(s), from public addresses only")] = False,
+    strict_sizes: Annotated[bool, arg(help="refuse a size that the model does not draw; else: the nearest")] = False,
     log_prompts: Annotated[bool, arg(help="write what users say into the log")] = False,
     grace_seconds: Annotated[float, arg(help="for running requests, after SIGTERM")] = 30.0,
     engine: Annotated[Literal["embedded", "vllm", "ray"], arg(help="who computes; docs/vllm.md")] = "embedded",
@@ -32,8 +34,8 @@ def serve(
     from openjanus.serve.server import ServerSettings, run
 
     settings = ServerSettings(
-        host, port, name or Path(which.model).name, alias, slots, positions, api_keys, allow_host, remote_pictures,
-        log_prompts, grace_seconds, limits,
+        host, port, name or name_of(which.model), alias, slots, positions, api_keys, allow_host, remote_pictures,
+        log_prompts, grace_seconds, limits, strict_sizes,
     )  # fmt: skip
     if engine == "embedded":
         run(which.engine, settings)
@@ -58,3 +60,8 @@ def serve(
             which.ignore_config_keys,
         )  # fmt: skip
         run_replicas(source, settings, fleet.replicas)
+
+
+def name_of(model: str) -> str:
+    """The last part of a folder or hub id; for `.` the name of the folder that it stands for."""
+    return Path(os.path.abspath(model)).name or "janus"

@@ -80,7 +80,7 @@ def server_command(model: str, revision: str | None, dtype: str, s: ServerSettin
     read_keys(s.api_keys)
     settings = FleetSettings(
         s.limits, str(s.api_keys.absolute()) if s.api_keys else None, tuple(allowed_hosts(s.host, s.allow_host)),
-        s.remote_pictures, s.log_prompts, options.paint_device,
+        s.remote_pictures, s.log_prompts, options.paint_device, s.strict_sizes,
     )  # fmt: skip
     folder = find_checkpoint(model, revision).absolute()
     engine = engine_arguments(folder, "bfloat16" if dtype == "auto" else dtype, options)

@@ -2,7 +2,7 @@
 
     ImagesRequest ─► Drawing ─► n requests of one id each ─► vLLM ─► image ids ─► PNG
 
-Requests, answers, events and errors are those of `openjanus serve` (serve/schemas.py, serve/drawing.py).
+Requests, answers, events and errors are those of `openjanus serve` (serve/schemas, serve/drawing.py).
 """
 
 import asyncio
@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import ValidationError
 
 from openjanus.fleet.config import FleetConfig
 from openjanus.fleet.painter import Painter
@@ -26,10 +25,11 @@ from openjanus.fleet.settings import FleetSettings
 from openjanus.fleet.vocabulary import Vocabulary
 from openjanus.processing.processor import Message
 from openjanus.serve.app import EventStream
-from openjanus.serve.drawing import Drawing
-from openjanus.serve.errors import ApiError, invalid, of_fault, of_validation
+from openjanus.serve.body import parse
+from openjanus.serve.drawing import Drawing, sse
+from openjanus.serve.errors import ApiError, invalid, of_fault
 from openjanus.serve.log import log_fault, log_prompt
-from openjanus.serve.schemas import ImagesRequest
+from openjanus.serve.schemas.images import ImagesRequest
 
 SEEDS = 64  # picture k of a request has the seed 64 seed + k: none is another request's
 
@@ -63,20 +63,20 @@ class ImagesEndpoint:
         self.guides = self.paired and bool(engine_client.model_config.logits_processors)
         self.max_positions = engine_client.model_config.max_model_len
         self.threads = ThreadPoolExecutor(1, "painter", lambda: torch.set_num_threads(1))
-        load = partial(Painter.load, args.model, args.revision, self.settings.paint_device, self.guidance)
+        settings = self.settings
+        load = partial(
+            Painter.load, args.model, args.revision, settings.paint_device, self.guidance, settings.strict_sizes
+        )
         self.painter: Painter = await self._in_thread(load)
 
     async def generations(self, request: Request) -> Response:
         try:
-            try:
-                body = ImagesRequest.model_validate_json(await request.body())
-            except ValidationError as error:
-                raise of_validation(error.errors()) from None
+            body = parse(await request.body(), ImagesRequest, self.settings.limits)
             drawing, ids = await self._prepare(body)
             if body.stream:
                 return await EventStream.begin(self._events(drawing, ids))
             pictures = await self._all(drawing, ids)
-            return JSONResponse(drawing.response(pictures, len(ids)).model_dump())
+            return JSONResponse(drawing.response(pictures, len(ids)).model_dump(exclude_none=True))
         except Exception as error:
             refused = self._refusal(error)
             return JSONResponse(refused.body(), refused.status, refused.headers)
@@ -155,7 +155,7 @@ class ImagesEndpoint:
         async with aclosing(self._ids(drawing, prompt, index)) as steps:
             async for step in steps:
                 ids += step
-        return await self._in_thread(partial(drawing.png, ids, index))
+        return await self._in_thread(partial(drawing.picture, ids, index))
 
     async def _events(self, drawing: Drawing, prompt: list[int]) -> AsyncGenerator[str, None]:
         """Server-sent events, as in serve/images.py; each picture is shown when its own ids are there."""
@@ -186,11 +186,11 @@ class ImagesEndpoint:
                     sketch.shown, known = count, list(sketch.ids)
                     if count == total:
                         left -= 1
-                        png = await self._in_thread(partial(drawing.png, known, sketch.index))
-                        yield drawing.completed_event(common, png, sketch.index, len(prompt))
+                        png = await self._in_thread(partial(drawing.picture, known, sketch.index))
+                        yield sse(drawing.completed_event(common, png, sketch.index, len(prompt)))
                     else:
-                        png = await self._in_thread(partial(drawing.partial_png, known))
-                        yield drawing.partial_event(common, png, sketch.index, count)
+                        png = await self._in_thread(partial(drawing.partial_picture, known))
+                        yield sse(drawing.partial_event(common, png, sketch.index, count))
         except Exception as error:
             raise self._refusal(error) from None
         finally:

@@ -19,7 +19,9 @@ class Painter:
     processor: Processor
 
     @classmethod
-    def load(cls, source: str, revision: str | None, device: str, guidance: float) -> "Painter":
+    def load(
+        cls, source: str, revision: str | None, device: str, guidance: float, strict_sizes: bool = False
+    ) -> "Painter":
         """guidance: what the server draws with where a request says nothing."""
         kept = load(find_checkpoint(source, revision), device, torch.float32, only="generation.tokenizer.")
         tokenizer, c = kept.model.generation.tokenizer, kept.model.config.image_tokenizer
@@ -28,5 +30,7 @@ class Painter:
         def decode(image_ids: Tensor) -> list[Image.Image]:
             return to_images(tokenizer.decode(image_ids.to(device)))
 
-        canvas = Canvas((c.image_size_px,), c.num_image_ids, {**kept.sampling, "guidance": guidance}, decode)
+        canvas = Canvas(
+            (c.image_size_px,), c.num_image_ids, {**kept.sampling, "guidance": guidance}, decode, strict_sizes
+        )
         return cls(canvas, kept.processor)

@@ -72,7 +72,9 @@ def _builder(source: EngineSource, s: ServerSettings, keys: Keys, hosts: list[st
         from openjanus.serve.service import Service
 
         log.set_up(s.log_prompts)
-        service = Service(source.load(), s.name, s.limits, s.slots, s.positions, s.remote_pictures, s.aliases)
+        service = Service(
+            source.load(), s.name, s.limits, s.slots, s.positions, s.remote_pictures, s.aliases, s.strict_sizes
+        )
         return make_app(service, keys, hosts)
 
     return build

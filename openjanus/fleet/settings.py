@@ -26,6 +26,7 @@ class FleetSettings:
     remote_pictures: bool = False
     log_prompts: bool = False
     paint_device: str = "cpu"
+    strict_sizes: bool = False
 
     @classmethod
     def from_environment(cls) -> "FleetSettings":

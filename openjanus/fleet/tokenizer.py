@@ -28,7 +28,7 @@ from openjanus.serve.conversation import Fetch, check_messages, read_messages
 from openjanus.serve.errors import ApiError, of_validation
 from openjanus.serve.fetch import fetch_picture
 from openjanus.serve.limits import Limits
-from openjanus.serve.schemas import ChatMessage
+from openjanus.serve.schemas.chat import ChatMessage
 from openjanus.weights.hub import find_checkpoint
 
 MESSAGES = TypeAdapter(list[ChatMessage])
@@ -60,12 +60,13 @@ def render(
     processor: Processor, config: FleetConfig, messages: Sequence[Any], limits: Limits, fetch: Fetch | None
 ) -> Rendered:
     """Raises ValueError for what is wrong with the messages, in the words of `openjanus serve`."""
+    plain = [dict(m) for m in messages]
     try:
-        checked = MESSAGES.validate_python([dict(m) for m in messages])
+        checked = MESSAGES.validate_python(plain)
         check_messages(checked, limits)
-        document = processor.prompt(read_messages(checked, limits, fetch))
+        document = processor.prompt(read_messages(checked, limits, fetch, processor.config.pixels))
     except ValidationError as error:
-        raise ValueError(of_validation(error.errors()).message) from None
+        raise ValueError(of_validation(error.errors(include_url=False, include_input=False), plain).message) from None
     except ApiError as error:
         raise ValueError(error.message) from None
     ids = config.read_vocabulary().prompt_ids(document, draw=False)

@@ -16,7 +16,6 @@ import re
 from dataclasses import dataclass
 from io import BytesIO
 from typing import IO
-from urllib.parse import unquote
 
 import numpy as np
 import torch
@@ -31,8 +30,10 @@ PICTURE = (
     "a picture: path, data URL, PIL image, or array or tensor, uint8 [H, W, 3], [H, W, 4], [H, W] or uint16 [H, W]"
 )
 DATA_URL = re.compile(r"data:[^,]*;base64,", re.IGNORECASE)
+ESCAPED = {b"%2B": b"+", b"%2F": b"/", b"%3D": b"=", b"%0D": b"", b"%0A": b"", b"%20": b""}
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND")  # what the look of a picture depends on
+STRIP_ROWS = 256
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -123,9 +124,12 @@ def data_url_bytes(url: str) -> bytes:
     """The bytes of `data:image/...;base64,...`. Raises ValueError for anything else."""
     if not (head := DATA_URL.match(url)):
         raise ValueError("expected a data URL in base64, such as data:image/png;base64,...")
-    body = "".join(unquote(url[head.end() :]).split())  # some encoders break the lines
     try:
-        return base64.b64decode(body + "=" * (-len(body) % 4), validate=True)
+        body = url[head.end() :].encode("ascii")
+        for escaped, plain in ESCAPED.items():
+            body = body.replace(escaped, plain).replace(escaped.lower(), plain)
+        body = body.translate(None, b" \t\r\n")  # some encoders break the lines
+        return base64.b64decode(body + b"=" * (-len(body) % 4), validate=True)
     except (binascii.Error, ValueError):
         raise ValueError("the picture is not base64") from None
 
@@ -146,13 +150,23 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
         rgb = _from_grey(image)
     elif image.has_transparency_data:
-        rgba = image.convert("LA" if image.mode == "La" else "RGBA").convert("RGBA")
-        rgb = Image.alpha_composite(Image.new("RGBA", image.size, "white"), rgba).convert("RGB")
+        rgb = _on_white(image)
     else:
         rgb = image.convert("RGB")
     if turn is not None:
         rgb = rgb.transpose(turn)
     rgb.info = {}  # nothing is left that could turn it again
+    return rgb
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """A picture with transparent parts. Strip by strip: whole copies of a large picture would take much memory."""
+    rgb = Image.new("RGB", image.size)
+    for top in range(0, image.height, STRIP_ROWS):
+        strip = image.crop((0, top, image.width, min(top + STRIP_ROWS, image.height)))
+        rgba = strip.convert("LA" if strip.mode == "La" else "RGBA").convert("RGBA")
+        paper = Image.new("RGBA", strip.size, "white")
+        rgb.paste(Image.alpha_composite(paper, rgba).convert("RGB"), (0, top))
     return rgb
 
 
@@ -214,17 +228,20 @@ def _without_metadata(png: IO[bytes]) -> IO[bytes]:
     return BytesIO(b"".join(kept))
 
 
+def fitted(image: Image.Image, c: PixelConfig) -> Image.Image:
+    """The whole picture, long side to `size_px`. What is fitted stays as it is."""
+    longest = max(image.size)
+    width, height = image.size if longest == c.size_px else (int(side / longest * c.size_px) for side in image.size)
+    size = (max(width, c.min_side_px), max(height, c.min_side_px))
+    return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
+
+
 def understanding_pixels(image: Image.Image, c: PixelConfig) -> Tensor:
-    """The whole picture, long side to `size_px`, centred on the background: [3, size, size], normalised."""
-    image = to_rgb(image)
-    width, height = image.size
-    longest = max(width, height)
-    size = (max(int(width / longest * c.size_px), c.min_side_px), max(int(height / longest * c.size_px), c.min_side_px))
-    if size != image.size:
-        image = image.resize(size, Image.Resampling.BICUBIC)
-    if size != (c.size_px, c.size_px):
+    """The picture, `fitted`, centred on the background: [3, size, size], normalised."""
+    image = fitted(to_rgb(image), c)
+    if image.size != (c.size_px, c.size_px):
         square = Image.new("RGB", (c.size_px, c.size_px), c.background)
-        square.paste(image, ((c.size_px - size[0]) // 2, (c.size_px - size[1]) // 2))
+        square.paste(image, ((c.size_px - image.width) // 2, (c.size_px - image.height) // 2))
         image = square
     pixels = torch.from_numpy(np.asarray(image).transpose(2, 0, 1) / np.float32(255))
     return (pixels - torch.tensor(c.mean)[:, None, None]) / torch.tensor(c.std)[:, None, None]

@@ -1,38 +1,36 @@
 """The API and the page as one ASGI application.
 
 POST /v1/chat/completions   POST /v1/images/generations   GET /v1/models   GET /v1/models/{model}
+POST /v1/responses   GET, DELETE /v1/responses/{id}
 GET /health   GET /ready   GET /metrics   GET /openapi.json   GET /  (the page)
+
+HEAD is answered wherever GET is.
 """
 
+import gc
+import hashlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, MutableMapping
 from contextlib import aclosing, asynccontextmanager
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
+from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from openjanus import __version__
-from openjanus.serve import chat, images
-from openjanus.serve.errors import ApiError, invalid, of_fault, of_validation
-from openjanus.serve.guard import Guard, Keys
+from openjanus.serve import chat, images, responses
+from openjanus.serve.body import describe, reads
+from openjanus.serve.errors import ApiError, of_fault
+from openjanus.serve.guard import App, Guard, Keys, Receive, Send
 from openjanus.serve.log import log_fault
 from openjanus.serve.metrics import Metrics
 from openjanus.serve.page import FILES
-from openjanus.serve.schemas import (
-    ChatCompletion,
-    ChatRequest,
-    DrawingDefaults,
-    ErrorAnswer,
-    ImagesRequest,
-    ImagesResponse,
-    ModelAbout,
-    ModelCard,
-    ModelList,
-    Status,
-)
+from openjanus.serve.schemas.base import ErrorAnswer, Status
+from openjanus.serve.schemas.chat import ChatCompletion, ChatRequest
+from openjanus.serve.schemas.images import ImagesRequest, ImagesResponse
+from openjanus.serve.schemas.models import DrawingDefaults, ModelAbout, ModelCard, ModelList
+from openjanus.serve.schemas.responses import Deleted, ResponsesAnswer, ResponsesRequest
 from openjanus.serve.service import Service
 
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -40,13 +38,27 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
+CHAT, IMAGES, RESPONSES = "/v1/chat/completions", "/v1/images/generations", "/v1/responses"
+NOTHING_HERE = f"there is nothing at this address; the API has {CHAT}, {RESPONSES}, {IMAGES} and /v1/models"
+_NO_EDITS = f"this model does not edit pictures: draw with POST {IMAGES}, ask about a picture with POST {CHAT}"
+NOT_HERE = {
+    "/v1/images/edits": _NO_EDITS,
+    "/v1/images/variations": _NO_EDITS,
+    "/v1/completions": f"this model answers conversations only: use POST {CHAT}",
+}
+
+
+def _failure(error: ApiError) -> str:
+    return f"data: {json.dumps(error.body())}\n\n"
+
+
 class EventStream(Response):
     """Server-sent events. The first one is there already, so that what fails before it has a status of its own."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, first: str, events: AsyncGenerator[str, None]):
-        self.first, self.events = first, events
+    def __init__(self, first: str, events: AsyncGenerator[str, None], failure: Callable[[ApiError], str]):
+        self.first, self.events, self.failure = first, events, failure
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
 
@@ -58,10 +70,10 @@ class EventStream(Response):
                 async for event in self.events:
                     await self._give(send, event)
             except ApiError as error:
-                await self._give(send, f"data: {json.dumps(error.body())}\n\n")
+                await self._give(send, self.failure(error))
             except Exception as error:
                 log_fault(error)
-                await self._give(send, f"data: {json.dumps(of_fault(error).body())}\n\n")
+                await self._give(send, self.failure(of_fault(error)))
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     @staticmethod
@@ -69,9 +81,12 @@ class EventStream(Response):
         await send({"type": "http.response.body", "body": event.encode(), "more_body": True})
 
     @classmethod
-    async def begin(cls, events: AsyncGenerator[str, None]) -> "EventStream":
+    async def begin(
+        cls, events: AsyncGenerator[str, None], failure: Callable[[ApiError], str] = _failure
+    ) -> "EventStream":
+        """failure: the last event of a stream that fails."""
         try:
-            return cls(await anext(events), events)
+            return cls(await anext(events), events, failure)
         except BaseException:
             await events.aclose()
             raise
@@ -83,7 +98,10 @@ def make_app(service: Service, keys: Keys | None = None, hosts: Collection[str] 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.worker.start()
+        # What is there now stays: a full collection would look at all of it, and hold every stream up meanwhile.
+        gc.freeze()
         yield
+        gc.unfreeze()
         service.stop()
 
     app = FastAPI(
@@ -93,37 +111,73 @@ def make_app(service: Service, keys: Keys | None = None, hosts: Collection[str] 
     _add_errors(app, service.metrics)
     _add_api(app, service)
     _add_status(app, service)
-    return Guard(app, service.limits, service.metrics, keys or Keys(), hosts)
+    describe(app, {CHAT: ChatRequest, IMAGES: ImagesRequest, RESPONSES: ResponsesRequest})
+    return Guard(_head_as_get(app), service.limits, service.metrics, keys or Keys(), hosts)
+
+
+def _head_as_get(app: FastAPI) -> App:
+    """The socket's side leaves the body of the answer out."""
+
+    async def call(scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        await app({**scope, "method": "GET"} if scope.get("method") == "HEAD" else scope, receive, send)
+
+    return call
 
 
 def _add_api(app: FastAPI, service: Service) -> None:
     events: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 
-    @app.post("/v1/chat/completions", response_model=ChatCompletion, responses=events)
-    async def chat_completions(body: ChatRequest) -> Any:
+    @app.post(CHAT, response_model=ChatCompletion, responses=events)
+    async def chat_completions(body: Annotated[ChatRequest, Depends(reads(ChatRequest, service))]) -> Any:
         service.check_model(body.model)
         if body.stream:
             return await EventStream.begin(chat.events(service, body))
         return await chat.whole(service, body)
 
-    @app.post("/v1/images/generations", response_model=ImagesResponse, responses=events)
-    async def image_generations(body: ImagesRequest) -> Any:
+    @app.post(IMAGES, response_model=ImagesResponse, response_model_exclude_none=True, responses=events)
+    async def image_generations(body: Annotated[ImagesRequest, Depends(reads(ImagesRequest, service))]) -> Any:
         service.check_model(body.model)
         if body.stream:
             return await EventStream.begin(images.events(service, body))
         return await images.whole(service, body)
 
+    Owner = Annotated[str, Depends(_owner)]
+
+    @app.post(RESPONSES, response_model=ResponsesAnswer, responses=events)
+    async def make_response(
+        body: Annotated[ResponsesRequest, Depends(reads(ResponsesRequest, service))], owner: Owner
+    ) -> Any:
+        service.check_model(body.model)
+        if body.stream:
+            event = responses.Events()
+            return await EventStream.begin(responses.events(service, body, owner, event), event.failure)
+        return await responses.whole(service, body, owner)
+
+    @app.get(RESPONSES + "/{id}")
+    async def kept_response(id: str, owner: Owner) -> ResponsesAnswer:
+        return service.store.get(id, owner).answer
+
+    @app.delete(RESPONSES + "/{id}")
+    async def forget_response(id: str, owner: Owner) -> Deleted:
+        service.store.delete(id, owner)
+        return Deleted(id=id)
+
     @app.get("/v1/models")
     async def models() -> ModelList:
-        return ModelList(data=[_card(service)])
+        return ModelList(data=[_card(service, name) for name in service.names])
 
-    @app.get("/v1/models/{model}")
+    @app.get("/v1/models/{model:path}")
     async def model(model: str) -> ModelCard:
         service.check_model(model)
-        return _card(service)
+        return _card(service, model)
 
 
-def _card(service: Service) -> ModelCard:
+def _owner(request: Request) -> str:
+    """Whose answers a request may go on from: one key's; without keys, everybody's who knows an answer's id."""
+    return hashlib.sha256(request.headers.get("authorization", "").encode()).hexdigest()
+
+
+def _card(service: Service, name: str) -> ModelCard:
     options = service.engine.options()
     drawing = DrawingDefaults(
         guidance_scale=options.guidance, temperature=options.temperature, sizes=service.canvas.sizes,
@@ -131,7 +185,7 @@ def _card(service: Service) -> ModelCard:
     )  # fmt: skip
     given = service.engine.about
     about = None if given is None else ModelAbout.model_validate(given, from_attributes=True)
-    return ModelCard(id=service.name, created=service.created, drawing=drawing, about=about)
+    return ModelCard(id=name, created=service.created, drawing=drawing, about=about)
 
 
 def _add_status(app: FastAPI, service: Service) -> None:
@@ -165,20 +219,14 @@ def _file(content: bytes, media_type: str) -> Callable[[], Awaitable[Response]]:
 
 
 def _add_errors(app: FastAPI, metrics: Metrics) -> None:
-    async def answer(_: Request, error: Exception) -> JSONResponse:
-        if isinstance(error, RequestValidationError):
-            error = of_validation(error.errors())
-        elif isinstance(error, HTTPException):
-            messages = {404: "there is nothing at this address", 405: "this address does not take that method"}
-            known = error.status_code in messages
-            error = (
-                ApiError(error.status_code, messages[error.status_code], headers=error.headers)
-                if known
-                else invalid("the body is not a JSON object", code="invalid_json")
-            )
+    async def answer(request: Request, error: Exception) -> JSONResponse:
+        if isinstance(error, HTTPException):
+            status, path = error.status_code, request.url.path
+            message = {404: NOT_HERE.get(path, NOTHING_HERE), 405: "this address does not take that method"}
+            error = ApiError(status, message.get(status, "the request cannot be read"), headers=error.headers)
         refused = of_fault(error)
         metrics.errors.labels(refused.code or str(refused.status)).inc()
         return JSONResponse(refused.body(), refused.status, refused.headers)
 
-    for kind in (ApiError, RequestValidationError, HTTPException, Exception):
+    for kind in (ApiError, HTTPException, Exception):
         app.add_exception_handler(kind, answer)

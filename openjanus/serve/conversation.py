@@ -5,13 +5,14 @@ from io import BytesIO
 
 from PIL import Image
 
-from openjanus.processing.image import DATA_URL, data_url_bytes, read_image
+from openjanus.processing.image import DATA_URL, PixelConfig, data_url_bytes, fitted, read_image
 from openjanus.processing.processor import Message
 from openjanus.serve.errors import ApiError, invalid
 from openjanus.serve.limits import Limits
-from openjanus.serve.schemas import ChatMessage, ImagePart, Part, TextPart
+from openjanus.serve.schemas.chat import ChatMessage, ImagePart, Part, TextPart
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")  # a decoder that nobody needs is one less to attack
+SYSTEM = ("system", "developer")
 Fetch = Callable[[str], bytes]
 
 
@@ -32,36 +33,44 @@ def check_messages(messages: Sequence[ChatMessage], limits: Limits) -> None:
             "messages",
             "too_many_images",
         )
-    last = messages[-1]
+    number = max((i for i, m in enumerate(messages) if m.role not in SYSTEM), default=0)
+    last = messages[number]
     if last.role != "user":
         raise invalid("the last message must be the user's", "messages")
     if not any(isinstance(part, ImagePart) or part.text.strip() for part in _parts(last)):
-        raise invalid("empty message: say something", f"messages.{len(messages) - 1}.content")
+        raise invalid("empty message: say something", f"messages.{number}.content")
     for i, message in enumerate(messages):
         if message.role != "user" and any(isinstance(part, ImagePart) for part in _parts(message)):
             raise invalid("pictures can stand in the user's messages alone", f"messages.{i}.content")
-        if message.role in ("system", "developer") and i > 0:
-            raise invalid("a system message must come first, and only once", f"messages.{i}.role")
 
 
-def read_messages(messages: Sequence[ChatMessage], limits: Limits, fetch: Fetch | None) -> list[Message]:
-    """The conversation with its pictures decoded. Slow: for a thread. Raises ApiError that names the part."""
-    read = []
+def read_messages(
+    messages: Sequence[ChatMessage], limits: Limits, fetch: Fetch | None, pixels: PixelConfig
+) -> list[Message]:
+    """The conversation with its pictures decoded, and fitted to what the model sees: together they could take much
+    memory. Slow: for a thread. Raises ApiError that names the part.
+
+    A model takes one system prompt, at the beginning: system messages are joined there, wherever they stand.
+    """
+    system = [words_of(m) for m in messages if m.role in SYSTEM]
+    read = [Message("system", ["\n\n".join(filter(None, system))])] if system else []
     for i, message in enumerate(messages):
-        role = "system" if message.role == "developer" else message.role
+        if message.role == "system" or message.role == "developer":
+            continue
         content: list[str | Image.Image] = []
         for j, part in enumerate(_parts(message)):
             if isinstance(part, TextPart):
                 content.append(part.text)
             else:
-                content.append(_picture(part.image_url.url, f"messages.{i}.content.{j}.image_url", limits, fetch))
-        read.append(Message(role, content))
+                param = f"messages.{i}.content.{j}.image_url"
+                content.append(fitted(_picture(part.image_url.url, param, limits, fetch), pixels))
+        read.append(Message(message.role, content))
     return read
 
 
-def words_of(messages: Sequence[ChatMessage]) -> str:
-    """The text of a conversation, for a log that was asked for."""
-    return " | ".join(part.text for m in messages for part in _parts(m) if isinstance(part, TextPart))
+def words_of(message: ChatMessage) -> str:
+    """The text of a message."""
+    return "".join(part.text for part in _parts(message) if isinstance(part, TextPart))
 
 
 def _parts(message: ChatMessage) -> Sequence[Part]:

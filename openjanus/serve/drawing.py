@@ -5,12 +5,13 @@ An engine gives image ids; a `Canvas` says what it can draw and turns ids into p
 
 import base64
 import math
+import re
 import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import torch
 from PIL import Image
@@ -18,11 +19,13 @@ from torch import Tensor
 
 from openjanus.inference.picture_files import png_bytes
 from openjanus.inference.sampling import SamplingOptions, choose_options
+from openjanus.processing.image import to_rgb
 from openjanus.serve.errors import invalid
 from openjanus.serve.limits import Limits
-from openjanus.serve.schemas import (
+from openjanus.serve.schemas.images import (
     CompletedImage,
     DrawnImage,
+    FileFormat,
     ImagesRequest,
     ImagesResponse,
     ImagesUsage,
@@ -30,29 +33,48 @@ from openjanus.serve.schemas import (
     PartialImage,
 )
 
+SIZE = re.compile("[1-9][0-9]{0,4}x[1-9][0-9]{0,4}")
+
 
 @dataclass(frozen=True)
 class Canvas:
-    """What a checkpoint draws. sampling: its own settings. decode: image ids [M, N] -> M pictures."""
+    """What a checkpoint draws. sampling: its own settings. decode: image ids [M, N] -> M pictures.
+
+    strict_sizes: whether another size is refused; else the nearest is drawn.
+    """
 
     sizes_px: tuple[int, ...]
     num_image_ids: int
     sampling: dict[str, float]
     decode: Callable[[Tensor], list[Image.Image]]
+    strict_sizes: bool = False
 
     @property
     def sizes(self) -> list[str]:
         return [f"{px}x{px}" for px in self.sizes_px]
 
+    def check_size(self, size: str | None) -> None:
+        """Raises ApiError for what is no size, or one that is not drawn if sizes are strict."""
+        if size in (None, "auto", *self.sizes):
+            return
+        if self.strict_sizes or not SIZE.fullmatch(size or ""):
+            raise invalid(f"expected auto or {' or '.join(self.sizes)}, which this model draws", "size", "invalid_size")
+
 
 @dataclass(frozen=True)
 class Drawing:
-    """A checked request: its words, its settings, and after how many ids the unfinished pictures are shown."""
+    """A checked request: its words, its settings, and after how many ids the unfinished pictures are shown.
+
+    quality: 0 to 100, of JPEG and WebP. by_url: whether pictures are given as data URLs.
+    """
 
     prompt: str
     options: SamplingOptions
     partial_at: tuple[int, ...]
     canvas: Canvas
+    format: FileFormat = "png"
+    quality: int = 100
+    by_url: bool = False
 
     @classmethod
     def of(cls, body: ImagesRequest, limits: Limits, canvas: Canvas) -> "Drawing":
@@ -64,8 +86,7 @@ class Drawing:
             raise invalid(f"the prompt has {len(prompt):,} characters, at most {limits.max_prompt_chars:,}", "prompt")
         if n > limits.max_n:
             raise invalid(f"n is {n}, at most {limits.max_n} pictures are drawn at once", "n")
-        if body.size not in (None, "auto", *canvas.sizes):
-            raise invalid(f"this model draws {' or '.join(canvas.sizes)}", "size", "invalid_size")
+        canvas.check_size(body.size)
         num_partial, total = body.partial_images or 0, canvas.num_image_ids
         if num_partial > limits.max_partial_images:
             raise invalid(
@@ -81,7 +102,15 @@ class Drawing:
             top_k=body.top_k,
             top_p=body.top_p,
         )
-        return cls(prompt, options, tuple(sorted(marks - {0, total})), canvas)
+        return cls(
+            prompt,
+            options,
+            tuple(sorted(marks - {0, total})),
+            canvas,
+            body.output_format or "png",
+            100 if body.output_compression is None else body.output_compression,
+            body.response_format == "url",
+        )
 
     def check_length(self, num_prompt: int, limits: Limits) -> None:
         """Raises ApiError for a prompt that takes too many positions."""
@@ -91,26 +120,31 @@ class Drawing:
                 f"the prompt takes {num_prompt} positions, at most {limit}", "prompt", "context_length_exceeded"
             )
 
-    def png(self, ids: Sequence[int], index: int) -> str:
-        """Picture `index` of the request, whole, as base64 of a PNG. Slow: for a thread.
+    def picture(self, ids: Sequence[int], index: int) -> str:
+        """Picture `index` of the request, whole, as base64 of its file. Slow: for a thread.
 
         One at a time: the memory that decoding needs does not grow with n, nor do a picture's numbers depend on it.
         """
         (image,) = self.canvas.decode(torch.tensor(ids)[None])
-        return base64.b64encode(png_bytes(image, self.prompt, self.options, index)).decode()
+        if self.format == "png":
+            return base64.b64encode(png_bytes(image, self.prompt, self.options, index)).decode()
+        return self._encoded(image)
 
     @torch.inference_mode()
-    def partial_png(self, ids: Sequence[int]) -> str:
-        """A picture of which these ids are known: what is not drawn yet is transparent. The decoder sees the last id in
-        its place. Slow: for a thread."""
+    def partial_picture(self, ids: Sequence[int]) -> str:
+        """A picture of which these ids are known: what is not drawn yet is transparent, or white in a JPEG. The decoder
+        sees the last id in its place. Slow: for a thread."""
         total, side_px = self.canvas.num_image_ids, self.canvas.sizes_px[0]
         known = torch.tensor(ids)
         (image,) = self.canvas.decode(torch.cat([known, known[-1:].expand(total - len(known))])[None])
         side = math.isqrt(total)
         drawn = (torch.arange(total) < len(known)).to(torch.uint8).mul(255).view(side, side)
         image.putalpha(Image.fromarray(drawn.numpy()).resize((side_px, side_px), Image.Resampling.NEAREST))
+        return self._encoded(to_rgb(image) if self.format == "jpeg" else image)
+
+    def _encoded(self, image: Image.Image) -> str:
         file = BytesIO()
-        image.save(file, "PNG")
+        image.save(file, self.format.upper(), **({} if self.format == "png" else {"quality": self.quality}))
         return base64.b64encode(file.getvalue()).decode()
 
     def usage(self, num_prompt: int, num_pictures: int) -> ImagesUsage:
@@ -125,30 +159,40 @@ class Drawing:
     def response(self, pictures: Sequence[str], num_prompt: int) -> ImagesResponse:
         return ImagesResponse(
             created=int(time.time()),
-            data=[DrawnImage(b64_json=picture) for picture in pictures],
+            data=[
+                DrawnImage(url=f"data:image/{self.format};base64,{picture}")
+                if self.by_url
+                else DrawnImage(b64_json=picture)
+                for picture in pictures
+            ],
+            output_format=self.format,
             size=self.canvas.sizes[0],
             usage=self.usage(num_prompt, len(pictures)),
             seed=self.options.seed,
         )
 
-    def partial_event(self, common: "EventFields", png: str, index: int, num_ids: int) -> str:
-        """The server-sent event of an unfinished picture of which `num_ids` ids are there."""
-        return _event(
-            PartialImage(
-                b64_json=png,
-                partial_image_index=sum(mark <= num_ids for mark in self.partial_at) - 1,
-                image_index=index,
-                progress=num_ids / self.canvas.num_image_ids,
-                **common,
-            )
+    def partial_event(self, common: "EventFields", picture: str, index: int, num_ids: int) -> PartialImage:
+        """The event of an unfinished picture of which `num_ids` ids are there."""
+        return PartialImage(
+            b64_json=picture,
+            background="opaque" if self.format == "jpeg" else "transparent",
+            partial_image_index=sum(mark <= num_ids for mark in self.partial_at) - 1,
+            image_index=index,
+            progress=num_ids / self.canvas.num_image_ids,
+            **common,
         )
 
-    def completed_event(self, common: "EventFields", png: str, index: int, num_prompt: int) -> str:
-        return _event(CompletedImage(b64_json=png, image_index=index, usage=self.usage(num_prompt, 1), **common))
+    def completed_event(self, common: "EventFields", picture: str, index: int, num_prompt: int) -> CompletedImage:
+        return CompletedImage(b64_json=picture, image_index=index, usage=self.usage(num_prompt, 1), **common)
 
     def event_fields(self) -> "EventFields":
         """What all events of one answer have."""
-        return {"created_at": int(time.time()), "size": self.canvas.sizes[0], "seed": self.options.seed}
+        return {
+            "created_at": int(time.time()),
+            "size": self.canvas.sizes[0],
+            "output_format": self.format,
+            "seed": self.options.seed,
+        }
 
     def next_mark(self, shown: int) -> float:
         """How many ids must be there before an unfinished picture is shown again."""
@@ -158,8 +202,10 @@ class Drawing:
 class EventFields(TypedDict):
     created_at: int
     size: str
+    output_format: FileFormat
     seed: int
 
 
-def _event(event: Any) -> str:
+def sse(event: PartialImage | CompletedImage) -> str:
+    """A server-sent event."""
     return f"event: {event.type}\ndata: {event.model_dump_json()}\n\n"

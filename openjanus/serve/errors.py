@@ -1,14 +1,19 @@
 """Errors in the API's own shape: {"error": {message, type, param, code}} with the status that OpenAI gives them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from openjanus.serve.schemas import ErrorAnswer, ErrorBody
+from openjanus.serve.schemas.base import ErrorAnswer, ErrorBody
 
 TYPES = {
     400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "invalid_request_error",
     405: "invalid_request_error", 408: "invalid_request_error", 413: "invalid_request_error", 429: "rate_limit_error",
 }  # fmt: skip
+
+
+MESSAGES = {"extra_forbidden": "unknown parameter", "missing": "it is missing"}
+CODES = {"extra_forbidden": "unknown_parameter", "unsupported": "unsupported_parameter"}
+MAX_NAME_CHARS, MAX_MESSAGE_CHARS = 64, 300
 
 
 class ApiError(Exception):
@@ -37,16 +42,36 @@ def invalid(message: str, param: str | None = None, code: str | None = None) -> 
     return ApiError(400, message, code, param)
 
 
-def of_validation(errors: Sequence[Mapping[str, Any]]) -> ApiError:
-    """The first complaint of pydantic; what was sent is not repeated."""
+def of_validation(errors: Sequence[Mapping[str, Any]], body: Any) -> ApiError:
+    """The first complaint of pydantic about a request's body; of what was sent, only names are repeated, cut."""
     first = errors[0]
-    where = [str(step) for step in first["loc"] if step != "body"]
-    param = ".".join(where).encode(errors="replace").decode() or None  # a name may hold half of a character
-    code = "unknown_parameter" if first["type"] == "extra_forbidden" else "invalid_value"
-    if first["type"] == "json_invalid" or param is None:
-        return invalid("the body is not a JSON object", code="invalid_json")
-    message = "unknown parameter" if code == "unknown_parameter" else str(first["msg"])
+    param = ".".join(_path(first["loc"], body)) or None
+    message = MESSAGES.get(first["type"], str(first["msg"])[:MAX_MESSAGE_CHARS])
+    code = CODES.get(first["type"], "invalid_value")
     return invalid(f"{param}: {message}" if param else message, param, code)
+
+
+def _path(loc: Sequence[str | int], body: Any) -> Iterator[str]:
+    """The steps of a complaint's place that stand in the body: pydantic's names of unions and functions do not.
+    A last step that is not there is the name of what is missing."""
+    at_type = False
+    for number, step in enumerate(loc):
+        if isinstance(body, dict):
+            at_type = not at_type and step == body.get("type")  # the name of a union's part, before its fields
+            if at_type or (step not in body and (number < len(loc) - 1 or "(" in str(step))):
+                continue
+            body = body.get(step)
+        elif isinstance(body, list) and isinstance(step, int):
+            body = body[step]
+        else:
+            continue
+        yield shortened(str(step))
+
+
+def shortened(name: str) -> str:
+    """A client's own word, fit to be repeated; it may hold half of a character."""
+    cut = name if len(name) <= MAX_NAME_CHARS else f"{name[:MAX_NAME_CHARS]}..."
+    return cut.encode(errors="replace").decode()
 
 
 def of_fault(error: BaseException) -> ApiError:

@@ -33,7 +33,10 @@ App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 logger = logging.getLogger("openjanus.serve")
 LINGER_SECONDS = 1.0  # for the rest of a refused body: closing earlier would take the refusal away from the client
 NEEDS_KEY = ("/v1/", "/metrics", "/openapi.json")
-ENDPOINTS = {"/v1/chat/completions", "/v1/images/generations", "/v1/models", "/health", "/ready", "/metrics", "/"}
+ENDPOINTS = {
+    "/v1/chat/completions", "/v1/responses", "/v1/images/generations", "/v1/models",
+    "/health", "/ready", "/metrics", "/",
+}  # fmt: skip
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",

@@ -1,13 +1,15 @@
 """Image generations by the embedded engine: a prompt in, n pictures out, whole or as they are drawn."""
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from functools import partial
 
 from openjanus.inference.scheduler import Request
 from openjanus.sequence import num_tokens
-from openjanus.serve.drawing import Drawing
+from openjanus.serve.drawing import Drawing, sse
+from openjanus.serve.errors import invalid
 from openjanus.serve.log import log_prompt
-from openjanus.serve.schemas import ImagesRequest, ImagesResponse
+from openjanus.serve.schemas.images import CompletedImage, ImagesRequest, ImagesResponse, PartialImage
 from openjanus.serve.service import Service
 from openjanus.serve.worker import Ticket
 
@@ -23,26 +25,33 @@ async def whole(service: Service, body: ImagesRequest) -> ImagesResponse:
 
 
 async def events(service: Service, body: ImagesRequest) -> AsyncGenerator[str, None]:
-    """Server-sent events: unfinished pictures as they grow, then each finished one.
+    """Server-sent events."""
+    async with aclosing(shown(service, body)) as pictures:
+        async for picture in pictures:
+            yield sse(picture)
+
+
+async def shown(service: Service, body: ImagesRequest) -> AsyncGenerator[PartialImage | CompletedImage, None]:
+    """Unfinished pictures as they grow, then each finished one.
 
     Where drawing is faster than showing, unfinished pictures are skipped: the newest is what matters.
     """
     drawing = Drawing.of(body, service.limits, service.canvas)
-    common, shown = drawing.event_fields(), 0
+    common, newest = drawing.event_fields(), 0
     with service.worker.admit() as ticket:
         request = await _begin(service, drawing, ticket)
         while not ticket.is_done:
             await ticket.changed()
             count = ticket.num_ids
-            if ticket.is_done or count < drawing.next_mark(shown):
+            if ticket.is_done or count < drawing.next_mark(newest):
                 continue
-            shown = count
+            newest = count
             for index in range(request.n):
-                png = await service.paint(partial(_unfinished, drawing, request, index, count))
-                yield drawing.partial_event(common, png, index, count)
+                picture = await service.paint(partial(_unfinished, drawing, request, index, count))
+                yield drawing.partial_event(common, picture, index, count)
         for index in range(request.n):
-            png = await _finished(service, drawing, request, index)
-            yield drawing.completed_event(common, png, index, num_tokens(request.documents[0]))
+            picture = await _finished(service, drawing, request, index)
+            yield drawing.completed_event(common, picture, index, num_tokens(request.documents[0]))
 
 
 async def _begin(service: Service, drawing: Drawing, ticket: Ticket) -> Request:
@@ -51,6 +60,7 @@ async def _begin(service: Service, drawing: Drawing, ticket: Ticket) -> Request:
     def prepare() -> Request:
         request = service.engine.drawing(drawing.prompt, drawing.options)
         drawing.check_length(num_tokens(request.documents[0]), service.limits)
+        _check_room(service, request)
         return request
 
     request = await service.read(prepare)
@@ -58,14 +68,27 @@ async def _begin(service: Service, drawing: Drawing, ticket: Ticket) -> Request:
     return request
 
 
+def _check_room(service: Service, request: Request) -> None:
+    """Raises ApiError for a request that the cache can never hold."""
+    cache, rows_each = service.worker.scheduler.cache, len(request.documents)
+    if request.num_rows > cache.num_rows:
+        most = cache.num_rows // rows_each
+        guided = " with guidance" if rows_each > 1 else ""
+        raise invalid(f"n is {request.n}: at most {most} pictures are drawn at once{guided}", "n", "invalid_value")
+    if request.num_positions > cache.num_positions:
+        most = cache.num_positions - request.num_new + 1
+        taken = num_tokens(request.documents[0])
+        raise invalid(f"the prompt takes {taken} positions, at most {most}", "prompt", "context_length_exceeded")
+
+
 async def _finished(service: Service, drawing: Drawing, request: Request, index: int) -> str:
-    png = await service.paint(lambda: drawing.png(_ids(request, index, request.num_new), index))
+    picture = await service.paint(lambda: drawing.picture(_ids(request, index, request.num_new), index))
     service.metrics.images.inc()
-    return png
+    return picture
 
 
 def _unfinished(drawing: Drawing, request: Request, index: int, count: int) -> str:
-    return drawing.partial_png(_ids(request, index, count))
+    return drawing.partial_picture(_ids(request, index, count))
 
 
 def _ids(request: Request, index: int, count: int) -> list[int]:

@@ -110,6 +110,7 @@ class ServerSettings:
     log_prompts: bool = False
     grace_seconds: float = 30.0
     limits: Limits = field(default_factory=Limits)
+    strict_sizes: bool = False
 
 
 def run(load: Callable[[], Engine], s: ServerSettings) -> None:
@@ -117,7 +118,7 @@ def run(load: Callable[[], Engine], s: ServerSettings) -> None:
     if not 0 <= s.grace_seconds < float("inf"):
         raise ValueError(f"grace_seconds is {s.grace_seconds}, expected 0 or more")
     keys = read_keys(s.api_keys)
-    service = Service(load(), s.name, s.limits, s.slots, s.positions, s.remote_pictures, s.aliases)
+    service = Service(load(), s.name, s.limits, s.slots, s.positions, s.remote_pictures, s.aliases, s.strict_sizes)
     server = make_server(service, keys, allowed_hosts(s.host, s.allow_host), s.grace_seconds)
     log.set_up(s.log_prompts)
     opened = listen(s.host, s.port)

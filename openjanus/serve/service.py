@@ -14,8 +14,10 @@ from openjanus.serve.conversation import Fetch
 from openjanus.serve.drawing import Canvas
 from openjanus.serve.errors import ApiError
 from openjanus.serve.fetch import fetch_picture
+from openjanus.serve.grammar import Grammars
 from openjanus.serve.limits import Limits
 from openjanus.serve.metrics import Metrics
+from openjanus.serve.stored import Store
 from openjanus.serve.worker import Worker
 
 T = TypeVar("T")
@@ -51,7 +53,8 @@ def _free_ram() -> int:
 
 
 class Service:
-    """One model behind one API. name, aliases: what clients call it. fetch: whether remote pictures are loaded."""
+    """One model behind one API. name, aliases: what clients call it. fetch: whether remote pictures are loaded.
+    strict_sizes: whether a drawing of another size is refused."""
 
     def __init__(
         self,
@@ -62,22 +65,30 @@ class Service:
         positions: int = 0,
         fetch: bool = False,
         aliases: Collection[str] = (),
+        strict_sizes: bool = False,
     ):
         self.engine, self.name, self.limits = engine, name, limits or Limits()
-        self.aliases = frozenset(aliases)
+        self.names = tuple(dict.fromkeys((name, *aliases)))
         self.created = int(time.time())
         num_image_ids = engine.model.config.image_tokenizer.num_image_ids
-        self.canvas = Canvas(engine.sizes_px, num_image_ids, engine.sampling, engine.decode_images)
+        self.canvas = Canvas(engine.sizes_px, num_image_ids, engine.sampling, engine.decode_images, strict_sizes)
         self.metrics = Metrics()
         self.worker = Worker(engine, *cache_size(engine, slots, positions), self.limits, self.metrics)
+        self.store = Store(self.limits.max_stored_bytes)
+        self.grammars = Grammars(engine.processor.text)
         self.fetch: Fetch | None = None
         if fetch:
             self.fetch = partial(
                 fetch_picture, max_bytes=self.limits.max_picture_bytes, seconds=self.limits.fetch_seconds
             )
         self._readers = ThreadPoolExecutor(READERS, "reader", _one_thread)
+        self._parser = ThreadPoolExecutor(1, "parser")  # one body at a time: what parsing takes does not add up
         # One thread: pictures are decoded one after another, beside the batch and not in its way.
         self._painter = ThreadPoolExecutor(1, "painter", _one_thread)
+
+    async def parse(self, call: Callable[[], T]) -> T:
+        """Runs what turns a body into a request."""
+        return await asyncio.get_running_loop().run_in_executor(self._parser, call)
 
     async def read(self, call: Callable[[], T]) -> T:
         """Runs what prepares a request."""
@@ -88,12 +99,13 @@ class Service:
         return await asyncio.get_running_loop().run_in_executor(self._painter, call)
 
     def check_model(self, name: str | None) -> None:
-        if name is not None and name != self.name and name not in self.aliases:
+        """Raises ApiError for a name that is neither the model's nor an alias."""
+        if name is not None and name not in self.names:
             raise ApiError(404, f"this server has one model, {self.name!r}", "model_not_found", "model")
 
     def stop(self) -> None:
         self.worker.stop()
-        for pool in (self._readers, self._painter):
+        for pool in (self._parser, self._readers, self._painter):
             pool.shutdown(wait=False, cancel_futures=True)
 
 

@@ -50,7 +50,7 @@ def until(happens, seconds: float = 60) -> None:
 
 @contextmanager
 def run_server(engine: Engine, limits: Limits | None = None, keys=(), hosts=(), **settings) -> Iterator[Running]:
-    service = Service(engine, "tiny", limits, **{"slots": 16, **settings})
+    service = Service(engine, settings.pop("name", "tiny"), limits, **{"slots": 16, **settings})
     server, loop = make_server(service, keys, hosts, grace_seconds=5), asyncio.new_event_loop()
     socket = listen("127.0.0.1", 0)
 

@@ -68,7 +68,7 @@ def test_an_alias_is_the_same_model(engine) -> None:
         client = running.client()
         drawn = [client.images.generate(prompt="a", model=m, extra_body={"seed": 1}) for m in ("tiny", "gpt-image-1")]
         assert drawn[0].data == drawn[1].data
-        assert client.models.retrieve("gpt-image-1").id == "tiny"
+        assert client.models.retrieve("gpt-image-1").id == "gpt-image-1"
         with pytest.raises(openai.NotFoundError):
             client.images.generate(prompt="a", model="gpt-image-2")
 
@@ -304,11 +304,10 @@ def test_both_kinds_overlap_and_each_gets_what_it_gets_alone(engine) -> None:
         ({"temperature": -1}, "temperature"),
         ({"top_p": 0}, "top_p"),
         ({"max_tokens": 0}, "max_tokens"),
-        ({"max_tokens": 10**6}, "max_tokens"),
         ({"n": 2}, "n"),
         ({"logprobs": True}, "logprobs"),
-        ({"tools": []}, "tools"),
-        ({"response_format": {"type": "json_object"}}, "response_format.type"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"response_format": {"type": "xml"}}, "response_format"),
         ({"seed": -1}, "seed"),
         ({"extra_body": {"colour": "red"}}, "colour"),
     ],
@@ -323,15 +322,15 @@ def test_a_chat_setting_that_cannot_be_honoured_is_named(client, settings, param
     ("settings", "param"),
     [
         ({"prompt": " "}, "prompt"),
-        ({"prompt": "cat " * 300}, None),
+        ({"prompt": "cat " * 300}, "prompt"),
         ({"n": 0}, "n"),
         ({"n": 17}, "n"),
-        ({"n": 9}, None),  # rows: 18 of 16
-        ({"size": "384x384"}, "size"),
-        ({"response_format": "url"}, "response_format"),
+        ({"n": 9}, "n"),  # rows: 18 of 16
+        ({"size": "384"}, "size"),
+        ({"response_format": "file"}, "response_format"),
         ({"partial_images": 17, "stream": True}, "partial_images"),
         ({"extra_body": {"guidance_scale": 0.5}}, "guidance_scale"),
-        ({"quality": "hd"}, "quality"),
+        ({"background": "transparent"}, "background"),
     ],
 )
 def test_a_drawing_that_cannot_be_made_is_refused_before_anything_is_sent(client, settings, param) -> None:
@@ -352,7 +351,7 @@ def test_a_conversation_out_of_order_is_refused(client) -> None:
     for messages in (
         [],
         [user, assistant],
-        [user, {"role": "system", "content": "late"}, user],
+        [{"role": "system", "content": "alone"}],
         [{"role": "user", "content": " "}],
         [{"role": "user", "content": "cat " * 300}],
         [{"role": "assistant", "content": [picture_part(RED)]}, user],

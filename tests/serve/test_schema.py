@@ -16,7 +16,8 @@ from tests.serve.conftest import run_server
 
 CHECKS = [not_a_server_error, content_type_conformance, response_schema_conformance, status_code_conformance]
 OPERATIONS = [
-    ("POST", "/v1/chat/completions"), ("POST", "/v1/images/generations"), ("GET", "/v1/models"),
+    ("POST", "/v1/chat/completions"), ("POST", "/v1/responses"), ("POST", "/v1/images/generations"),
+    ("GET", "/v1/responses/{id}"), ("DELETE", "/v1/responses/{id}"), ("GET", "/v1/models"),
     ("GET", "/v1/models/{model}"), ("GET", "/health"), ("GET", "/ready"), ("GET", "/metrics"),
 ]  # fmt: skip
 
@@ -58,13 +59,13 @@ def test_no_right_request_ends_in_a_5xx(schema, method, path) -> None:
     check(schema, method, path, GenerationMode.POSITIVE, 25 if method == "POST" else 3)
 
 
-@pytest.mark.parametrize(("method", "path"), OPERATIONS[:2])
+@pytest.mark.parametrize(("method", "path"), OPERATIONS[:3])
 def test_no_wrong_request_ends_in_a_5xx(schema, method, path) -> None:
     check(schema, method, path, GenerationMode.NEGATIVE, 25)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("method", "path"), OPERATIONS[:2])
+@pytest.mark.parametrize(("method", "path"), OPERATIONS[:3])
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
 def test_no_request_ends_in_a_5xx_at_length(schema, method, path, mode) -> None:
     check(schema, method, path, mode, 1000)

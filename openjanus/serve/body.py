@@ -1,0 +1,81 @@
+"""A request's body: from bytes to its schema, in bounded time and memory.
+
+    bytes ─► as many values as a request can need? ─► JSON ─► schema, up to the first error
+
+Small values cost the most: a body of 12 MB can hold four million empty objects, each with an error of its own. So
+brackets, commas and colons are counted before anything is parsed.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+
+from fastapi import FastAPI, Request
+from pydantic import ValidationError
+from pydantic.json_schema import models_json_schema
+from pydantic_core import from_json
+
+from openjanus.serve.errors import invalid, of_validation
+from openjanus.serve.limits import Limits
+from openjanus.serve.schemas.base import Strict
+from openjanus.serve.service import Service
+
+STRUCTURE = (b"{", b"[", b",", b":")
+M = TypeVar("M", bound=Strict)
+
+
+def reads(kind: type[M], service: Service) -> Callable[[Request], Awaitable[M]]:
+    """A dependency that gives the body of a request. Raises ApiError."""
+
+    async def read(request: Request) -> M:
+        # A page elsewhere may send text/plain without asking the server first.
+        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if media_type != "application/json" and not media_type.endswith("+json"):
+            raise invalid("send the header Content-Type: application/json", code="invalid_content_type")
+        data = await request.body()
+        return await service.parse(lambda: parse(data, kind, service.limits))
+
+    return read
+
+
+def parse(data: bytes, kind: type[M], limits: Limits) -> M:
+    """Raises ApiError for what is no JSON object, has too many values, or does not fit the schema."""
+    most = limits.max_body_values + limits.max_prompt_chars  # a prompt may be all commas
+    if sum(map(data.count, STRUCTURE)) > most:
+        raise invalid(f"the body holds too many values: at most {most:,} braces, commas and colons", None, TOO_MANY)
+    try:
+        body = from_json(data, allow_inf_nan=False)
+    except ValueError as error:
+        raise invalid(f"the body is not JSON: {error}", code="invalid_json") from None
+    if not isinstance(body, dict):
+        raise invalid("the body must be a JSON object", code="invalid_json")
+    return fit(body, kind)
+
+
+def fit(body: Any, kind: type[M]) -> M:
+    """What was parsed, as its schema. Raises ApiError."""
+    try:
+        return kind.model_validate(body)
+    except ValidationError as error:
+        raise of_validation(error.errors(include_url=False, include_input=False), body) from None
+
+
+def describe(app: FastAPI, bodies: Mapping[str, type[Strict]]) -> None:
+    """Adds the bodies of POST requests, by path, to the app's own description."""
+    reference = "#/components/schemas/{model}"
+    _, schemas = models_json_schema([(kind, "validation") for kind in bodies.values()], ref_template=reference)
+    plain = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            described = plain()
+            described["components"]["schemas"].update(schemas["$defs"])
+            for path, kind in bodies.items():
+                content = {"application/json": {"schema": {"$ref": reference.format(model=kind.__name__)}}}
+                described["paths"][path]["post"]["requestBody"] = {"required": True, "content": content}
+        assert app.openapi_schema is not None
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+TOO_MANY = "too_many_values"
