@@ -50,6 +50,7 @@ def tokenizer() -> Run:
         discriminator_start=3500,
         quantise_start=200,
         revive_steps=25,
+        revive_end=2000,
     )
     stage = Stage("reconstruct", 4000, 1e-3, {"emoji.pictures": 16}, schedule="cosine", warmup_steps=100)
     return Run("nano.tokenizer", task, (stage,))
