@@ -91,6 +91,7 @@ class Engine:
         options: SamplingOptions | None = None,
         progress: Progress | None = None,
         speculative: int = 0,
+        seeds: Sequence[int] | None = None,
         **settings: Unpack[Settings],
     ) -> list[Image.Image]:
         """Draws n pictures of each prompt, prompt by prompt: prompts * n RGB pictures, `sizes_px` a side.
@@ -100,10 +101,10 @@ class Engine:
         Settings left out are the checkpoint's own, or the paper's. Picture k of a prompt depends on the prompt, the
         settings and (seed, k) alone, not on what is drawn beside it. `progress(done, total)` is called at every step.
         speculative: ids of a window that is drawn in one pass (inference/speculative.py); 0 draws them one by one. The
-        pictures are the same.
+        pictures are the same. seeds: one for each prompt, instead of the same for all.
         Raises ValueError for an empty prompt, one that is too long for the model, or a setting out of range.
         """
-        return self.decode_images(self.generate_ids(prompts, options, progress, speculative, **settings))
+        return self.decode_images(self.generate_ids(prompts, options, progress, speculative, seeds, **settings))
 
     def generate_ids(
         self,
@@ -111,6 +112,7 @@ class Engine:
         options: SamplingOptions | None = None,
         progress: Progress | None = None,
         speculative: int = 0,
+        seeds: Sequence[int] | None = None,
         **settings: Unpack[Settings],
     ) -> Tensor:
         """As `generate`, but gives the image ids: int64 [prompts * n, N], in reading order of each picture."""
@@ -118,7 +120,10 @@ class Engine:
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not prompts or not all(p.strip() for p in prompts):
             raise ValueError("empty prompt: say what to draw, such as 'two red apples'")
-        requests = [self.drawing(prompt.strip(), options) for prompt in prompts]
+        seeds = [options.seed] * len(prompts) if seeds is None else seeds
+        if len(seeds) != len(prompts):
+            raise ValueError(f"got {len(seeds)} seeds for {len(prompts)} prompts, expected one for each")
+        requests = [self.drawing(p.strip(), replace(options, seed=s)) for p, s in zip(prompts, seeds, strict=True)]
         total = self.model.config.image_tokenizer.num_image_ids
         for _ in self._speculate(requests, speculative) if speculative else self._run(requests):
             if progress is not None:

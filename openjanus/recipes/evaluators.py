@@ -4,7 +4,6 @@ The training loop knows none of this: it is handed callables.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -92,12 +91,13 @@ class JanusPreview:
 
 
 def evaluate_emoji_world(engine: Engine, options: SamplingOptions, n: int, seed: int) -> WorldReport:
-    """The report on an engine, drawing with the given options, picture k of prompt k with seed `options.seed + k`."""
+    """The report on an engine, drawing with the given options: prompt k of each split with seed `options.seed + k`."""
 
     def draw(prompts: Sequence[str]) -> list[Image.Image]:
         images: list[Image.Image] = []
         for start in range(0, len(prompts), BATCH):
-            images += engine.generate(prompts[start : start + BATCH], replace(options, seed=options.seed + start))
+            part = prompts[start : start + BATCH]
+            images += engine.generate(part, options, seeds=range(options.seed + start, options.seed + start + len(part)))
         return images
 
     def redraw(pictures: Sequence[np.ndarray]) -> list[Image.Image]:
