@@ -217,17 +217,16 @@ def train(
     threads: Threads = 0,
 ) -> None:
     """Train a recipe, or go on where it stopped. Without overrides, gives the bundled model's recipe again."""
-    from openjanus import config as configs
-    from openjanus.recipes import find_recipe
+    from openjanus.recipes import configure
     from openjanus.recipes.evaluators import evaluators_of, keep_result
     from openjanus.training.run import train as train_run
 
     if dtype not in ("auto", "float32", "bfloat16"):
         raise ValueError(f"dtype {dtype!r}: expected auto, float32 or bfloat16")
-    run = configs.override(find_recipe(recipe)(), overrides)
+    run = configure(recipe, overrides)
     folder = out or Path("runs") / recipe
     _check_folder(folder)
-    objective = train_run(run, folder, _runtime(device, dtype, threads), evaluators_of(run), stop_after)
+    objective = train_run(run, folder, _runtime(device, dtype, threads), evaluators_of, stop_after)
     console.print(f"{keep_result(run, objective, folder)}")
 
 
@@ -240,17 +239,16 @@ def tokenize(
     threads: Threads = 0,
 ) -> None:
     """Turn the drawings that a recipe trains on into image ids, once, before `train`."""
-    from openjanus import config as configs
     from openjanus.data.image_ids import tokenize_source
-    from openjanus.recipes import find_recipe
-    from openjanus.training.janus import JanusTraining, starting_tokenizer
+    from openjanus.recipes import configure
+    from openjanus.training.janus import JanusTraining, image_ids_file, starting_tokenizer
 
-    run = configs.override(find_recipe(recipe)(), overrides)
+    run = configure(recipe, overrides)
     if not isinstance(run.task, JanusTraining):
         raise ValueError(f"recipe {recipe!r} trains no Janus: nothing to tokenize")
     runtime = _runtime(device, "float32", threads)
     tokenizer = starting_tokenizer(run.task).to(runtime.device)
-    target = Path(run.task.image_ids)
+    target = Path(image_ids_file(run.task, source))
     with _progress("tokenizing") as progress:
         tokenize_source(tokenizer, source, run.seed, num, target, lambda done: progress(done, num))
     print(target)

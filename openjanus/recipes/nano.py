@@ -133,7 +133,15 @@ def longer() -> Run:
     run = janus()
     assert isinstance(run.task, JanusTraining)
     task = dataclasses.replace(
-        run.task, start_from="runs/nano.janus/model", image_ids="runs/nano.longer_ids.safetensors", row_tokens=192
+        run.task,
+        model=None,
+        processor=None,
+        tokenizer_from="",
+        encoder_from="",
+        sampling={},
+        start_from="runs/nano.janus/model",
+        image_ids="runs/nano.longer_ids.safetensors",
+        row_tokens=192,
     )
     tune = dataclasses.replace(
         run.stages[-1],

@@ -363,7 +363,7 @@ def test_a_training_can_start_from_a_whole_checkpoint(janus_task, tmp_path) -> N
     checkpoints.save(tiny.checkpoint(), tmp_path / "start")
     task = replace(janus_task, start_from=str(tmp_path / "start"), image_ids=str(tmp_path / "ids"))
     with pytest.raises(ValueError, match="openjanus tokenize"):
-        JanusObjective(task, 0)
+        JanusObjective(task, 0).inputs()
     tokenize_source(starting_tokenizer(task), "emoji.drawings", 0, 8, tmp_path / "ids")
     assert tiny.equal_trees(JanusObjective(task, 0).model.state_dict(), tiny.janus().state_dict())
 
