@@ -246,9 +246,9 @@ def tokenize(
     run = configure(recipe, overrides)
     if not isinstance(run.task, JanusTraining):
         raise ValueError(f"recipe {recipe!r} trains no Janus: nothing to tokenize")
+    target = Path(image_ids_file(run.task, source))
     runtime = _runtime(device, "float32", threads)
     tokenizer = starting_tokenizer(run.task).to(runtime.device)
-    target = Path(image_ids_file(run.task, source))
     with _progress("tokenizing") as progress:
         tokenize_source(tokenizer, source, run.seed, num, target, lambda done: progress(done, num))
     print(target)

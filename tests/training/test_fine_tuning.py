@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from openjanus.cli import main
 from openjanus.data.image_ids import tokenize_source
 from openjanus.processing.image import PixelConfig
 from openjanus.processing.processor import ProcessorConfig
-from openjanus.recipes import configure
+from openjanus.recipes import configure, evaluators
 from openjanus.recipes.evaluators import keep_result
 from openjanus.runtime import Runtime
 from openjanus.testing import TINY, tiny_checkpoint
@@ -88,6 +89,22 @@ def test_recipes_from_nothing_are_overridden_as_ever() -> None:
     assert isinstance(run.task, JanusTraining) and run.task.processor is not None
     assert (run.seed, run.task.processor.system_prompt, run.task.sampling["guidance"]) == (3, "Be brief.", 2.0)
     assert run.task.changes == ()
+
+
+def test_the_commands_of_a_fine_tuning(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(evaluators, "evaluators_of", lambda objective: ())  # the preview has a test of its own
+    start = tiny_checkpoint(tmp_path / "pro", "official", "deepseek")
+    overrides = [
+        f"task.start_from={start}", "task.row_tokens=600", "task.processor.system_prompt=Be brief.",
+        "stages.tune.num_steps=1", 'stages.tune.mixture={"emoji.questions": 1, "emoji.drawings": 2}',
+    ]  # fmt: skip
+    main(["tokenize", "nano.longer", *overrides, "--num", "2"])
+    main(["train", "nano.longer", *overrides])
+    assert capsys.readouterr().out.startswith("runs/nano.longer_ids.safetensors\n")
+    before, tuned = (checkpoint.read_config(folder) for folder in (start, Path("runs/nano.longer/model")))
+    assert tuned[0].processor == replace(before[0].processor, system_prompt="Be brief.")
+    assert tuned[0].model == before[0].model and tuned[1].vocab_size == before[1].vocab_size
 
 
 def test_settings_of_the_task_that_give_way_to_the_checkpoints_are_named(task) -> None:
