@@ -24,7 +24,7 @@ from openjanus.training.loop import Schedule, fit
 from openjanus.training.run import Run, make_objective
 from openjanus.training.run import train as train_run
 from openjanus.training.stage import Stage
-from openjanus.training.tokenizer import TokenizerAndDiscriminator, TokenizerObjective, TokenizerTraining
+from openjanus.training.tokenizer import TokenizerAndDiscriminator, TokenizerTraining
 from openjanus.weights import checkpoint as checkpoints
 from tests import tiny
 
@@ -84,44 +84,6 @@ def train(run: Run, folder: Path, stop_after: int | None = None) -> dict[str, to
 
 def losses(folder: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def test_a_tokenizers_second_stage_goes_on_where_the_first_ended(janus_task, tmp_path, monkeypatch) -> None:
-    task = TokenizerTraining(
-        replace(tiny.IMAGE_TOKENIZER, image_size_px=32), perceptual_weight=0.0, discriminator_width=8,
-        quantise_start=1, discriminator_start=3, revive_steps=2, revive_end=6,
-    )  # fmt: skip
-    happened: list[tuple[str, int]] = []
-    step_now = 0
-
-    def remember(name: str, original):
-        def spy(*arguments, **named):
-            if named.get("quantised", True):
-                happened.append((name, step_now))
-            return original(*arguments, **named)
-
-        return spy
-
-    objective = TokenizerObjective(task, 0)
-    for owner, name in (
-        (objective.model.tokenizer, "reconstruct"), (objective, "_seed_codebook"), (objective, "_revive"),
-        (objective, "_adversarial"),
-    ):  # fmt: skip
-        monkeypatch.setattr(owner, name, remember(name, getattr(owner, name)))
-
-    def count_steps(model, step: int, folder: Path) -> dict[str, float]:
-        nonlocal step_now
-        step_now = step
-        return {}
-
-    stages = tuple(Stage(name, 4, 1e-3, {"emoji.pictures": 2}) for name in ("one", "two"))
-    fit(objective, stages, tmp_path, CPU, [count_steps], Schedule(evaluate_steps=1))
-    assert {name: [step for n, step in happened if n == name] for name, _ in happened} == {
-        "reconstruct": [1, 2, 3, 4, 5, 6, 7],  # quantised
-        "_seed_codebook": [1],
-        "_revive": [3, 5],
-        "_adversarial": [3, 4, 5, 6, 7],
-    }
 
 
 @pytest.mark.parametrize("kind", ["tokenizer", "encoder", "janus"])

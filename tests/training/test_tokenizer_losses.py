@@ -4,17 +4,21 @@ x: pixels, r: reconstruction, z: unit latents, e: their nearest codes, D: the di
 """
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from openjanus.runtime import Runtime
+from openjanus.training.loop import Schedule, fit
 from openjanus.training.perceptual import PerceptualDistance
 from openjanus.training.stage import Stage
 from openjanus.training.tokenizer import TokenizerObjective, TokenizerTraining
 from tests import tiny
 
+CPU = Runtime(torch.device("cpu"), "float32", "test")
 STAGE = Stage("all", 100, 1e-3, {"emoji.pictures": 3})
 CONFIG = replace(tiny.IMAGE_TOKENIZER, image_size_px=32)
 NOTHING = TokenizerTraining(
@@ -275,3 +279,44 @@ def test_the_codebook_starts_as_the_centres_of_the_latents() -> None:
     means = F.normalize(torch.zeros_like(codes).index_add(0, nearest, rows), dim=1)
     used = nearest.unique()
     assert (means[used] * codes[used]).sum(dim=1).mean() > 0.999
+
+
+# --- when each of them begins
+
+
+def test_a_tokenizers_second_stage_goes_on_where_the_first_ended(tmp_path, monkeypatch) -> None:
+    task = TokenizerTraining(
+        CONFIG, perceptual_weight=0.0, discriminator_width=8,
+        quantise_start=1, discriminator_start=3, revive_steps=2, revive_end=6,
+    )  # fmt: skip
+    happened: list[tuple[str, int]] = []
+    step_now = 0
+
+    def remember(name: str, original):
+        def spy(*arguments, **named):
+            if named.get("quantised", True):
+                happened.append((name, step_now))
+            return original(*arguments, **named)
+
+        return spy
+
+    objective = TokenizerObjective(task, 0)
+    for owner, name in (
+        (objective.model.tokenizer, "reconstruct"), (objective, "_seed_codebook"), (objective, "_revive"),
+        (objective, "_adversarial"),
+    ):  # fmt: skip
+        monkeypatch.setattr(owner, name, remember(name, getattr(owner, name)))
+
+    def count_steps(model, step: int, folder: Path) -> dict[str, float]:
+        nonlocal step_now
+        step_now = step
+        return {}
+
+    stages = tuple(Stage(name, 4, 1e-3, {"emoji.pictures": 2}) for name in ("one", "two"))
+    fit(objective, stages, tmp_path, CPU, [count_steps], Schedule(evaluate_steps=1))
+    assert {name: [step for n, step in happened if n == name] for name, _ in happened} == {
+        "reconstruct": [1, 2, 3, 4, 5, 6, 7],  # quantised
+        "_seed_codebook": [1],
+        "_revive": [3, 5],
+        "_adversarial": [3, 4, 5, 6, 7],
+    }
