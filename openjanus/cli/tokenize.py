@@ -18,18 +18,17 @@ def tokenize(
     threads: Threads = 0,
 ) -> None:
     """Turn the drawings that a recipe trains on into image ids, once, before `train`."""
-    from openjanus import config as configs
     from openjanus.data.image_ids import tokenize_source
-    from openjanus.recipes import find_recipe
-    from openjanus.training.janus import JanusTraining, starting_tokenizer
+    from openjanus.recipes import configure
+    from openjanus.training.janus import JanusTraining, image_ids_file, starting_tokenizer
 
     num = short_or(num, 8)
-    run = configs.override(find_recipe(recipe)(), overrides)
+    run = configure(recipe, overrides)
     if not isinstance(run.task, JanusTraining):
         raise ValueError(f"recipe {recipe!r} trains no Janus: nothing to tokenize")
+    target = Path(image_ids_file(run.task, source))
     runtime = choose_runtime(device, "float32", threads)
     tokenizer = starting_tokenizer(run.task).to(runtime.device)
-    target = Path(run.task.image_ids)
     with progress_bar("tokenizing") as progress:
         tokenize_source(tokenizer, source, run.seed, num, target, lambda done: progress(done, num))
     print(target)

@@ -21,19 +21,17 @@ def train(
 ) -> None:
     """Train a recipe, or go on where it stopped. Without overrides, gives the bundled model's recipe again."""
     from openjanus import config as configs
-    from openjanus.recipes import find_recipe
+    from openjanus.recipes import configure
     from openjanus.recipes.evaluators import evaluators_of, keep_result
     from openjanus.runtime import dtype_name
     from openjanus.training.run import train as train_run
 
-    run = configs.override(find_recipe(recipe)(), overrides)
+    run = configure(recipe, overrides)
     if print_config:
         print(configs.to_json(run))
         return
     dtype = dtype_name(dtype, ("auto", "float32", "bfloat16"))
     folder = out or Path("runs") / recipe
     check_folder(folder)
-    objective = train_run(
-        run, folder, choose_runtime(device, dtype, threads), evaluators_of(run), short_or(stop_after, 2)
-    )
+    objective = train_run(run, folder, choose_runtime(device, dtype, threads), evaluators_of, short_or(stop_after, 2))
     print(keep_result(run, objective, folder))

@@ -1,8 +1,9 @@
 """Drawings as image ids, made once: the generation eye is frozen while Janus trains, so each picture is encoded one
 time.
 
-A file holds ids uint16 [num, N] of the first `num` examples of a source, that source's seed, and a fingerprint of the
-tokenizer that made them, so that ids of another tokenizer are refused instead of trained on.
+A file holds ids [num, N] of the first `num` examples of a source, that source's seed, and a fingerprint of the image
+tokenizer that made them, so that ids of another tokenizer are refused instead of trained on. Ids are stored as uint16,
+or as int32 if one of them is above 65,535.
 """
 
 import hashlib
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+from torch import nn
 
 from openjanus.data.sources import find_source
 from openjanus.model.image_tokenizer import ImageTokenizer
@@ -24,10 +26,13 @@ CHUNK = 64
 
 
 class ImageIds:
-    """`image_ids[index]`: int64 [N], the drawing of example `index` of `source` with `seed`."""
+    """`image_ids[index]`: int64 [N], the drawing of example `index` of `source` with `seed`.
 
-    def __init__(self, ids: np.ndarray, source: str, seed: int):
-        self.ids, self.source, self.seed = ids, source, seed
+    tokenizer: the fingerprint of the image tokenizer that made them.
+    """
+
+    def __init__(self, path: str, ids: np.ndarray, source: str, seed: int, tokenizer: str):
+        self.path, self.ids, self.source, self.seed, self.tokenizer = path, ids, source, seed, tokenizer
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -36,8 +41,8 @@ class ImageIds:
         return self.ids[index].astype(np.int64)
 
     @classmethod
-    def load(cls, path: str, tokenizer: ImageTokenizer) -> "ImageIds":
-        """Raises ValueError if the file is missing, damaged or made by another tokenizer."""
+    def read(cls, path: str) -> "ImageIds":
+        """Raises ValueError if the file is missing or damaged."""
         if not Path(path).exists():
             raise ValueError(f"{path}: no such file; make it by `openjanus tokenize`")
         try:
@@ -46,18 +51,55 @@ class ImageIds:
                 ids = file.get_tensor("ids")
         except SafetensorError as error:
             raise ValueError(f"{path}: damaged ({error}); make it again by `openjanus tokenize`") from None
-        if meta.get("tokenizer") != fingerprint(tokenizer):
-            raise ValueError(f"{path}: made by another image tokenizer; make it again by `openjanus tokenize`")
-        return cls(ids, meta["source"], int(meta.get("seed", 0)))
+        if "source" not in meta or "tokenizer" not in meta:
+            raise ValueError(f"{path}: not a file of `openjanus tokenize`: it names no source and image tokenizer")
+        return cls(path, ids, meta["source"], int(meta.get("seed", 0)), meta["tokenizer"])
+
+    @classmethod
+    def load(cls, path: str, tokenizer: nn.Module) -> "ImageIds":
+        """As `read`; also raises ValueError if the ids were made by another image tokenizer."""
+        image_ids = cls.read(path)
+        image_ids.check(tokenizer)
+        return image_ids
+
+    def check(self, tokenizer: nn.Module) -> None:
+        """Raises ValueError if another image tokenizer made the ids."""
+        known = fingerprint(tokenizer) if self.tokenizer.startswith(ALL) else _former_fingerprint(tokenizer)
+        if self.tokenizer != known:
+            raise ValueError(
+                f"{self.path}: made by another image tokenizer than this training has; for a new run make it again by "
+                "`openjanus tokenize`, for one that goes on put back the file that it began with"
+            )
 
 
-def fingerprint(tokenizer: ImageTokenizer) -> str:
-    """A short hash over the parameters that decide the ids."""
+ALL = "all:"  # begins a fingerprint over all tensors; one without it is of a file that was made before
+
+
+def fingerprint(tokenizer: nn.Module) -> str:
+    """A short hash over names, shapes and values of all tensors of an image tokenizer.
+
+    Raises ValueError if it has none: then it could not be told from another one.
+    """
+    state = tokenizer.state_dict()
+    if not state:
+        raise ValueError(f"{type(tokenizer).__name__} has no tensors: an image tokenizer is known by its tensors")
     digest = hashlib.sha256()
-    for name, tensor in sorted(tokenizer.state_dict().items()):
-        if name.startswith(("encoder.", "to_code.", "codebook.")):
-            digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(_bytes(tensor))
+    return ALL + digest.hexdigest()[:16]
+
+
+def _former_fingerprint(tokenizer: nn.Module) -> str | None:
+    """What files held before: a hash over the tensors of `ImageTokenizer` that decide the ids. None if there are none
+    of these names."""
+    prefixes = ("encoder.", "to_code.", "codebook.")
+    tensors = [tensor for name, tensor in sorted(tokenizer.state_dict().items()) if name.startswith(prefixes)]
+    return hashlib.sha256(b"".join(map(_bytes, tensors))).hexdigest()[:16] if tensors else None
+
+
+def _bytes(tensor: torch.Tensor) -> bytes:
+    return tensor.detach().cpu().float().contiguous().numpy().tobytes()
 
 
 @torch.inference_mode()
@@ -69,25 +111,36 @@ def tokenize_source(
     path: Path,
     progress: Callable[[int], None] = lambda done: None,
 ) -> None:
-    """Encodes the assistant's picture of examples 0 ... num-1 of the training split of source `name`; atomic."""
+    """Encodes the assistant's picture of examples 0 ... num-1 of the training split of source `name`; atomic.
+
+    Raises ValueError if `num` is below 1, or an example has not exactly one such picture.
+    """
+    if num < 1:
+        raise ValueError(f"num is {num}, expected 1 or more")
     source = find_source(name, "conversations")("train", seed)
-    device = next(tokenizer.parameters()).device
     rows = []
     for start in range(0, num, CHUNK):
-        pictures = [_drawing(name, source(i)) for i in range(start, min(start + CHUNK, num))]
-        pixels = torch.stack([generation_pixels(p, tokenizer.config.image_size_px) for p in pictures])
-        pixels = pixels.to(device, memory_format=torch.channels_last)
-        rows.append(tokenizer.encode(pixels).cpu().numpy().astype(np.uint16))
+        pictures = [_drawing(source(i), name, i) for i in range(start, min(start + CHUNK, num))]
+        ids = encode(tokenizer, pictures)
+        rows.append(ids.astype(np.uint16 if ids.max() < 1 << 16 else np.int32))
         progress(min(start + CHUNK, num))
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.draft")
     meta = {"source": name, "seed": str(seed), "tokenizer": fingerprint(tokenizer)}
-    save_file({"ids": np.concatenate(rows)}, draft, meta)
+    save_file({"ids": np.ascontiguousarray(np.concatenate(rows))}, draft, meta)  # it writes memory as it lies
     draft.replace(path)
 
 
-def _drawing(name: str, conversation: Conversation) -> Image.Image:
-    pictures = [p for m in conversation if m.role == "assistant" for p in m.content if isinstance(p, Image.Image)]
-    if not pictures:
-        raise ValueError(f"source {name!r} holds a conversation without a drawing: tokenize emoji.drawings")
-    return pictures[0]
+@torch.no_grad()
+def encode(tokenizer: ImageTokenizer, pictures: list[Image.Image]) -> np.ndarray:
+    """Pictures -> image ids, int64 [M, N]."""
+    pixels = torch.stack([generation_pixels(p, tokenizer.config.image_size_px) for p in pictures])
+    device = next(tokenizer.parameters()).device
+    return tokenizer.encode(pixels.to(device, memory_format=torch.channels_last)).cpu().numpy()
+
+
+def _drawing(conversation: Conversation, name: str, index: int) -> Image.Image:
+    drawings = [p for m in conversation if m.role == "assistant" for p in m.content if isinstance(p, Image.Image)]
+    if len(drawings) != 1:
+        raise ValueError(f"example {index} of {name} has {len(drawings)} drawings of the assistant, expected one")
+    return drawings[0]

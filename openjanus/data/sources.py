@@ -9,6 +9,7 @@ import difflib
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -117,6 +118,16 @@ def stack_pictures(arrays: Sequence[np.ndarray], size_px: int) -> Tensor:
     return torch.stack(
         [to_pixels(a) if a.shape == square else generation_pixels(Image.fromarray(a), size_px) for a in arrays]
     )
+
+
+def text_tokenizer(path: str = "") -> TextTokenizer:
+    """The text tokenizer of a file or a checkpoint folder; of the emoji world if there is none given.
+
+    Raises ValueError if the file is missing or not a tokenizer.
+    """
+    if not path:
+        return world_text_tokenizer()
+    return TextTokenizer.load(Path(path) / "tokenizer.json" if Path(path).is_dir() else path)
 
 
 @lru_cache(maxsize=1)

@@ -10,6 +10,7 @@ arguments; `render` draws the scene at any size; words are made in grammar.py. T
 
 from __future__ import annotations
 
+import math
 from bisect import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -214,8 +215,8 @@ def sample_scene(split: str, seed: int, index: int, tasks: Mapping[str, float] |
 
 
 def render(scene: Scene, size_px: int = CANVAS_PX) -> np.ndarray:  # uint8 [size_px, size_px, 3]
-    """Draw the scene. size_px must keep every box on whole pixels: a multiple of 16."""
-    step = CANVAS_PX // LATTICE_PX
+    """Draw the scene. Raises ValueError for a size that puts boxes on half pixels, such as 72: not a multiple of 16."""
+    step = CANVAS_PX // math.gcd(LATTICE_PX, *SIZES_PX.values(), MULTI_PX, *SLOTS_PX, MIDDLE_PX)
     if size_px <= 0 or size_px % step:
         raise ValueError(f"size_px is {size_px}; expected a positive multiple of {step}")
     canvas = np.empty((size_px, size_px, 3), np.float32)

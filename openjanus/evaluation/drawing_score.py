@@ -17,6 +17,7 @@ from math import sqrt
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from openjanus.data.splits import TASKS
 from openjanus.data.world import CANVAS_PX, Scene, render, sample_scene
@@ -70,6 +71,12 @@ class Share:
             return "  --"
         low, high = self.interval
         return f"{100 * self.value:5.1f}% [{100 * low:.1f}, {100 * high:.1f}] n={self.n}"
+
+
+def in_world_size(image: Image.Image) -> np.ndarray:  # uint8 [64, 64, 3]
+    """A drawing of any size as the judges read it."""
+    size = (CANVAS_PX, CANVAS_PX)
+    return np.asarray(image if image.size == size else image.resize(size, Image.Resampling.LANCZOS))
 
 
 def judge(scene: Scene, image: np.ndarray) -> Verdict:  # uint8 [64, 64, 3]

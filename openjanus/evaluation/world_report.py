@@ -21,6 +21,7 @@ from openjanus.evaluation.drawing_score import (
     Share,
     format_error,
     format_report,
+    in_world_size,
     measured_error,
     score_drawings,
 )
@@ -101,11 +102,11 @@ def report_on_world(
         scenes = _scenes(split, n, seed)
         captions = [grammar.caption(scene, stream(split, seed, i, 1)) for i, scene in enumerate(scenes)]
         report.drawings[split] = score_drawings(
-            (scene, np.asarray(image)) for scene, image in zip(scenes, draw(captions), strict=True)
+            (scene, in_world_size(image)) for scene, image in zip(scenes, draw(captions), strict=True)
         )
     scenes = _scenes("seen", n, seed)
     again = redraw([render(scene) for scene in scenes])
-    report.reconstructions = score_drawings((s, np.asarray(image)) for s, image in zip(scenes, again, strict=True))
+    report.reconstructions = score_drawings((s, in_world_size(image)) for s, image in zip(scenes, again, strict=True))
     for split in ANSWER_SPLITS:
         triples = []
         for i, scene in enumerate(_scenes(split, n, seed)):

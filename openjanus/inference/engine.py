@@ -100,6 +100,7 @@ class Engine:
         progress: Progress | None = None,
         speculative: int = 0,
         first: int = 0,
+        seeds: Sequence[int] | None = None,
         **settings: Unpack[Settings],
     ) -> list[Image.Image]:
         """Draws n pictures of each prompt, prompt by prompt: prompts * n RGB pictures, `sizes_px` a side.
@@ -112,9 +113,10 @@ class Engine:
         speculative: ids of a window that is drawn in one pass (inference/speculative.py); 0 draws them one by one. The
         pictures are the same.
         first: number of the first picture of each prompt; the n pictures are those from `first` on.
+        seeds: one for each prompt, instead of the same for all.
         Raises ValueError for an empty prompt, one that is too long for the model, or a setting out of range.
         """
-        images = dict(self.draw(prompts, options, progress, speculative, first, **settings))
+        images = dict(self.draw(prompts, options, progress, speculative, first, seeds, **settings))
         return [images[place] for place in range(len(images))]
 
     def draw(
@@ -124,6 +126,7 @@ class Engine:
         progress: Progress | None = None,
         speculative: int = 0,
         first: int = 0,
+        seeds: Sequence[int] | None = None,
         **settings: Unpack[Settings],
     ) -> Iterator[tuple[int, Image.Image]]:
         """As `generate`, but gives each picture as soon as it is finished, with its place in the list of `generate`.
@@ -132,7 +135,7 @@ class Engine:
 
         Pictures are decoded one at a time, so that memory does not grow with their number.
         """
-        requests = self._drawings(prompts, first, self.options(options, **settings))
+        requests = self._drawings(prompts, self.options(options, **settings), first, seeds)
         if speculative:
             check_window(speculative)
         return self._decoded(self._finished(requests, progress, speculative))
@@ -144,10 +147,11 @@ class Engine:
         progress: Progress | None = None,
         speculative: int = 0,
         first: int = 0,
+        seeds: Sequence[int] | None = None,
         **settings: Unpack[Settings],
     ) -> Tensor:
         """As `generate`, but gives the image ids: int64 [prompts * n, N], in reading order of each picture."""
-        requests = self._drawings(prompts, first, self.options(options, **settings))
+        requests = self._drawings(prompts, self.options(options, **settings), first, seeds)
         ids = dict(self._finished(requests, progress, speculative))
         return torch.cat([ids[number] for number in range(len(requests))])
 
@@ -228,7 +232,9 @@ class Engine:
         """An empty batch of this model, for requests of `drawing` and `answer`."""
         return Scheduler(self.model, num_rows, num_positions, self._text_logits)
 
-    def _drawings(self, prompts: str | Sequence[str], first: int, options: SamplingOptions) -> list[Request]:
+    def _drawings(
+        self, prompts: str | Sequence[str], options: SamplingOptions, first: int, seeds: Sequence[int] | None
+    ) -> list[Request]:
         """A request for each prompt. Raises ValueError for what is no prompt, or too long."""
         if isinstance(prompts, (bytes, Mapping)) or not isinstance(prompts, Iterable):
             raise ValueError(f"prompts are of type {type(prompts).__name__}; expected text (str) or a list of texts")
@@ -238,7 +244,13 @@ class Engine:
                 raise ValueError(f"a prompt is of type {type(prompt).__name__}; expected text (str)")
         if not prompts or not all(prompt.strip() for prompt in prompts):
             raise ValueError("empty prompt: say what to draw, such as 'two red apples'")
-        requests = [self.drawing(prompt.strip(), options, first) for prompt in prompts]
+        seeds = [options.seed] * len(prompts) if seeds is None else seeds
+        if len(seeds) != len(prompts):
+            raise ValueError(f"got {len(seeds)} seeds for {len(prompts)} prompts, expected one for each")
+        requests = [
+            self.drawing(prompt.strip(), replace(options, seed=seed), first)
+            for prompt, seed in zip(prompts, seeds, strict=True)
+        ]
         self._check_room(requests)
         return requests
 

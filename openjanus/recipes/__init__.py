@@ -1,9 +1,12 @@
 """Recipes: runs as Python functions, by name (floor 4)."""
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
+from openjanus import config as configs
 from openjanus.recipes import nano
+from openjanus.training.janus import JanusTraining
 from openjanus.training.run import Run
 
 RECIPES: dict[str, Callable[[], Run]] = {
@@ -21,3 +24,20 @@ def find_recipe(name: str) -> Callable[[], Run]:
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(RECIPES)}"
         raise ValueError(f"unknown recipe {name!r}; {hint}")
     return RECIPES[name]
+
+
+OF_A_CHECKPOINT = ("task.model", "task.processor", "task.sampling")
+
+
+def configure(name: str, overrides: Sequence[str]) -> Run:
+    """A recipe with `key=value` overrides.
+
+    If it starts from a checkpoint, overrides of model, processor and sampling alter the checkpoint's own values
+    (`JanusTraining.changes`). Raises ValueError for an unknown recipe or key.
+    """
+    of_checkpoint = [o for o in overrides if o.startswith(OF_A_CHECKPOINT)]
+    run = configs.override(find_recipe(name)(), [o for o in overrides if o not in of_checkpoint])
+    if isinstance(run.task, JanusTraining) and run.task.start_from:
+        changes = (*run.task.changes, *(o.removeprefix("task.") for o in of_checkpoint))
+        return replace(run, task=replace(run.task, changes=changes))
+    return configs.override(run, of_checkpoint)

@@ -4,7 +4,6 @@ The training loop knows none of this: it is handed callables.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,30 +12,31 @@ from PIL import Image
 from torch import nn
 
 from openjanus.data import grammar, world
+from openjanus.data.sources import stack_pictures
 from openjanus.data.splits import stream
-from openjanus.evaluation.drawing_score import judge
+from openjanus.evaluation.drawing_score import in_world_size, judge
 from openjanus.evaluation.world_report import WorldReport, report_on_world
 from openjanus.inference.engine import Engine
 from openjanus.inference.picture_files import contact_sheet
 from openjanus.inference.sampling import SamplingOptions
-from openjanus.processing.image import to_images, to_pixels
-from openjanus.training.janus import JanusObjective, JanusTraining
+from openjanus.model.image_tokenizer import ImageTokenizer
+from openjanus.processing.image import to_images
+from openjanus.training.janus import JanusObjective
 from openjanus.training.loop import Evaluator, Objective
 from openjanus.training.run import Run
-from openjanus.training.tokenizer import TokenizerAndDiscriminator, TokenizerTraining
+from openjanus.training.tokenizer import TokenizerAndDiscriminator, TokenizerObjective
 from openjanus.weights import checkpoint
-from openjanus.weights.config import Checkpoint
 
 PREVIEW_SEED = 7
 NUM_PREVIEWS = 32
 BATCH = 50
 
 
-def evaluators_of(run: Run) -> Sequence[Evaluator]:
-    """The previews that suit what a run trains."""
-    if isinstance(run.task, JanusTraining):
-        return [JanusPreview(run.task)]
-    return [preview_reconstructions] if isinstance(run.task, TokenizerTraining) else []
+def evaluators_of(objective: Objective) -> Sequence[Evaluator]:
+    """The previews that suit what is trained."""
+    if isinstance(objective, JanusObjective):
+        return [JanusPreview(objective)]
+    return [preview_reconstructions] if isinstance(objective, TokenizerObjective) else []
 
 
 def keep_result(run: Run, objective: Objective, folder: Path) -> Path:
@@ -53,37 +53,36 @@ def preview_reconstructions(model: nn.Module, step: int, folder: Path) -> dict[s
     tokenizer = model.tokenizer
     scenes = [world.sample_scene("seen", PREVIEW_SEED, i) for i in range(NUM_PREVIEWS * 4)]
     pictures = [world.render(scene) for scene in scenes]
-    again = []
+    reconstructions: list[np.ndarray] = []
     for start in range(0, len(pictures), NUM_PREVIEWS):
-        pixels = torch.stack([to_pixels(p) for p in pictures[start : start + NUM_PREVIEWS]])
-        pixels = pixels.to(next(tokenizer.parameters()).device)
-        again += to_images(tokenizer.decode(tokenizer.encode(pixels)))
-    pairs = [
-        image for i in range(0, 16, 8) for image in [*map(Image.fromarray, pictures[i : i + 8]), *again[i : i + 8]]
-    ]
-    contact_sheet(pairs, columns=8).save(folder / f"{step:06d}.png")
-    accepted = [judge(scene, np.asarray(image)).accepted for scene, image in zip(scenes, again, strict=True)]
+        reconstructions += map(in_world_size, redrawn(tokenizer, pictures[start : start + NUM_PREVIEWS]))
+    rows = [pictures[:8], reconstructions[:8], pictures[8:16], reconstructions[8:16]]
+    contact_sheet([Image.fromarray(p) for row in rows for p in row], columns=8).save(folder / f"{step:06d}.png")
+    accepted = [judge(scene, picture).accepted for scene, picture in zip(scenes, reconstructions, strict=True)]
     return {"preview_accepted": float(np.mean(accepted))}
+
+
+def redrawn(tokenizer: ImageTokenizer, pictures: Sequence[np.ndarray]) -> list[Image.Image]:
+    """Pictures of the world, uint8 [64, 64, 3], through the tokenizer and back, in the tokenizer's size."""
+    weight = tokenizer.codebook.weight
+    pixels = stack_pictures(pictures, tokenizer.config.image_size_px).to(weight.device, weight.dtype)
+    return to_images(tokenizer.decode(tokenizer.encode(pixels)))
 
 
 class JanusPreview:
     """Draws prompts never trained on and answers questions about pictures never trained on."""
 
-    def __init__(self, task: JanusTraining):
-        self.task = task
+    def __init__(self, objective: JanusObjective):
+        self.objective = objective
 
     def __call__(self, model: nn.Module, step: int, folder: Path) -> dict[str, float]:
-        from openjanus.data.sources import world_text_tokenizer
-        from openjanus.processing.processor import Processor
-
-        processor = Processor(self.task.processor, world_text_tokenizer())
-        engine = Engine(Checkpoint(model, processor, self.task.sampling))  # type: ignore[arg-type]
+        engine = Engine(self.objective.checkpoint())
         scenes = [world.sample_scene("seen", PREVIEW_SEED, i) for i in range(NUM_PREVIEWS)]
         prompts = [grammar.caption(s, stream("seen", PREVIEW_SEED, i, 1)) for i, s in enumerate(scenes)]
-        images = engine.generate(prompts, engine.options(seed=PREVIEW_SEED))
+        images = engine.generate(prompts, seeds=range(NUM_PREVIEWS))
         contact_sheet(images, columns=8).save(folder / f"{step:06d}.png")
         (folder / f"{step:06d}.txt").write_text("".join(f"{p}\n" for p in prompts))
-        accepted = [judge(scene, np.asarray(image)).accepted for scene, image in zip(scenes, images, strict=True)]
+        accepted = [judge(scene, in_world_size(image)).accepted for scene, image in zip(scenes, images, strict=True)]
         right = []
         for i, scene in enumerate(scenes):
             question = grammar.question(scene, stream("seen", PREVIEW_SEED, i, 2))
@@ -92,21 +91,19 @@ class JanusPreview:
 
 
 def evaluate_emoji_world(engine: Engine, options: SamplingOptions, n: int, seed: int) -> WorldReport:
-    """The report on an engine, drawing with the given options, picture k of prompt k with seed `options.seed + k`."""
+    """The report on an engine, drawing with the given options: prompt k of each split with seed `options.seed + k`."""
 
     def draw(prompts: Sequence[str]) -> list[Image.Image]:
         images: list[Image.Image] = []
         for start in range(0, len(prompts), BATCH):
-            images += engine.generate(prompts[start : start + BATCH], replace(options, seed=options.seed + start))
+            part = prompts[start : start + BATCH]
+            images += engine.generate(part, options, seeds=[options.seed + start + k for k in range(len(part))])
         return images
 
     def redraw(pictures: Sequence[np.ndarray]) -> list[Image.Image]:
-        tokenizer = engine.model.generation.tokenizer
-        where = tokenizer.codebook.weight
         images: list[Image.Image] = []
         for start in range(0, len(pictures), BATCH):
-            pixels = torch.stack([to_pixels(p) for p in pictures[start : start + BATCH]]).to(where.device, where.dtype)
-            images += to_images(tokenizer.decode(tokenizer.encode(pixels)))
+            images += redrawn(engine.model.generation.tokenizer, pictures[start : start + BATCH])
         return images
 
     settings = {"guidance": options.guidance, "temperature": options.temperature}

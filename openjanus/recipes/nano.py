@@ -50,6 +50,7 @@ def tokenizer() -> Run:
         discriminator_start=3500,
         quantise_start=200,
         revive_steps=25,
+        revive_end=2000,
     )
     stage = Stage("reconstruct", 4000, 1e-3, {"emoji.pictures": 16}, schedule="cosine", warmup_steps=100)
     return Run("nano.tokenizer", task, (stage,))
@@ -132,7 +133,15 @@ def longer() -> Run:
     run = janus()
     assert isinstance(run.task, JanusTraining)
     task = dataclasses.replace(
-        run.task, start_from="runs/nano.janus/model", image_ids="runs/nano.longer_ids.safetensors", row_tokens=192
+        run.task,
+        model=None,
+        processor=None,
+        tokenizer_from="",
+        encoder_from="",
+        sampling={},
+        start_from="runs/nano.janus/model",
+        image_ids="runs/nano.longer_ids.safetensors",
+        row_tokens=192,
     )
     tune = dataclasses.replace(
         run.stages[-1],

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openjanus.data.sources import Gives, find_source, stack_pictures, world_text_tokenizer
+from openjanus.data.sources import Gives, find_source, stack_pictures, text_tokenizer
 from openjanus.model.vision_encoder import EncoderBlock, VisionEncoder, VisionEncoderConfig
 from openjanus.training.loop import Measures
 from openjanus.training.stage import Stage
@@ -24,7 +24,10 @@ from openjanus.training.stage import Stage
 
 @dataclass(frozen=True)
 class ContrastiveTraining:
-    """`vision_encoder` must have its pooling head; the text tower has the same width."""
+    """`vision_encoder` must have its pooling head; the text tower has the same width.
+
+    `text_tokenizer`: of a file or checkpoint folder; none: the emoji world's.
+    """
 
     vision_encoder: VisionEncoderConfig = field(default_factory=lambda: VisionEncoderConfig(pooling_head=True))
     text_num_layers: int = 24
@@ -32,6 +35,7 @@ class ContrastiveTraining:
     text_mlp_width: int = 4096
     num_text_tokens: int = 64
     bias: float = -10.0
+    text_tokenizer: str = ""
 
 
 class TextTower(nn.Module):
@@ -102,7 +106,7 @@ class ContrastiveObjective:
         if not c.vision_encoder.pooling_head:
             raise ValueError("contrastive training reads the pooling head: set vision_encoder.pooling_head=true")
         self.config, self.seed = c, seed
-        self.text = world_text_tokenizer()
+        self.text = text_tokenizer(c.text_tokenizer)
         self.model = TwoTowers(c, self.text.vocab_size)
 
     def micro_batches(self, stage: Stage, step: int) -> Sequence[PairBatch]:

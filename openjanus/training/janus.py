@@ -6,16 +6,20 @@ Loss falls on answers and on image ids only. A caption to draw is replaced by pa
 which is what classifier-free guidance compares with (§3.4). All kinds of examples are mixed within every step.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from openjanus.data.image_ids import ImageIds
-from openjanus.data.sources import Gives, find_source, world_text_tokenizer
+from openjanus import config as configs
+from openjanus.data.image_ids import ImageIds, encode
+from openjanus.data.sources import Gives, Source, find_source, text_tokenizer
 from openjanus.model.image_tokenizer import ImageTokenizer
 from openjanus.model.janus import Janus, JanusConfig
 from openjanus.processing.processor import Conversation, Message, Processor, ProcessorConfig
@@ -23,25 +27,31 @@ from openjanus.sequence import Batch, Document, GenerateSpan, Kind, pack
 from openjanus.training.loop import Measures
 from openjanus.training.stage import Stage
 from openjanus.weights.checkpoint import check_tensors, load, load_part
-from openjanus.weights.config import Checkpoint, CheckpointConfig
+from openjanus.weights.config import Checkpoint
 from openjanus.weights.hub import find_checkpoint
 
 
 @dataclass(frozen=True)
 class JanusTraining:
-    """`tokenizer_from`, `encoder_from`: folders of finished runs whose eyes this one starts with.
+    """From nothing: `model` and `processor` with the eyes of two finished runs, `tokenizer_from` and `encoder_from`,
+    and the text tokenizer of a file or checkpoint folder (none: the emoji world's).
 
-    `start_from`: a checkpoint to start with instead, all of it (fine-tuning): `nano`, a folder, a finished run or a hub
-    id. `image_ids`: the file of `openjanus tokenize`, the drawings as ids. `text_weight` 1 is the paper's loss (no task
+    `start_from`: all of a checkpoint instead (fine-tuning): its weights, its text tokenizer, and its own settings of
+    model, processor and sampling, not those here. `changes` alter them: ("processor.system_prompt=Be brief.",).
+
+    `image_ids`: the file of `openjanus tokenize`, drawings as ids; or for several sources of drawings a file each. The
+    drawings of a source without a file are encoded when their turn comes. `text_weight` 1 is the paper's loss (no task
     weights).
     """
 
-    model: JanusConfig
-    processor: ProcessorConfig
+    model: JanusConfig | None
+    processor: ProcessorConfig | None
     tokenizer_from: str
     encoder_from: str
-    image_ids: str
+    image_ids: str | dict[str, str]
     start_from: str = ""
+    changes: tuple[str, ...] = ()
+    text_tokenizer: str = ""
     row_tokens: int = 4096
     micro_batch_rows: int = 8
     drop_caption: float = 0.1
@@ -49,10 +59,48 @@ class JanusTraining:
     sampling: dict[str, float] = field(default_factory=dict)
 
 
+def image_ids_file(c: JanusTraining, source: str) -> str:
+    """The file of a source's drawings as ids. Raises ValueError if the config names none."""
+    path = c.image_ids.get(source, "") if isinstance(c.image_ids, dict) else c.image_ids
+    if not path:
+        raise ValueError(f'image_ids names no file for {source}: set task.image_ids={{"{source}": FILE}}')
+    return path
+
+
+def starting_checkpoint(c: JanusTraining) -> Checkpoint:
+    """The model with its text tokenizer and settings before the first step."""
+    if c.start_from:
+        return _fine_tuned(c)
+    if c.model is None or c.processor is None:
+        raise ValueError("a training needs start_from, or else a model and a processor")
+    model = Janus(c.model)
+    load_part(model.generation.tokenizer, c.tokenizer_from, "tokenizer.")
+    load_part(model.understanding.encoder, c.encoder_from, "vision_encoder.", dropped=("pooling_head.*",))
+    model.generation.initialise_from_codebook()
+    text, vocab_size = text_tokenizer(c.text_tokenizer), c.model.language_model.vocab_size
+    if text.vocab_size > vocab_size:
+        raise ValueError(f"the text tokenizer has {text.vocab_size} ids, the model only {vocab_size}")
+    return Checkpoint(model, Processor(c.processor, text), c.sampling)
+
+
+def _fine_tuned(c: JanusTraining) -> Checkpoint:
+    start = load(find_checkpoint(c.start_from))
+    for name in ("model", "processor", "sampling"):
+        if getattr(c, name) not in (None, {}, getattr(start.config, name)):
+            warnings.warn(f"{name} is that of {c.start_from}, not the task's; `changes` can alter it", stacklevel=2)
+    config = configs.override(start.config, c.changes)
+    model, weights = Janus(config.model), start.model.state_dict()
+    check_tensors(weights, model.state_dict(), f"start_from {c.start_from}")
+    model.load_state_dict(weights)
+    return Checkpoint(model, Processor(config.processor, start.processor.text), config.sampling)
+
+
 def starting_tokenizer(c: JanusTraining) -> ImageTokenizer:
     """The generation eye that a training starts with: what its drawings must be tokenized by."""
     if c.start_from:
         return load(find_checkpoint(c.start_from)).model.generation.tokenizer
+    if c.model is None:
+        raise ValueError("a training needs start_from, or else a model and a processor")
     tokenizer = ImageTokenizer(c.model.image_tokenizer)
     load_part(tokenizer, c.tokenizer_from, "tokenizer.")
     return tokenizer
@@ -64,29 +112,45 @@ class JanusObjective:
     examples: Gives = "conversations"
 
     def __init__(self, c: JanusTraining, seed: int):
-        CheckpointConfig(c.model, c.processor).check()
         self.config, self.seed = c, seed
-        self.model = Janus(c.model)
-        if c.start_from:
-            start = load(find_checkpoint(c.start_from)).model.state_dict()
-            check_tensors(start, self.model.state_dict(), f"start_from {c.start_from}")
-            self.model.load_state_dict(start)
-        else:
-            load_part(self.model.generation.tokenizer, c.tokenizer_from, "tokenizer.")
-            load_part(self.model.understanding.encoder, c.encoder_from, "vision_encoder.", dropped=("pooling_head.*",))
-            self.model.generation.initialise_from_codebook()
-        self.processor = Processor(c.processor, world_text_tokenizer())
-        self.image_ids = ImageIds.load(c.image_ids, self.model.generation.tokenizer)
+        start = starting_checkpoint(c)
+        self.model, self.processor, self.sampling = start.model, start.processor, start.sampling
 
     def checkpoint(self) -> Checkpoint:
         """The model with its processor and its default sampling settings."""
-        return Checkpoint(self.model, self.processor, self.config.sampling)
+        return Checkpoint(self.model, self.processor, self.sampling)
+
+    def inputs(self) -> dict[str, Any]:
+        """What the batches are made of besides the config: a run that goes on must find the same."""
+        return {
+            f"image ids of {ids.source}": {"image_tokenizer": ids.tokenizer, "num": len(ids), "seed": ids.seed}
+            for ids in self._files
+        }
+
+    @cached_property
+    def _files(self) -> list[ImageIds]:
+        named = self.config.image_ids
+        if isinstance(named, str):
+            return [ImageIds.read(named)] if named else []
+        files = {source: ImageIds.read(path) for source, path in named.items()}
+        for source, ids in files.items():
+            if ids.source != source:
+                raise ValueError(f"{ids.path}: holds the drawings of {ids.source}, expected those of {source}")
+        return list(files.values())
+
+    @cached_property
+    def image_ids(self) -> dict[str, ImageIds]:
+        """Drawings as ids, by source. They are compared with the image tokenizer when the first batch is made: only
+        then is the model the one that a run goes on with."""
+        for ids in self._files:
+            ids.check(self.model.generation.tokenizer)
+        return {ids.source: ids for ids in self._files}
 
     def micro_batches(self, stage: Stage, step: int) -> Sequence[Batch]:
         documents = []
         for name, count in stage.mixture.items():
             # Ids were made of the drawings of one seed; another seed's captions would belong to other pictures.
-            seed = self.image_ids.seed if name == self.image_ids.source else self.seed
+            seed = self.image_ids[name].seed if name in self.image_ids else self.seed
             source = find_source(name, self.examples)("train", seed)
             for index in range(step * count, (step + 1) * count):
                 documents.append(self._document(name, source, index))
@@ -95,14 +159,28 @@ class JanusObjective:
         device = self.model.language_model.norm.weight.device
         return [batch.rows(start, start + rows).to(device) for start in range(0, len(batch.tokens), rows)]
 
-    def _document(self, name: str, source, index: int) -> Document:
+    def _document(self, name: str, source: Source, index: int) -> Document:
         # Drawn anew each time a drawing comes round, so that no caption is left out for good.
         dropped = np.random.default_rng([self.seed, index, 3]).random() < self.config.drop_caption
-        if name == self.image_ids.source:
-            index %= len(self.image_ids)
-        document = self.processor.document(with_image_ids(source(index), self.image_ids, index), train=True)
+        made = self.image_ids.get(name)
+        if made is not None:
+            index %= len(made)
+        conversation = self._with_image_ids(source(index), None if made is None else made[index])
+        document = self.processor.document(conversation, train=True)
         drawn = any(isinstance(span, GenerateSpan) for span in document)
         return self.processor.unconditional(document) if drawn and dropped else document
+
+    def _with_image_ids(self, conversation: Conversation, made: np.ndarray | None) -> Conversation:
+        """The assistant's pictures replaced by their ids: those made beforehand, or made now."""
+
+        def ids_of(part: Any) -> Any:
+            if not isinstance(part, Image.Image):
+                return part
+            return encode(self.model.generation.tokenizer, [part])[0] if made is None else made
+
+        return [
+            Message(m.role, [ids_of(part) for part in m.content]) if m.role == "assistant" else m for m in conversation
+        ]
 
     def count(self, batch: Batch) -> int:
         return batch.num_targets()
@@ -125,13 +203,3 @@ class JanusObjective:
                 total = total + weight * loss
                 measures[f"{name}_loss"] = (loss.detach(), int(here.sum()))
         return total, measures
-
-
-def with_image_ids(conversation: Conversation, image_ids: ImageIds, index: int) -> Conversation:
-    """The assistant's picture replaced by its ids, made beforehand for this index."""
-    return [
-        Message(m.role, [image_ids[index] if isinstance(part, Image.Image) else part for part in m.content])
-        if m.role == "assistant"
-        else m
-        for m in conversation
-    ]

@@ -35,7 +35,7 @@ class Objective(Protocol):
     def model(self) -> nn.Module: ...
 
     def micro_batches(self, stage: Stage, step: int) -> Sequence[Any]:
-        """The batches of one step: a pure function of the seed, the stage and the step."""
+        """The batches of one step of the run: a pure function of the seed, the stage and the step."""
         ...
 
     def count(self, batch: Any) -> int:
@@ -43,7 +43,7 @@ class Objective(Protocol):
         ...
 
     def loss(self, batch: Any, stage: Stage, step: int) -> tuple[Tensor, Measures]:
-        """The loss summed over the batch's targets, and what to log."""
+        """The loss summed over the batch's targets, and what to log; `step` counts from the beginning of the run."""
         ...
 
     def clip_groups(self, trainable: dict[str, nn.Parameter]) -> list[list[nn.Parameter]]:
@@ -137,7 +137,7 @@ def _train_step(
     measures: Measures = {}
     for batch in batches:
         with torch.autocast(runtime.device.type, runtime.dtype, enabled=runtime.dtype != torch.float32):
-            loss, parts = objective.loss(batch, stage, stage_step)
+            loss, parts = objective.loss(batch, stage, step)
         (loss / total).backward()
         for name, (value, count) in {**parts, "loss": (loss.detach(), objective.count(batch))}.items():
             before = measures.get(name, (0.0, 0))

@@ -1,6 +1,7 @@
 """A run: what is trained (its type selects the objective), in which stages, from which seed."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,17 +75,38 @@ def check_same(run: Run, folder: Path) -> None:
         raise ValueError(f"{folder} holds a run with another {changed[0]}: use another folder, or remove it")
 
 
+def keep_inputs(objective: Objective, runtime: Runtime, folder: Path) -> None:
+    """Keeps beside a new run what it computes with besides its config: the dtype, and the image ids that it reads.
+
+    Raises ValueError if the folder's run began with others. A run from before this file was kept takes what it finds.
+    """
+    inputs: dict[str, Any] = {"dtype": str(runtime.dtype).removeprefix("torch.")}
+    if isinstance(objective, JanusObjective):
+        inputs |= objective.inputs()
+    kept = folder / "inputs.json"
+    if checkpoint.latest(folder / "checkpoints") is not None and kept.exists():
+        before = json.loads(kept.read_text(encoding="utf-8"))
+        for name in sorted(before.keys() | inputs.keys()):
+            if before.get(name) != inputs.get(name):
+                raise ValueError(
+                    f"{folder} holds a run that began with {name} {before.get(name)}, now it is {inputs.get(name)}: "
+                    "use what it began with, or another folder"
+                )
+    configs.save(inputs, kept)
+
+
 def train(
     run: Run,
     folder: Path,
     runtime: Runtime,
-    evaluators: Sequence[Evaluator] = (),
+    evaluators_of: Callable[[Objective], Sequence[Evaluator]] = lambda objective: (),
     stop_after: int | None = None,
 ) -> Objective:
     """Trains a run in its folder, or resumes it there; returns the objective with the trained model."""
     check_same(run, folder)
     objective = make_objective(run)
     folder.mkdir(parents=True, exist_ok=True)
+    keep_inputs(objective, runtime, folder)
     configs.save(run, folder / "run.json")
-    fit(objective, run.stages, folder, runtime, evaluators, run.schedule, stop_after)
+    fit(objective, run.stages, folder, runtime, evaluators_of(objective), run.schedule, stop_after)
     return objective

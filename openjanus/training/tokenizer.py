@@ -31,10 +31,10 @@ SEED_ROUNDS = 20
 class TokenizerTraining:
     """Loss weights as LlamaGen's.
 
-    `quantise_start` > 0: until this step latents reach the decoder as they are; then the codebook starts as the
-    centres of what the encoder gives. `revive_steps` > 0: in the first half of a stage, every so many steps, codes
-    that hardly occur move to latents that no code describes well. LlamaGen has neither (0, 0); a short training
-    without them leaves most of a codebook unused.
+    All steps are counted from the beginning of the run, whatever its stages. `quantise_start` > 0: until this step
+    latents reach the decoder as they are; then the codebook starts as the centres of what the encoder gives.
+    `revive_steps` > 0: until step `revive_end`, every so many steps, codes that hardly occur move to latents that no
+    code describes well. LlamaGen has neither (0, 0); a short training without them leaves most of a codebook unused.
     """
 
     tokenizer: ImageTokenizerConfig = field(default_factory=ImageTokenizerConfig)
@@ -47,6 +47,7 @@ class TokenizerTraining:
     discriminator_start: int = 20000
     quantise_start: int = 0
     revive_steps: int = 0
+    revive_end: int = 10000
 
 
 class PatchDiscriminator(nn.Module):
@@ -124,7 +125,7 @@ class TokenizerObjective:
             c.revive_steps
             and step > c.quantise_start
             and step % c.revive_steps == c.revive_steps - 1
-            and step < stage.num_steps // 2
+            and step < c.revive_end
         ):
             self._revive(batch, step)
         again, unit, nearest, ids = self.model.tokenizer.reconstruct(batch, quantised=step >= c.quantise_start)

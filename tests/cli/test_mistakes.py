@@ -53,7 +53,7 @@ def test_a_source_without_drawings_cannot_be_tokenized(tmp_path, capsys, monkeyp
     monkeypatch.setattr(janus, "starting_tokenizer", lambda task: tiny.janus().generation.tokenizer)
     words = ("tokenize", "nano.janus", f"task.image_ids={tmp_path}/ids.safetensors", "--source")
     assert "unknown source 'emoji.x'" in fails_with(capsys, 2, *words, "emoji.x")
-    assert "without a drawing" in fails_with(capsys, 2, *words, "emoji.texts")
+    assert "emoji.texts has 0 drawings" in fails_with(capsys, 2, *words, "emoji.texts")
 
 
 def test_a_missing_extra_is_named_with_its_install_command(capsys, monkeypatch) -> None:

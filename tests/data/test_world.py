@@ -106,8 +106,19 @@ def test_render(size_px):
             outside[y : y + side, x : x + side] = False
             assert (image[y : y + side, x : x + side] != BACKGROUNDS[scene.background]).any(-1).mean() > 0.15
         assert (image[outside] == BACKGROUNDS[scene.background]).all()
-    with pytest.raises(ValueError, match="70"):
-        render(scene, 70)
+
+
+@pytest.mark.parametrize("size_px", [-16, 0, 8, 40, 70, 72])
+def test_a_size_that_puts_boxes_on_half_pixels_is_refused(size_px):
+    with pytest.raises(ValueError, match=f"size_px is {size_px}; expected a positive multiple of 16"):
+        render(sample_scene("train", 6, 0), size_px)
+
+
+def test_sizes_that_are_drawn_put_every_box_on_whole_pixels():
+    boxes = {value for i in range(300) for item in sample_scene("train", 6, i).items for value in (item.x, item.size)}
+    for size_px in (16, 32, 48, 80, 112):
+        assert all(value * size_px % CANVAS_PX == 0 for value in boxes)
+        render(sample_scene("train", 6, 0), size_px)
 
 
 def test_relation_and_place_are_none_when_unclear():

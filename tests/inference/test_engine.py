@@ -56,6 +56,15 @@ def test_picture_k_of_a_prompt_does_not_depend_on_its_company(engine) -> None:
     assert not torch.equal(alone, engine.generate_ids(PROMPTS[1], replace(options, seed=4)))
 
 
+def test_several_prompts_are_drawn_together_with_a_seed_each(engine) -> None:
+    options = SamplingOptions(temperature=1.0, guidance=2.0, n=2)
+    together = engine.generate_ids(["a red car"] * 2, options, seeds=[4, 9])
+    alone = [engine.generate_ids("a red car", options, seed=seed) for seed in (4, 9)]
+    assert torch.equal(together, torch.cat(alone)) and not torch.equal(*alone)
+    with pytest.raises(ValueError, match="got 1 seeds for 2 prompts, expected one for each"):
+        engine.generate(["a", "b"], seeds=[1])
+
+
 def test_without_guidance_there_is_no_unconditional_row(engine, monkeypatch) -> None:
     rows = []
     original = engine.model.image_logits

@@ -1,0 +1,134 @@
+"""Fine-tuning: what belongs to the checkpoint that it starts from stays with it, but for what is asked to change."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from openjanus.cli import main
+from openjanus.data.image_ids import tokenize_source
+from openjanus.processing.image import PixelConfig
+from openjanus.processing.processor import ProcessorConfig
+from openjanus.recipes import configure, evaluators
+from openjanus.recipes.evaluators import keep_result
+from openjanus.runtime import Runtime
+from openjanus.testing import TINY, tiny_checkpoint
+from openjanus.training import janus
+from openjanus.training.contrastive import ContrastiveObjective, ContrastiveTraining
+from openjanus.training.janus import JanusObjective, JanusTraining, starting_tokenizer
+from openjanus.training.run import Run, train
+from openjanus.training.stage import Stage
+from openjanus.weights import checkpoint
+from tests import tiny
+
+CPU = Runtime(torch.device("cpu"), "float32", "test")
+STAGE = Stage("tune", 1, 1e-3, {"emoji.questions": 1, "emoji.drawings": 2})
+SAMPLING = {"guidance": 3.0, "temperature": 0.5}
+PROCESSOR = ProcessorConfig(16, PixelConfig(64))
+PIXELS = PixelConfig(64, background=(1, 2, 3), mean=(0.4, 0.4, 0.4))
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory) -> Path:
+    """A checkpoint in the manner of Janus-Pro, with settings that no recipe has."""
+    folder = tmp_path_factory.mktemp("start")
+    kept = checkpoint.load(tiny_checkpoint(folder / "official", "official", "deepseek"))
+    kept.processor.config = replace(kept.processor.config, pixels=PIXELS)
+    kept.sampling = SAMPLING
+    checkpoint.save(kept, folder / "own")
+    return folder / "own"
+
+
+@pytest.fixture
+def task(start, tmp_path) -> JanusTraining:
+    task = JanusTraining(None, None, "", "", str(tmp_path / "ids"), start_from=str(start), row_tokens=600)
+    tokenize_source(starting_tokenizer(task), "emoji.drawings", 0, 2, tmp_path / "ids")
+    return task
+
+
+def test_a_fine_tuned_checkpoint_keeps_its_settings_and_vocabulary(task, start, tmp_path) -> None:
+    run = Run("tune", task, (STAGE,))
+    tuned = checkpoint.load(keep_result(run, train(run, tmp_path / "run", CPU), tmp_path / "run"))
+    before = checkpoint.load(start)
+    assert tuned.config == before.config
+    assert tuned.processor.config.template == "deepseek" and tuned.processor.config.system_prompt
+    assert tuned.sampling == SAMPLING
+    assert tuned.processor.text.tokenizer.get_vocab() == before.processor.text.tokenizer.get_vocab()
+    assert tuned.processor.text.special_id("<|User|>") is not None
+    changed = before.model.state_dict()
+    assert any(not torch.equal(tensor, changed[name]) for name, tensor in tuned.model.state_dict().items())
+
+
+def test_its_examples_are_written_by_its_own_template(task) -> None:
+    objective = JanusObjective(task, 0)
+    user = objective.processor.text.special_id("<|User|>")
+    batches = objective.micro_batches(STAGE, 0)
+    assert user is not None and sum(int((batch.tokens == user).sum()) for batch in batches) >= 3
+
+
+def test_a_recipe_starts_from_any_checkpoint_and_overrides_alter_its_settings(start, tmp_path) -> None:
+    own = configure("nano.longer", [f"task.start_from={start}"])
+    assert isinstance(own.task, JanusTraining)
+    overrides = ["task.processor.system_prompt=Be brief.", "task.sampling.guidance=4.0", f"task.start_from={start}"]
+    altered = configure("nano.longer", overrides)
+    assert isinstance(altered.task, JanusTraining)
+    before = checkpoint.load(start).config
+    assert JanusObjective(own.task, 0).checkpoint().config == before
+    config = JanusObjective(altered.task, 0).checkpoint().config
+    assert config.processor == replace(before.processor, system_prompt="Be brief.")
+    assert config.sampling == {**SAMPLING, "guidance": 4.0}
+    assert config.model == before.model
+    misspelt = configure("nano.longer", ["task.processor.sytem_prompt=x", f"task.start_from={start}"])
+    with pytest.raises(ValueError, match="unknown key 'sytem_prompt'; did you mean 'system_prompt'"):
+        JanusObjective(misspelt.task, 0)
+
+
+def test_recipes_from_nothing_are_overridden_as_ever() -> None:
+    run = configure("nano.janus", ["seed=3", "task.processor.system_prompt=Be brief.", "task.sampling.guidance=2.0"])
+    assert isinstance(run.task, JanusTraining) and run.task.processor is not None
+    assert (run.seed, run.task.processor.system_prompt, run.task.sampling["guidance"]) == (3, "Be brief.", 2.0)
+    assert run.task.changes == ()
+
+
+def test_the_commands_of_a_fine_tuning(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(evaluators, "evaluators_of", lambda objective: ())  # the preview has a test of its own
+    start = tiny_checkpoint(tmp_path / "pro", "official", "deepseek")
+    overrides = [
+        f"task.start_from={start}", "task.row_tokens=600", "task.processor.system_prompt=Be brief.",
+        "stages.tune.num_steps=1", 'stages.tune.mixture={"emoji.questions": 1, "emoji.drawings": 2}',
+    ]  # fmt: skip
+    main(["tokenize", "nano.longer", *overrides, "--num", "2"])
+    main(["train", "nano.longer", *overrides])
+    assert capsys.readouterr().out.startswith("runs/nano.longer_ids.safetensors\n")
+    before, tuned = (checkpoint.read_config(folder) for folder in (start, Path("runs/nano.longer/model")))
+    assert tuned[0].processor == replace(before[0].processor, system_prompt="Be brief.")
+    assert tuned[0].model == before[0].model and tuned[1].vocab_size == before[1].vocab_size
+
+
+def test_settings_of_the_task_that_give_way_to_the_checkpoints_are_named(task) -> None:
+    with pytest.warns(UserWarning, match="processor is that of .*`changes` can alter it"):
+        JanusObjective(replace(task, model=TINY, processor=PROCESSOR), 0)
+
+
+def test_a_training_from_nothing_says_what_it_lacks(task) -> None:
+    for lacking in (replace(task, start_from="", model=TINY), replace(task, start_from="", processor=PROCESSOR)):
+        with pytest.raises(ValueError, match="needs start_from, or else a model and a processor"):
+            JanusObjective(lacking, 0)
+
+
+def test_trainings_from_nothing_read_the_text_tokenizer_that_is_named(task, start, monkeypatch) -> None:
+    monkeypatch.setattr(janus, "load_part", lambda *_, **__: None)  # no eyes are there
+    vocab_size = checkpoint.load(start).processor.text.vocab_size
+    for name in (start, start / "tokenizer.json"):
+        from_nothing = replace(task, model=TINY, processor=PROCESSOR, start_from="", text_tokenizer=str(name))
+        assert JanusObjective(from_nothing, 0).processor.text.vocab_size == vocab_size
+        towers = ContrastiveTraining(
+            replace(tiny.VISION_ENCODER, pooling_head=True), 1, 2, 32, text_tokenizer=str(name)
+        )
+        objective = ContrastiveObjective(towers, 0)
+        assert objective.text.vocab_size == objective.model.text_tower.embedding.num_embeddings == vocab_size
+    small = replace(TINY, language_model=replace(TINY.language_model, vocab_size=1024))
+    with pytest.raises(ValueError, match=f"the text tokenizer has {vocab_size} ids, the model only 1024"):
+        JanusObjective(replace(from_nothing, model=small), 0)
