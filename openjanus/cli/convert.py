@@ -6,8 +6,8 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from openjanus.cli.console import progress_bar
-from openjanus.cli.files import check_folder
-from openjanus.cli.options import AsConfigured, Revision
+from openjanus.cli.files import folder_to_write
+from openjanus.cli.options import AsConfigured, IgnoreConfigKeys, Revision
 
 
 def convert(
@@ -19,25 +19,29 @@ def convert(
     dtype: Annotated[str, arg(help="stored (as they are), float32, bfloat16 or float16")] = "stored",
     revision: Revision = None,
     as_configured: AsConfigured = False,
+    ignore_config_keys: IgnoreConfigKeys = (),
 ) -> None:
     """Write a checkpoint again in another format or dtype, or a run's newest state as a checkpoint folder."""
     from openjanus.runtime import DTYPES, dtype_name
     from openjanus.training.janus import JanusObjective
     from openjanus.training.run import restore
     from openjanus.weights import checkpoint
-    from openjanus.weights.hub import find_checkpoint
+    from openjanus.weights.hub import NANO, find_checkpoint
 
     dtype = dtype_name(dtype, ("stored", *DTYPES))
     if format not in checkpoint.FORMATS:
         raise ValueError(f"format {format!r}: expected one of {', '.join(checkpoint.FORMATS)}")
-    if (Path(source) / "run.json").is_file():
-        objective = restore(Path(source))
-        if not isinstance(objective, JanusObjective):
-            raise ValueError(f"{source}: not the run of a Janus")
-        kept = objective.checkpoint()
-    else:
-        with progress_bar("reading") as progress:
-            kept = checkpoint.load(find_checkpoint(source, revision), "cpu", None, as_configured, progress)
-    check_folder(target.absolute().parent)
-    checkpoint.save(kept, target, DTYPES.get(dtype), format)
+    with folder_to_write(target):
+        if source != NANO and (Path(source) / "run.json").is_file():
+            objective = restore(Path(source))
+            if not isinstance(objective, JanusObjective):
+                raise ValueError(f"{source}: not the run of a Janus")
+            kept = objective.checkpoint()
+        else:
+            folder = find_checkpoint(source, revision, ignore_config_keys)
+            with progress_bar("reading") as progress:
+                kept = checkpoint.load(
+                    folder, "cpu", None, as_configured, progress, ignore_config_keys=ignore_config_keys
+                )
+        checkpoint.save(kept, target, DTYPES.get(dtype), format)
     print(target)

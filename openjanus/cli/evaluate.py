@@ -9,7 +9,9 @@ from openjanus.cli.options import Compute, ComputeOptions, short_or
 
 
 def evaluate(
-    model: Annotated[Positional[str], arg(metavar="MODEL", help="a checkpoint folder, or nano")] = "nano",
+    model: Annotated[
+        Positional[str], arg(metavar="MODEL", help="nano, a checkpoint folder, a finished run, or a hub id")
+    ] = "nano",
     n: Annotated[int, arg(help="prompts and questions per split")] = 300,
     seed: Annotated[int, arg(help="seed of prompts, questions and drawings")] = 1,
     guidance: float | None = None,

@@ -14,9 +14,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-Model = Annotated[str, arg(help="a checkpoint folder of any format, a hub id (owner/name), or nano: the bundled model")]
+Model = Annotated[
+    str, arg(help="nano (the bundled model), a checkpoint folder of any format, a finished run, or a hub id")
+]
 Revision = Annotated[str | None, arg(help="branch, tag or commit of a hub id")]
 AsConfigured = Annotated[bool, arg(help="follow do_normalize: false of the first Janus-1.3B files, a known mistake")]
+IgnoreConfigKeys = Annotated[
+    tuple[str, ...], arg(metavar="KEY ...", help="keys of a foreign config to leave out, such as vq_config.something")
+]
 Device = Annotated[str, arg(help="auto, cpu, cuda or mps")]
 Threads = Annotated[int, arg(help="CPU threads; 0: torch's own choice")]
 Recipe = Annotated[Positional[str], arg(metavar="RECIPE", help="such as nano.janus")]
@@ -35,13 +40,26 @@ class ComputeOptions:
     )
     threads: Threads = 0
 
-    def load(self, model: str, revision: str | None = None, as_configured: bool = False) -> "Engine":
+    def load(
+        self,
+        model: str,
+        revision: str | None = None,
+        as_configured: bool = False,
+        ignore_config_keys: tuple[str, ...] = (),
+    ) -> "Engine":
         """Loads a model, with a progress bar. Raises ValueError for what is wrong with it."""
         from openjanus.inference.engine import load
 
         runtime = choose_runtime(self.device, self.weights, self.threads)
         with progress_bar("loading") as report:
-            return load(model, runtime, revision=revision, as_configured=as_configured, progress=report)
+            return load(
+                model,
+                runtime,
+                revision=revision,
+                as_configured=as_configured,
+                progress=report,
+                ignore_config_keys=ignore_config_keys,
+            )
 
 
 @dataclass(frozen=True)
@@ -51,10 +69,11 @@ class ModelOptions(ComputeOptions):
     model: Model = "nano"
     revision: Revision = None
     as_configured: AsConfigured = False
+    ignore_config_keys: IgnoreConfigKeys = ()
 
     def engine(self) -> "Engine":
         """Loads the model that the options name."""
-        return self.load(self.model, self.revision, self.as_configured)
+        return self.load(self.model, self.revision, self.as_configured, self.ignore_config_keys)
 
 
 # Their fields stand among a command's own options: --model, not --which.model.

@@ -4,15 +4,13 @@ from dataclasses import dataclass
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from openjanus.processing.image import to_images
 from openjanus.processing.processor import Processor
 from openjanus.serve.drawing import Canvas
-from openjanus.weights.checkpoint import load, place_as
+from openjanus.weights.checkpoint import load
 from openjanus.weights.hub import find_checkpoint
-
-TOKENIZER = "generation.tokenizer."
 
 
 @dataclass(frozen=True)
@@ -23,13 +21,7 @@ class Painter:
     @classmethod
     def load(cls, source: str, revision: str | None, device: str, guidance: float) -> "Painter":
         """guidance: what the server draws with where a request says nothing."""
-        place = place_as(torch.device(device), torch.float32)
-
-        def only_tokenizer(model: nn.Module, name: str, tensor: Tensor) -> None:
-            if name.startswith(TOKENIZER):
-                place(model, name, tensor)
-
-        kept = load(find_checkpoint(source, revision), place=only_tokenizer)
+        kept = load(find_checkpoint(source, revision), device, torch.float32, only="generation.tokenizer.")
         tokenizer, c = kept.model.generation.tokenizer, kept.model.config.image_tokenizer
 
         @torch.inference_mode()

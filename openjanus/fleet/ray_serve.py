@@ -27,13 +27,20 @@ class EngineSource:
     threads: int = 0
     revision: str | None = None
     as_configured: bool = False
+    ignore_config_keys: tuple[str, ...] = ()
 
     def load(self) -> Any:
         from openjanus.inference.engine import load
         from openjanus.runtime import Runtime
 
         runtime = Runtime.choose(self.device, self.weights, self.threads)
-        return load(self.model, runtime, revision=self.revision, as_configured=self.as_configured)
+        return load(
+            self.model,
+            runtime,
+            revision=self.revision,
+            as_configured=self.as_configured,
+            ignore_config_keys=self.ignore_config_keys,
+        )
 
 
 def make_deployment(

@@ -40,19 +40,26 @@ def load(
     revision: str | None = None,
     as_configured: bool = False,
     progress: Progress | None = None,
+    ignore_config_keys: Sequence[str] = (),
 ) -> "Engine":
-    """An engine for a model: `nano`, a folder in any of the three formats, or a hub id (`owner/name`).
+    """An engine for a model: `nano`, a folder in any of the three formats, a finished run, or a hub id (`owner/name`).
 
     device: auto (the first of cuda, mps, cpu that is there), or one of them; or a `Runtime`, which also sets weights.
     weights: auto (bfloat16 on CUDA, float32 elsewhere), float32, bfloat16, float16, int8 or int4 (quantisation.py).
     revision: branch, tag or commit of a hub id.
     as_configured: follow the preprocessor file of the first Janus-1.3B even where it is known to be mistaken.
+    ignore_config_keys: keys of the config files that are left out, such as `vq_config.something`.
 
     Raises ValueError naming what is wrong: a folder, file, config value or tensor.
     """
     runtime = device if isinstance(device, Runtime) else Runtime.choose(device, weights)
-    folder = find_checkpoint(model, revision)
-    checkpoint = checkpoints.load(folder, as_configured=as_configured, progress=progress, place=placer(runtime))
+    checkpoint = checkpoints.load(
+        find_checkpoint(model, revision, ignore_config_keys),
+        as_configured=as_configured,
+        progress=progress,
+        place=placer(runtime),
+        ignore_config_keys=ignore_config_keys,
+    )
     prepare(checkpoint.model, runtime)
     return Engine(checkpoint)
 

@@ -7,14 +7,16 @@ Our own:
     tokenizer.json     the text tokenizer (Hugging Face `tokenizers`)
     about.json         optional, in every format: what the model knows, for its users
 
-Loading is strict, in every format: a tensor that is missing, extra or of another shape is an error that names it.
-The model is built on the meta device and its tensors are mapped from the file, so that a load needs little more
-memory than the weights. Saving writes a folder whole or not at all.
+Loading is strict, in every format: a tensor that is missing, extra, of another shape or not finite is an error that
+names it. The model is built on the meta device and its tensors are mapped from the file, so that a load needs little
+more memory than the weights. Saving never leaves a folder that looks whole and is not.
 """
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -30,8 +32,15 @@ from openjanus.processing.processor import Processor
 from openjanus.processing.text import TextTokenizer
 from openjanus.weights import names, official, transformers_format
 from openjanus.weights.config import About, Checkpoint, CheckpointConfig
-from openjanus.weights.fields import Fields
-from openjanus.weights.tensors import TensorFiles, check_shapes, weight_files, write_tensors
+from openjanus.weights.fields import ConfigFiles
+from openjanus.weights.tensors import (
+    TensorFiles,
+    check_finite,
+    check_shapes,
+    to_dtype,
+    weight_files,
+    write_tensors,
+)
 
 Progress = Callable[[int, int], None]  # (tensors done, tensors in all)
 Place = Callable[[nn.Module, str, Tensor], None]  # gives a model on the meta device the tensor of this name
@@ -44,14 +53,14 @@ class Format:
 
     names: Callable[[str], tuple[str, ...]]
     dropped: tuple[str, ...]
-    read_config: Callable[[Path, Mapping[str, Any], TextTokenizer, bool], CheckpointConfig]
+    read_config: Callable[[ConfigFiles, Mapping[str, Any], TextTokenizer, bool], CheckpointConfig]
     write_config: Callable[[CheckpointConfig, TextTokenizer, Path], list[str]]
 
 
 def _read_own_config(
-    folder: Path, tensors: Mapping[str, Any], text: TextTokenizer, as_configured: bool
+    files: ConfigFiles, tensors: Mapping[str, Any], text: TextTokenizer, as_configured: bool
 ) -> CheckpointConfig:
-    return configs.load(CheckpointConfig, folder / "config.json")
+    return configs.from_dict(CheckpointConfig, files.read("config.json"), str(files.folder / "config.json"))
 
 
 def _write_own_config(config: CheckpointConfig, text: TextTokenizer, folder: Path) -> list[str]:
@@ -72,33 +81,56 @@ FORMATS = {
 }
 
 
+SUPPORTED = (
+    "openjanus reads Janus-1.3B, Janus-Pro-1B and Janus-Pro-7B, as deepseek-ai publishes them or in the format of "
+    "transformers (deepseek-community), and what it has written itself"
+)
+
+
 def detect_format(folder: Path) -> str:
     """Which of `FORMATS` a folder is in, by its config.json. Raises ValueError for something else."""
-    missing = [name for name in ("config.json", "tokenizer.json") if not (folder / name).is_file()]
-    if missing:
-        raise ValueError(f"{folder}: no {', no '.join(missing)}; expected a checkpoint folder")
-    data = Fields.load(folder / "config.json").data
-    kinds = {"multi_modality": "official", "janus": "transformers"}
-    if data.get("model_type") in kinds:
-        return kinds[data["model_type"]]
-    if "model_type" in data:
-        raise ValueError(f"{folder}: model_type {data['model_type']!r} is not a Janus; expected {' or '.join(kinds)}")
-    return "openjanus"
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder}: no config.json; expected a checkpoint folder")
+    data = ConfigFiles(folder).open("config.json").data
+    kind = str(data.get("model_type", "openjanus"))
+    if kind == "multi_modality":  # the official name of several models
+        if "vision_gen_enc_config" in data:
+            raise ValueError(f"{folder}: JanusFlow, which draws by rectified flow, is another model; {SUPPORTED}")
+        if not any(name.startswith("gen_") for name in data):
+            raise ValueError(f"{folder}: DeepSeek-VL, which cannot draw, is another model; {SUPPORTED}")
+    form = {"multi_modality": "official", "janus": "transformers", "openjanus": "openjanus"}.get(kind)
+    if form is None:
+        raise ValueError(f"{folder}: model_type {kind!r} is another model; {SUPPORTED}")
+    if not (folder / "tokenizer.json").is_file():
+        raise ValueError(f"{folder}: no tokenizer.json; expected a checkpoint folder")
+    return form
 
 
-def read_config(folder: Path, as_configured: bool = False) -> tuple[CheckpointConfig, TextTokenizer]:
+def read_config(
+    folder: Path, as_configured: bool = False, ignore_config_keys: Sequence[str] = ()
+) -> tuple[CheckpointConfig, TextTokenizer]:
     """All of a checkpoint folder but its tensors; see `load`."""
-    return _read_config(folder, FORMATS[detect_format(folder)], TensorFiles(folder), as_configured)
+    return _read_config(ConfigFiles(folder, ignore_config_keys), TensorFiles(folder).shapes, as_configured)
+
+
+def check_config(folder: Path, ignore_config_keys: Sequence[str] = ()) -> None:
+    """Raises ValueError for a folder that `load` would refuse by its config files; the weights need not be there."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # `load` gives them
+        _read_config(ConfigFiles(folder, ignore_config_keys), {}, False)
 
 
 def _read_config(
-    folder: Path, form: Format, files: TensorFiles, as_configured: bool
+    files: ConfigFiles, tensors: Mapping[str, Any], as_configured: bool
 ) -> tuple[CheckpointConfig, TextTokenizer]:
+    folder = files.folder
+    form = FORMATS[detect_format(folder)]
     text = TextTokenizer.load(folder / "tokenizer.json")
-    config = form.read_config(folder, files.shapes, text, as_configured)
+    config = form.read_config(files, tensors, text, as_configured)
     vocab_size = config.model.language_model.vocab_size
     if text.vocab_size > vocab_size:
         raise ValueError(f"{folder}: the tokenizer has {text.vocab_size} ids, the model only {vocab_size}")
+    config.check(str(folder))
     return config, text
 
 
@@ -109,60 +141,80 @@ def load(
     as_configured: bool = False,
     progress: Progress | None = None,
     place: Place | None = None,
+    ignore_config_keys: Sequence[str] = (),
+    only: str = "",
 ) -> Checkpoint:
     """Reads a checkpoint folder of any format; `dtype` None keeps the stored one.
 
     `place` puts the tensors into the model in a way of its own (inference/quantisation.py), instead of on `device` in
-    `dtype`. `as_configured` follows an official preprocessor file even where it is known to be mistaken (official.py).
+    `dtype`. `as_configured` follows an official preprocessor file even where it is known to be mistaken (foreign.py).
+    `ignore_config_keys`: keys of the config files that are left out (fields.py). `only`: read only the tensors whose
+    name, of ours, begins so; the others stay on the meta device.
     Raises ValueError naming what is wrong: file, config key or tensor.
     """
     folder = Path(folder)
-    form, files = FORMATS[detect_format(folder)], TensorFiles(folder)
-    config, text = _read_config(folder, form, files, as_configured)
+    form = FORMATS[detect_format(folder)]
+    files = TensorFiles(folder)
+    config, text = _read_config(ConfigFiles(folder, ignore_config_keys), files.shapes, as_configured)
     with torch.device("meta"), _Uninitialised():
         model = Janus(config.model)
-    _fill(model, files, form, place or place_as(torch.device(device), dtype), progress)
+    _fill(model, files, form, place or place_as(torch.device(device), dtype), progress, only)
     about = configs.load(About, folder / "about.json") if (folder / "about.json").is_file() else None
     return Checkpoint(model.eval().requires_grad_(False), Processor(config.processor, text), config.sampling, about)
 
 
 def save(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None = None, form: str = "openjanus") -> None:
-    """Writes a checkpoint folder, whole or not at all; floating tensors are stored as `dtype` (None: as they are).
+    """Writes a checkpoint folder; floating tensors are stored as `dtype` (None: as they are).
 
-    Raises ValueError for a model that the format has no place for.
+    All files are first written into a draft inside the folder, so that the folder may be a mounted volume, a link, or
+    lie in one that cannot be written. Then each takes its place at once, config.json last: without it, nobody takes the
+    folder for a checkpoint. What else lies in the folder, such as a model card, stays.
+    Raises ValueError for a model that the format has no place for, and for values that are not finite in `dtype`.
     """
-    draft = folder.with_name(f".{folder.name}.draft-{os.getpid()}")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
+    folder = Path(folder)
+    checkpoint.config.check(f"the model for {folder}")
+    is_new = not folder.is_dir()
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob(".draft-*"):  # of a process that was killed while it saved
+        shutil.rmtree(stale, ignore_errors=True)
+    draft = folder / f".draft-{os.getpid()}"
     try:
-        written = FORMATS[form].write_config(checkpoint.config, checkpoint.processor.text, draft)
-        if form != "openjanus" and checkpoint.processor.config.pictures_first:
-            raise ValueError(
-                f"the {form} format has no place for pictures_first of the processor, without which questions before "
-                "pictures are answered worse: keep the openjanus format, or set it to false in config.json"
-            )
-        if checkpoint.about is not None:
-            configs.save(checkpoint.about, draft / "about.json")
-            written.append("about.json")
-        tensors: dict[str, Tensor] = {}
-        for name, tensor in stored_tensors(checkpoint.model).items():
-            theirs = FORMATS[form].names(name)
-            parts = tensor.detach().cpu().to(dtype or tensor.dtype).chunk(len(theirs))
-            tensors |= {
-                their: part.squeeze(0) if names.is_flat(their) else part
-                for their, part in zip(theirs, parts, strict=True)
-            }
-        written += write_tensors(tensors, draft, {"format": "pt" if form != "openjanus" else "openjanus"})
-        if folder.is_dir():  # keep what others put beside the checkpoint, such as a model card
-            stale = [*weight_files(folder), "model.safetensors.index.json", "pytorch_model.bin.index.json"]
-            for name in written:
-                os.replace(draft / name, folder / name)
-            for name in set(stale) - set(written):
-                (folder / name).unlink(missing_ok=True)
-        else:
-            os.replace(draft, folder)
+        draft.mkdir()
+        written = _write(checkpoint, draft, dtype, form)
+        others = {*_weights_in(folder), "model.safetensors.index.json", "pytorch_model.bin.index.json"} - set(written)
+        for name in ("config.json", *others):
+            (folder / name).unlink(missing_ok=True)
+        for name in sorted(written, key=lambda name: name == "config.json"):
+            os.replace(draft / name, folder / name)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+        if is_new:
+            with suppress(OSError):  # there is something in it
+                folder.rmdir()
+
+
+def _weights_in(folder: Path) -> list[str]:
+    try:
+        return weight_files(folder)
+    except ValueError:  # a damaged index: it goes, too
+        return []
+
+
+def _write(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None, form: str) -> list[str]:
+    """Writes all files of a checkpoint into an empty folder; returns their names."""
+    written = FORMATS[form].write_config(checkpoint.config, checkpoint.processor.text, folder)
+    if checkpoint.about is not None:
+        configs.save(checkpoint.about, folder / "about.json")
+        written.append("about.json")
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in stored_tensors(checkpoint.model).items():
+        check_finite(tensor, name, "the model")
+        theirs = FORMATS[form].names(name)
+        parts = to_dtype(tensor.detach().cpu(), dtype, name).chunk(len(theirs))
+        tensors |= {
+            their: part.squeeze(0) if names.is_flat(their) else part for their, part in zip(theirs, parts, strict=True)
+        }
+    return written + write_tensors(tensors, folder, {"format": "pt" if form != "openjanus" else "openjanus"})
 
 
 def load_part(part: nn.Module, run: str, prefix: str, dropped: tuple[str, ...] = ()) -> None:
@@ -178,6 +230,8 @@ def load_part(part: nn.Module, run: str, prefix: str, dropped: tuple[str, ...] =
     names_here = {name: name.removeprefix(prefix) for name in files.shapes if name.startswith(prefix)}
     wanted = [n for n, here in names_here.items() if not any(fnmatchcase(here, pattern) for pattern in dropped)]
     tensors = {names_here[name]: tensor for name, tensor in files.read(wanted)}
+    for name, tensor in tensors.items():
+        check_finite(tensor, f"{prefix}{name}", str(found[-1]))
     check_tensors(tensors, part.state_dict(), str(found[-1]))
     part.load_state_dict(tensors)
 
@@ -205,7 +259,7 @@ def place_as(device: torch.device, dtype: torch.dtype | None) -> Place:
     def place(model: nn.Module, name: str, tensor: Tensor) -> None:
         narrow = dtype == torch.float16 and name.startswith("generation.tokenizer.")
         module, _, leaf = name.rpartition(".")
-        tensor = tensor.to(device, torch.float32 if narrow else dtype)
+        tensor = to_dtype(tensor, torch.float32 if narrow else dtype, name).to(device)
         if not isinstance(tensor, nn.Parameter):  # a tied head is placed by the parameter that it shares
             tensor = nn.Parameter(tensor, requires_grad=False)
         setattr(model.get_submodule(module), leaf, tensor)
@@ -222,8 +276,8 @@ class _Uninitialised(TorchFunctionMode):
         return (args or tuple(kwargs.values()))[0] if initialises else func(*args, **(kwargs or {}))
 
 
-def _fill(model: Janus, files: TensorFiles, form: Format, place: Place, progress: Progress | None) -> None:
-    """Gives every parameter of a model on the meta device its tensor from the files."""
+def _fill(model: Janus, files: TensorFiles, form: Format, place: Place, progress: Progress | None, only: str) -> None:
+    """Gives the parameters of a model on the meta device, those whose name begins with `only`, their tensors."""
     ours = stored_tensors(model)
     parts_of = {name: form.names(name) for name in ours}
     wanted: dict[str, tuple[int, ...]] = {}
@@ -232,9 +286,10 @@ def _fill(model: Janus, files: TensorFiles, form: Format, place: Place, progress
         for part in parts:
             wanted[part] = tuple(rest) if names.is_flat(part) else (rows // len(parts), *rest)
     check_shapes(files.shapes, wanted, str(files.folder), form.dropped)
-    owner = {part: name for name, parts in parts_of.items() for part in parts}
+    owner = {part: name for name, parts in parts_of.items() for part in parts if name.startswith(only)}
     waiting: dict[str, dict[str, Tensor]] = {}
     for done, (part, tensor) in enumerate(files.read(owner), 1):
+        check_finite(tensor, part, str(files.folder))
         name = owner[part]
         read = waiting.setdefault(name, {})
         read[part] = tensor
@@ -244,5 +299,5 @@ def _fill(model: Janus, files: TensorFiles, form: Format, place: Place, progress
             place(model, name, whole.view(ours[name].shape))
         if progress is not None:
             progress(done, len(owner))
-    if model.config.language_model.tie_text_head:
+    if model.config.language_model.tie_text_head and "language_model.embedding.weight".startswith(only):
         place(model, "language_model.text_head.weight", model.language_model.embedding.weight)

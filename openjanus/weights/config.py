@@ -15,6 +15,27 @@ class CheckpointConfig:
     processor: ProcessorConfig
     sampling: dict[str, float] = field(default_factory=dict)
 
+    def check(self, where: str) -> None:
+        """Raises ValueError if the processor prepares pictures that the understanding eye cannot take; `where` names
+        the checkpoint in it."""
+        eye, processor = self.model.vision_encoder, self.processor
+        for ours, theirs, one, other in (
+            (
+                "processor.num_features",
+                "number of positions of model.vision_encoder",
+                processor.num_features,
+                eye.num_features,
+            ),
+            (
+                "processor.pixels.size_px",
+                "model.vision_encoder.image_size_px",
+                processor.pixels.size_px,
+                eye.image_size_px,
+            ),
+        ):
+            if one != other:
+                raise ValueError(f"{where}: {ours} is {one}, but the {theirs} is {other}: they must be equal")
+
 
 @dataclass(frozen=True)
 class About:

@@ -1,7 +1,12 @@
-"""Other people's config files, read strictly: a value that we cannot honour is an error, and so is an unknown key."""
+"""Other people's config files, read strictly: a value that we cannot honour is an error, and so is an unknown key.
+
+All that is wrong with the files of a folder is told at once. Keys that a user names are left out as if nobody had
+written them.
+"""
 
 import difflib
 import json
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -9,21 +14,68 @@ from typing import Any
 MISSING = object()
 
 
-class Fields:
-    """One mapping of a foreign config; every key must be taken, checked or ignored before `done`."""
+class ConfigFiles:
+    """The config files of a checkpoint folder.
 
-    def __init__(self, data: Any, where: str):
-        if not isinstance(data, dict):
-            raise ValueError(f"{where}: got {data!r}, expected a mapping")
-        self.data, self.where = dict(data), where
-        self.seen: set[str] = set()
+    ignored_keys: keys to leave out, wherever they stand (`depth`) or in one section (`vq_config.depth`).
+    """
 
-    @classmethod
-    def load(cls, path: Path) -> "Fields":
+    def __init__(self, folder: Path, ignored_keys: Sequence[str] = ()):
+        self.folder, self.ignored_keys = folder, frozenset(ignored_keys)
+        self.opened: list[Fields] = []
+
+    def read(self, name: str) -> Any:
+        """The plain data of a JSON file, without the ignored keys. Raises ValueError for what is not JSON."""
+        path = self.folder / name
         try:
-            return cls(json.loads(path.read_text(encoding="utf-8")), str(path))
+            data = json.loads(path.read_text(encoding="utf-8"))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{path}: not JSON ({error})") from None
+        return _without(data, self.ignored_keys)
+
+    def open(self, name: str) -> "Fields":
+        """A file's outermost mapping; empty if there is no such file."""
+        path = self.folder / name
+        fields = Fields(self.read(name) if path.is_file() else {}, str(path))
+        self.opened.append(fields)
+        return fields
+
+    def check(self) -> None:
+        """Raises ValueError that names every unknown key and every value that we cannot honour, in all opened files."""
+        problems, unknown = [], []
+        for fields in self.opened:
+            there = list(fields.unknown())
+            unknown += [key for key, _ in there]
+            found = [problem for section in fields.all() for problem in section.unsupported]
+            if there:
+                found.append(f"unknown key{'s' * (len(there) > 1)} {', '.join(named for _, named in there)}")
+            if found:
+                problems.append(f"{fields.file}: {'; '.join(found)}")
+        if unknown:
+            problems.append(
+                "openjanus cannot tell what an unknown key changes: correct it, or ignore it with "
+                f"--ignore-config-keys {' '.join(unknown)} (Python: ignore_config_keys)"
+            )
+        if problems:
+            raise ValueError("; ".join(problems))
+
+
+class Fields:
+    """One mapping of a config file; each of its keys must be taken, expected or ignored, or else it is unknown.
+
+    section: the keys that lead to it from the file's outermost mapping, with dots between.
+    """
+
+    def __init__(self, data: Any, file: str, section: str = ""):
+        if not isinstance(data, dict):
+            raise ValueError(f"{file}: {section or 'the file'} holds {data!r}, expected a mapping")
+        self.data, self.file, self.section = data, file, section
+        self.seen: set[str] = set()
+        self.unsupported: list[str] = []
+        self.sections: dict[str, Fields] = {}
+
+    def path(self, key: str) -> str:
+        return f"{self.section}.{key}" if self.section else key
 
     def take(self, key: str, kind: type, default: Any = MISSING) -> Any:
         """The value of a key, of the given kind (`float` takes whole numbers too); null counts as absent."""
@@ -31,32 +83,53 @@ class Fields:
         value = self.data.get(key)
         if value is None:
             if default is MISSING:
-                raise ValueError(f"{self.where}: {key} is missing")
+                raise ValueError(f"{self.file}: {self.path(key)} is missing")
             return default
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise ValueError(f"{self.where}: {key} is {value!r}, expected {kind.__name__}")
+            raise ValueError(f"{self.file}: {self.path(key)} is {value!r}, expected {kind.__name__}")
         return value
 
     def inner(self, key: str, default: Any = MISSING) -> "Fields":
-        return Fields(self.take(key, dict, default), f"{self.where}: {key}")
+        """The mapping at a key, the same one each time it is asked for."""
+        if key not in self.sections:
+            self.sections[key] = Fields(self.take(key, dict, default), self.file, self.path(key))
+        return self.sections[key]
 
     def expect(self, key: str, *supported: Any) -> None:
-        """Absent, or one of the values that we can honour."""
+        """Absent, null, or one of the values that we can honour; `ConfigFiles.check` names any other."""
         self.seen.add(key)
-        value = self.data.get(key, supported[0])
-        if value not in supported:
-            expected = " or ".join(repr(value) for value in supported)
-            raise ValueError(f"{self.where}: {key} is {value!r}; openjanus supports {expected} alone")
+        value = self.data.get(key)
+        if value is not None and value not in supported:
+            expected = " or ".join(map(repr, supported)) or "null"
+            self.unsupported.append(f"{self.path(key)} is {value!r}, openjanus supports {expected} only")
 
     def ignore(self, *patterns: str) -> None:
         """Keys that change nothing of what the model computes."""
         self.seen |= {key for key in self.data if any(fnmatchcase(key, pattern) for pattern in patterns)}
 
-    def done(self) -> None:
-        for key in self.data:
-            if key not in self.seen:
-                near = difflib.get_close_matches(key, self.seen, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise ValueError(f"{self.where}: unknown key {key!r}{hint} (openjanus cannot tell what it changes)")
+    def all(self) -> Iterator["Fields"]:
+        """This mapping and those inside it that were asked for."""
+        yield self
+        for fields in self.sections.values():
+            yield from fields.all()
+
+    def unknown(self) -> Iterator[tuple[str, str]]:
+        """Path of each unknown key, here and inside, and the same with quotes and the nearest known key."""
+        for fields in self.all():
+            for key in fields.data:
+                if key not in fields.seen:
+                    near = difflib.get_close_matches(key, fields.seen, n=1)
+                    hint = f" (did you mean {near[0]!r}?)" if near else ""
+                    yield fields.path(key), f"{fields.path(key)!r}{hint}"
+
+
+def _without(data: Any, ignored: frozenset[str], section: str = "") -> Any:
+    if not isinstance(data, dict) or not ignored:
+        return data
+    return {
+        key: _without(value, ignored, f"{section}{key}.")
+        for key, value in data.items()
+        if key not in ignored and f"{section}{key}" not in ignored
+    }

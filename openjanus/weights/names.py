@@ -16,7 +16,7 @@ OFFICIAL_DROPPED = (
 TRANSFORMERS_DROPPED = ("*.rotary_emb.inv_freq", "*.position_ids")
 
 
-def _llama(prefix: str, head: str) -> Table:
+def _body(prefix: str, head: str) -> Table:
     layer, ours = f"{prefix}.layers.{{}}", "language_model.layers.{}"
     return {
         "language_model.embedding": f"{prefix}.embed_tokens",
@@ -26,6 +26,7 @@ def _llama(prefix: str, head: str) -> Table:
         f"{ours}.ffn_norm": f"{layer}.post_attention_layernorm",
         f"{ours}.attention.out": f"{layer}.self_attn.o_proj",
         **{f"{ours}.attention.{x}": f"{layer}.self_attn.{x}_proj" for x in "qkv"},
+        **{f"{ours}.attention.{x}_norm": f"{layer}.self_attn.{x}_norm" for x in "qk"},
         **{f"{ours}.ffn.{x}": f"{layer}.mlp.{x}_proj" for x in ("gate", "up", "down")},
     }
 
@@ -56,7 +57,7 @@ def _vision_encoder(prefix: str, block: str, parts: Table, rest: Table) -> Table
 
 
 OFFICIAL: Table = {
-    **_llama("language_model.model", "language_model.lm_head"),
+    **_body("language_model.model", "language_model.lm_head"),
     **_image_tokenizer("gen_vision_model", "conv_blocks", "conv_blocks", "res"),
     **_vision_encoder(
         "vision_model.vision_tower",
@@ -81,7 +82,7 @@ OFFICIAL: Table = {
 }
 
 TRANSFORMERS: Table = {
-    **_llama("model.language_model", "lm_head"),
+    **_body("model.language_model", "lm_head"),
     **_image_tokenizer("model.vqmodel", "down", "up", "block"),
     **_vision_encoder(
         "model.vision_model",

@@ -5,6 +5,7 @@ executed: `.bin` files are opened with torch's `weights_only` loader, which know
 """
 
 import json
+import math
 import zipfile
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -121,6 +122,12 @@ def weight_files(folder: Path) -> list[str]:
     return []
 
 
+def has_weights(folder: Path) -> bool:
+    """Whether all files are there that hold a folder's weights."""
+    names = weight_files(folder)
+    return bool(names) and all((folder / name).is_file() for name in names)
+
+
 def _indexed(folder: Path) -> dict[str, str]:
     """Name of each tensor -> its file, as the folder's index says; empty without an index that counts."""
     for single, index in (
@@ -143,6 +150,7 @@ def _indexed(folder: Path) -> dict[str, str]:
 
 def write_tensors(tensors: dict[str, Tensor], folder: Path, metadata: dict[str, str]) -> list[str]:
     """Writes model.safetensors, or shards with an index where they take more than `SHARD_SIZE`; returns the names."""
+    tensors = _with_memory_of_their_own(tensors)
     plan = split_torch_state_dict_into_shards(tensors, max_shard_size=SHARD_SIZE)
     for name, members in plan.filename_to_tensors.items():
         save_file({member: tensors[member].contiguous() for member in members}, folder / name, metadata)
@@ -153,6 +161,45 @@ def write_tensors(tensors: dict[str, Tensor], folder: Path, metadata: dict[str, 
         index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
         (folder / names[-1]).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
     return names
+
+
+def _with_memory_of_their_own(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """safetensors stores no tensor twice, but a pickled file may: a tied head beside its embedding."""
+    taken: set[int] = set()
+    own = {}
+    for name, tensor in tensors.items():
+        own[name] = tensor.clone() if tensor.data_ptr() in taken else tensor
+        taken.add(tensor.data_ptr())
+    return own
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether a tensor holds neither NaN nor infinities; in one pass, without a copy."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    least, largest = torch.aminmax(tensor)
+    return math.isfinite(least.item()) and math.isfinite(largest.item())
+
+
+def check_finite(tensor: Tensor, name: str, where: str) -> None:
+    """Raises ValueError naming the tensor if it holds NaN or infinities."""
+    if not is_finite(tensor):
+        raise ValueError(
+            f"{where}: {name} holds NaN or infinite values: its file is damaged, or the training that made it diverged"
+        )
+
+
+def to_dtype(tensor: Tensor, dtype: torch.dtype | None, name: str) -> Tensor:
+    """A finite tensor in another dtype; None keeps it. Raises ValueError if a value leaves the dtype's range."""
+    if dtype is None or dtype == tensor.dtype or not tensor.is_floating_point():
+        return tensor if dtype is None else tensor.to(dtype)
+    converted = tensor.to(dtype)
+    if torch.finfo(dtype).max < torch.finfo(tensor.dtype).max and not is_finite(converted):
+        raise ValueError(
+            f"{name} has values up to {tensor.abs().max().item():.3g}, but {str(dtype).removeprefix('torch.')} ends at "
+            f"{torch.finfo(dtype).max:.3g}: use bfloat16 or float32"
+        )
+    return converted
 
 
 def check_shapes(

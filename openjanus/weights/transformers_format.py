@@ -9,7 +9,6 @@ Source: transformers, models/janus (configuration_janus.py, modeling_janus.py, p
 """
 
 import json
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,19 +18,19 @@ from openjanus.model.janus import JanusConfig
 from openjanus.model.vision_encoder import VisionEncoderConfig
 from openjanus.processing.processor import ROLES, ProcessorConfig
 from openjanus.processing.text import BEGIN_OF_IMAGE, END_OF_IMAGE, IMAGE_PLACEHOLDER, TextTokenizer
+from openjanus.weights.body import LLAMA, QWEN3, body_config, ignore_indifferent, read_body
 from openjanus.weights.config import CheckpointConfig
-from openjanus.weights.fields import Fields
-from openjanus.weights.official import (
-    INDIFFERENT,
-    SYSTEM_PROMPT,
+from openjanus.weights.fields import ConfigFiles, Fields
+from openjanus.weights.foreign import (
     check_plain,
-    llama_config,
+    choose_template,
+    has_role_tokens,
     pixel_settings,
-    read_llama,
     read_pixels,
     write_json,
     write_tokenizer,
 )
+from openjanus.weights.official import SYSTEM_PROMPT
 
 # The layout of processing/processor.py in Jinja: pictures on lines of their own, the roles' words as they are.
 CHAT_TEMPLATE = """\
@@ -62,18 +61,20 @@ CHAT_TEMPLATE = """\
 
 
 def read_config(
-    folder: Path, tensors: Mapping[str, Any], text_tokenizer: TextTokenizer, as_configured: bool = False
+    files: ConfigFiles, tensors: Mapping[str, Any], text_tokenizer: TextTokenizer, as_configured: bool = False
 ) -> CheckpointConfig:
     """The config of a transformers folder; `tensors` are the names that its weights hold."""
-    c = Fields.load(folder / "config.json")
+    c = files.open("config.json")
     c.expect("model_type", "janus")
-    tied = c.take("tie_word_embeddings", bool, True)
-    text = read_llama(c.inner("text_config"), "lm_head.weight" in tensors, tied)
+    # The outermost value decides, whatever text_config says (transformers 5.10 and later); but a stored head counts.
+    tied = c.take("tie_word_embeddings", bool, True) and "lm_head.weight" not in tensors
+    text = read_body(c.inner("text_config"), tied, (LLAMA, QWEN3))
     vision = _vision(c.inner("vision_config", {}), text.width)
     tokenizer, head_width = _image_tokenizer(c.inner("vq_config", {}), vision, text.width)
-    c.ignore(*INDIFFERENT, "image_token_index")
-    c.done()
-    processor = _processor(folder, vision, text_tokenizer, as_configured)
+    ignore_indifferent(c)
+    c.ignore("image_token_index")
+    processor = _processor(files, vision, text_tokenizer, as_configured)
+    files.check()
     return CheckpointConfig(JanusConfig(text, vision, tokenizer, head_width), processor)
 
 
@@ -98,8 +99,8 @@ def _vision(c: Fields, text_width: int) -> VisionEncoderConfig:
     c.expect("depth", 2)
     c.expect("num_image_tokens", config.num_features)
     c.expect("projection_dim", text_width)
-    c.ignore(*INDIFFERENT, "hidden_dropout_rate", "projection_dropout")
-    c.done()
+    c.ignore("tie_word_embeddings", "hidden_dropout_rate", "projection_dropout")
+    ignore_indifferent(c)
     return config
 
 
@@ -114,47 +115,42 @@ def _image_tokenizer(c: Fields, vision: VisionEncoderConfig, text_width: int) ->
         num_ids=c.take("num_embeddings", int, default.num_ids),
         code_width=c.take("embed_dim", int, default.code_width),
     )
-    if config.grid_side != vision.image_size_px // vision.patch_px:
-        raise ValueError(
-            f"{c.where}: {config.grid_side} image ids a side, but {vision.image_size_px // vision.patch_px} patches"
-        )
+    patches = vision.image_size_px // vision.patch_px
+    if config.grid_side != patches:
+        raise ValueError(f"{c.file}: {c.section} gives {config.grid_side} image ids a side, but {patches} patches")
     c.expect("double_latent", False)
     c.expect("in_channels", 3)
     c.expect("out_channels", 3)
     c.expect("hidden_act", "gelu")
     c.expect("num_hidden_layers", 2)
+    c.expect("depth", 2)  # transformers' converter writes it, and its models do not read it
     c.expect("image_token_embed_dim", text_width)
     c.expect("projection_dim", text_width)
-    c.ignore(*INDIFFERENT, "dropout", "num_patches", "resolution", "attn_resolutions")
-    c.done()
+    c.ignore("tie_word_embeddings", "dropout", "num_patches", "resolution", "attn_resolutions")
+    ignore_indifferent(c)
     return config, text_width
 
 
 def _processor(
-    folder: Path, vision: VisionEncoderConfig, text_tokenizer: TextTokenizer, as_configured: bool
+    files: ConfigFiles, vision: VisionEncoderConfig, text_tokenizer: TextTokenizer, as_configured: bool
 ) -> ProcessorConfig:
-    path = folder / "processor_config.json"
-    c = Fields.load(path) if path.is_file() else Fields({}, str(path))
+    c = files.open("processor_config.json")
     c.expect("num_image_tokens", vision.num_features)
     has_system_prompt = c.take("use_default_system_prompt", bool, False)
     in_processor = c.take("chat_template", str, "")
-    inside = c.take("image_processor", dict, {})  # newer files hold the preprocessor here
     c.ignore("processor_class", "auto_map")
-    c.done()
-    template = _chat_template(folder) or in_processor
-    with_tokens = text_tokenizer.special_id(ROLES["deepseek"]["user"]) is not None
-    roles = "deepseek" if with_tokens else "deepseek_old"
-    if ROLES["deepseek"]["user"] in template and not with_tokens:
-        warnings.warn(
-            f"{folder}: its chat template says <|User|>, a token that its tokenizer lacks; taking the words of "
-            "Janus-1.3B, User and Assistant, which such a model was trained with",
-            stacklevel=2,
-        )
-    pixels = read_pixels(folder / "preprocessor_config.json", vision.image_size_px, as_configured, inside)
+    if (files.folder / "preprocessor_config.json").is_file():
+        c.ignore("image_processor")
+        preprocessor = files.open("preprocessor_config.json")
+    else:
+        preprocessor = c.inner("image_processor", {})  # newer files hold the preprocessor here
+    tokens = has_role_tokens(text_tokenizer) or ROLES["deepseek"]["user"] in (
+        _chat_template(files.folder) or in_processor
+    )
     return ProcessorConfig(
         vision.num_features,
-        pixels,
-        roles,  # type: ignore[arg-type]
+        read_pixels(preprocessor, vision.image_size_px, as_configured),
+        choose_template(files.folder, text_tokenizer, tokens),
         SYSTEM_PROMPT if has_system_prompt else "",
     )
 
@@ -176,7 +172,7 @@ def write_config(config: CheckpointConfig, text: TextTokenizer, folder: Path) ->
     """Writes the configs that transformers reads; returns the names. Raises ValueError for a model that it has no place
     for."""
     m = config.model
-    check_plain(m, "transformers")
+    check_plain(m, "transformers", qk_norm=True)
     lm, vision, vq = m.language_model, m.vision_encoder, m.image_tokenizer
     if m.image_head_width != lm.width:
         raise ValueError(
@@ -194,7 +190,7 @@ def write_config(config: CheckpointConfig, text: TextTokenizer, folder: Path) ->
             "model_type": "janus",
             "image_token_id": text.special_id(IMAGE_PLACEHOLDER),
             "tie_word_embeddings": lm.tie_text_head,
-            "text_config": llama_config(lm) | ids,
+            "text_config": body_config(lm) | ids,
             "vision_config": {
                 "model_type": "janus_vision_model",
                 "hidden_size": vision.width,

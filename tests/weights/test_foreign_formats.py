@@ -3,16 +3,20 @@
 import json
 import os
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from openjanus.cli import main
 from openjanus.model.vision_encoder import VisionEncoderConfig
-from openjanus.processing.processor import Message
+from openjanus.processing.image import PixelConfig
+from openjanus.processing.processor import Message, ProcessorConfig
 from openjanus.testing import TINY, tiny_checkpoint, tiny_janus
 from openjanus.weights import checkpoint, names, tensors
+from openjanus.weights.config import Checkpoint
 from openjanus.weights.official import SYSTEM_PROMPT
 from tests import tiny
 
@@ -169,7 +173,10 @@ OFFICIAL_CHANGES = {
     "activation": (lambda c: c["language_config"].update(hidden_act="gelu"), ("hidden_act", "'silu'")),
     "rope": (lambda c: c["language_config"].update(rope_scaling={"factor": 2}), ("rope_scaling",)),
     "bias": (lambda c: c["language_config"].update(attention_bias=True), ("attention_bias",)),
-    "unknown key": (lambda c: c["language_config"].update(hidden_sise=4), ("'hidden_sise'", "'hidden_size'")),
+    "unknown key": (
+        lambda c: c["language_config"].update(hidden_sise=4),
+        ("'language_config.hidden_sise'", "'hidden_size'"),
+    ),
     "projector": (lambda c: c["aligner_config"]["params"].update(projector_type="identity"), ("projector_type",)),
     "depth": (lambda c: c["gen_aligner_config"]["params"].update(depth=3), ("depth", "3")),
     "tower": (lambda c: c["vision_config"]["params"].update(model_name="clip"), ("model_name", "siglip_large")),
@@ -179,7 +186,7 @@ OFFICIAL_CHANGES = {
     "type": (lambda c: c["language_config"].update(num_hidden_layers="2"), ("num_hidden_layers", "expected int")),
     "section": (lambda c: c.pop("gen_head_config"), ("gen_head_config is missing",)),
     "new section": (lambda c: c.update(audio_config={}), ("audio_config",)),
-    "model": (lambda c: c.update(model_type="llava"), ("model_type 'llava'", "multi_modality")),
+    "model": (lambda c: c.update(model_type="llava"), ("model_type 'llava'", "Janus-1.3B")),
 }
 
 
@@ -200,7 +207,7 @@ TRANSFORMERS_CHANGES = {
         ("rope_type", "yarn"),
     ),
     "patches": (lambda c: c["vision_config"].update(patch_size=32, num_image_tokens=4), ("patches",)),
-    "unknown key": (lambda c: c["vision_config"].update(windowed=True), ("'windowed'",)),
+    "unknown key": (lambda c: c["vision_config"].update(windowed=True), ("'vision_config.windowed'",)),
 }
 
 
@@ -220,7 +227,7 @@ def test_a_transformers_config_that_cannot_be_honoured_is_refused(change, tmp_pa
         ("processor_config.json", {"num_image_tokens": 9}, ("num_image_tokens", "9", "16")),
         ("preprocessor_config.json", {"rescale_factor": 1.0}, ("rescale_factor",)),
         ("preprocessor_config.json", {"resample": 0}, ("resample",)),
-        ("preprocessor_config.json", {"image_mean": [0.5]}, ("three values", "mean=(0.5,)")),
+        ("preprocessor_config.json", {"image_mean": [0.5]}, ("image_mean is [0.5]", "three numbers")),
         ("preprocessor_config.json", {"image_size": 32}, ("image_size", "32")),
     ],
 )
@@ -256,6 +263,29 @@ def test_a_template_whose_tokens_are_missing_gives_way_to_the_words(tmp_path) ->
         assert checkpoint.load(folder).processor.config.template == "deepseek_old"
 
 
+@pytest.mark.parametrize("change", ["named deepseek", "no name", "no file"])
+def test_an_official_template_whose_tokens_are_missing_gives_way_to_the_words(change, tmp_path) -> None:
+    """`deepseek` named the words User and Assistant until Janus-Pro came."""
+    folder = tiny_checkpoint(tmp_path / "model", "official", "deepseek_old")
+    if change == "named deepseek":
+        edit(folder / "processor_config.json", lambda c: c.update(sft_format="deepseek"))
+    elif change == "no name":
+        edit(folder / "processor_config.json", lambda c: c.pop("sft_format"))
+    else:
+        (folder / "processor_config.json").unlink()
+    with pytest.warns(UserWarning, match="tokens that its tokenizer lacks"):
+        processor = checkpoint.load(folder).processor
+    (span,) = processor.prompt([Message("user", ["hello"])], draw=True)
+    assert processor.text.tokenizer.decode(span.ids[1:-1]) == "User: hello\n\nAssistant:"
+
+
+def test_an_official_template_whose_tokens_are_there_is_followed(tmp_path) -> None:
+    folder = tiny_checkpoint(tmp_path / "model", "official", "deepseek")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert checkpoint.load(folder).processor.config.template == "deepseek"
+
+
 def test_llama_defaults_fill_what_an_official_config_leaves_out(tmp_path) -> None:
     folder = tiny_checkpoint(tmp_path / "model", "official")
     edit(folder / "config.json", lambda c: [c["language_config"].pop(k) for k in ("rms_norm_eps", "rope_theta")])
@@ -265,9 +295,50 @@ def test_llama_defaults_fill_what_an_official_config_leaves_out(tmp_path) -> Non
 def test_a_model_with_parts_of_its_own_stays_in_our_format(tmp_path) -> None:
     ours = tiny.checkpoint()  # a stem of 2 pixels, 4 groups
     for form in ("official", "transformers"):
-        with pytest.raises(ValueError, match=f"the {form} format has no place for stem_px 2"):
+        with pytest.raises(ValueError) as error:
             checkpoint.save(ours, tmp_path / form, form=form)
+        for word in (f"the {form} format", "image_tokenizer.stem_px=2", "num_groups=4", "use openjanus's own format"):
+            assert word in str(error.value)
         assert not (tmp_path / form).exists() and not list(tmp_path.glob(".*"))
+
+
+def test_a_body_with_qk_norm_goes_to_transformers_and_comes_back(tmp_path) -> None:
+    config = replace(TINY, language_model=replace(TINY.language_model, qk_norm=True))
+    ours = Checkpoint(tiny_janus(0, config), tiny.processor(ProcessorConfig(16, PixelConfig(64))), {})
+    checkpoint.save(ours, tmp_path / "transformers", form="transformers")
+    again = checkpoint.load(tmp_path / "transformers").model
+    assert again.config == config and tiny.equal_trees(again.state_dict(), ours.model.state_dict())
+    with pytest.raises(ValueError, match=r"no place for language_model\.qk_norm .*--format transformers"):
+        checkpoint.save(ours, tmp_path / "official", form="official")
+    edit(tmp_path / "transformers" / "config.json", lambda c: c["text_config"].update(num_experts=4))
+    refuse(tmp_path / "transformers", "text_config.num_experts is 4", "supports 0 only")
+
+
+def test_biases_of_the_body_have_no_place_in_foreign_formats(tmp_path) -> None:
+    config = replace(TINY, language_model=replace(TINY.language_model, qkv_bias=True))
+    ours = Checkpoint(tiny_janus(0, config), tiny.processor(ProcessorConfig(16, PixelConfig(64))), {})
+    for form in ("official", "transformers"):
+        with pytest.raises(ValueError, match=r"no place for language_model\.qkv_bias .*--format openjanus"):
+            checkpoint.save(ours, tmp_path / form, form=form)
+
+
+def test_eyes_of_different_sizes_have_no_place_in_foreign_formats(tmp_path) -> None:
+    larger = replace(TINY.image_tokenizer, image_size_px=128)
+    ours = Checkpoint(
+        tiny_janus(0, replace(TINY, image_tokenizer=larger)), tiny.processor(ProcessorConfig(16, PixelConfig(64))), {}
+    )
+    for form in ("official", "transformers"):
+        with pytest.raises(ValueError, match=r"image_tokenizer\.image_size_px=128 beside 64"):
+            checkpoint.save(ours, tmp_path / form, form=form)
+
+
+def test_the_error_for_the_bundled_model_names_the_fields_and_what_to_use(tmp_path, capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(["convert", "nano", str(tmp_path / "new"), "--format", "transformers"])
+    error = capsys.readouterr().err
+    for word in ("stem_px=2", "num_groups=16", "local_encoder=True", "--format openjanus"):
+        assert word in " ".join(error.split())
+    assert "qk_norm" not in error and not (tmp_path / "new").exists()
 
 
 def test_a_part_without_a_name_is_an_error() -> None:

@@ -1,0 +1,145 @@
+"""What the official format and that of transformers have in common: preprocessor, roles of a chat, tokenizer files, and
+which models they have no place for."""
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any, Literal
+
+from openjanus.model.image_tokenizer import ImageTokenizerConfig
+from openjanus.model.janus import JanusConfig
+from openjanus.processing.image import PixelConfig
+from openjanus.processing.processor import ROLES
+from openjanus.processing.text import BOS, EOS, IMAGE_PLACEHOLDER, PAD, SPECIAL_TOKENS, TextTokenizer
+from openjanus.weights.fields import Fields
+
+# Both preprocessors' own defaults; Janus's files set 0.5.
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+def read_pixels(c: Fields, size_px: int, as_configured: bool) -> PixelConfig:
+    """The preprocessor's settings.
+
+    The first Janus-1.3B files switch normalisation off by mistake: the corrected value counts, with a warning, unless
+    `as_configured`.
+    """
+    default = PixelConfig()
+    mean, std = (CLIP_MEAN, CLIP_STD) if c.data else (default.mean, default.std)
+    mean, std = _three(c, "image_mean", mean, float), _three(c, "image_std", std, float)
+    background = _three(c, "background_color", tuple(int(x * 255) for x in mean), int)
+    normalise = c.take("do_normalize", bool, True)
+    if not normalise and not as_configured:
+        warnings.warn(
+            f"{c.file}: do_normalize is false, a known mistake of the first Janus-1.3B files (pictures come out pale); "
+            "taken as true. Load with as_configured to follow the file.",
+            stacklevel=2,
+        )
+        normalise = True
+    if not normalise:
+        mean, std = (0.0,) * 3, (1.0,) * 3
+    c.expect("size", size_px, {"height": size_px, "width": size_px})
+    c.expect("image_size", size_px)
+    for key in ("do_resize", "do_rescale", "do_pad", "do_convert_rgb"):
+        c.expect(key, True)
+    c.expect("resample", 3)
+    if abs(c.take("rescale_factor", float, 1 / 255) * 255 - 1) > 1e-6:
+        c.expect("rescale_factor", 1 / 255)
+    min_side = c.take("min_size", int, default.min_side_px)
+    c.ignore(
+        "image_processor_type", "processor_class", "auto_map", "data_format", "input_data_format", "return_tensors",
+        "crop_size", "do_center_crop", "device", "disable_grouping", "pad_size", "default_to_square",
+        "image_seq_length", "_*",
+    )  # fmt: skip
+    return PixelConfig(size_px, min_side, background, mean, std)
+
+
+def _three(c: Fields, key: str, default: tuple[Any, ...], kind: type) -> tuple[Any, Any, Any]:
+    values = c.take(key, list, list(default))
+    if len(values) != 3 or not all(isinstance(x, (int, kind)) and not isinstance(x, bool) for x in values):
+        raise ValueError(f"{c.file}: {c.path(key)} is {values!r}, expected three numbers")
+    red, green, blue = map(kind, values)
+    return red, green, blue
+
+
+def pixel_settings(p: PixelConfig) -> dict[str, Any]:
+    """What both preprocessors call the same."""
+    return {
+        "background_color": list(p.background),
+        "do_normalize": True,
+        "image_mean": list(p.mean),
+        "image_std": list(p.std),
+        "min_size": p.min_side_px,
+        "rescale_factor": 1 / 255,
+    }
+
+
+def has_role_tokens(text: TextTokenizer) -> bool:
+    """Whether the text tokenizer is that of Janus-Pro, with tokens of their own for the roles of a chat."""
+    return all(text.special_id(role) is not None for role in ROLES["deepseek"].values())
+
+
+def choose_template(folder: Path, text: TextTokenizer, tokens: bool) -> Literal["deepseek", "deepseek_old"]:
+    """The chat template of a folder whose files name the roles by Janus-Pro's tokens, or (not `tokens`) by words.
+
+    Until January 2025 `deepseek` was the official name of the template with words, and transformers' converter writes
+    the tokens for Janus-1.3B, too. A tokenizer without the tokens tells, with a warning.
+    """
+    if tokens and not has_role_tokens(text):
+        warnings.warn(
+            f"{folder}: its chat template names the roles <|User|> and <|Assistant|>, tokens that its tokenizer lacks; "
+            "taking the words of Janus-1.3B, User and Assistant, which such a model was trained with",
+            stacklevel=2,
+        )
+        return "deepseek_old"
+    return "deepseek" if tokens else "deepseek_old"
+
+
+def check_plain(m: JanusConfig, what: str, qk_norm: bool = False) -> None:
+    """Raises ValueError that names all of a model that a foreign format has no place for.
+
+    qk_norm: the format has a place for the norms of queries and keys.
+    """
+    lm, vq, vision = m.language_model, m.image_tokenizer, m.vision_encoder
+    plain = ImageTokenizerConfig()
+    wrong = [
+        f"image_tokenizer.{name}={getattr(vq, name)}"
+        for name in ("stem_px", "num_groups", "local_encoder")
+        if getattr(vq, name) != getattr(plain, name)
+    ]
+    if vq.image_size_px != vision.image_size_px:
+        wrong.append(
+            f"image_tokenizer.image_size_px={vq.image_size_px} beside {vision.image_size_px} of vision_encoder"
+        )
+    if vision.pooling_head:
+        wrong.append("vision_encoder.pooling_head")
+    if lm.qkv_bias:
+        wrong.append("language_model.qkv_bias")
+    instead = "use openjanus's own format (--format openjanus), which openjanus and its plugin for vLLM read"
+    if lm.qk_norm and not qk_norm:
+        if not wrong:
+            instead = "use the transformers format (--format transformers), or openjanus's own"
+        wrong.append("language_model.qk_norm")
+    if wrong:
+        raise ValueError(f"the {what} format has no place for {', '.join(wrong)} of this model: {instead}")
+
+
+def write_tokenizer(text: TextTokenizer, folder: Path, more: dict[str, Any] | None = None) -> list[str]:
+    """tokenizer.json, and the two files that tell transformers what is special."""
+    text.save(folder / "tokenizer.json")
+    special = {"bos_token": BOS, "eos_token": EOS, "pad_token": PAD}
+    write_json(
+        folder / "tokenizer_config.json",
+        {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "clean_up_tokenization_spaces": False,
+            **special,
+            **(more or {}),
+        },
+    )
+    others = [token for token in (*SPECIAL_TOKENS, IMAGE_PLACEHOLDER) if token not in special.values()]
+    write_json(folder / "special_tokens_map.json", {**special, "additional_special_tokens": others})
+    return ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]
+
+
+def write_json(path: Path, data: Any) -> None:
+    path.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
