@@ -8,7 +8,6 @@ which is what classifier-free guidance compares with (§3.4). All kinds of examp
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch.nn.functional as F
@@ -24,15 +23,17 @@ from openjanus.sequence import Batch, Document, GenerateSpan, Kind, pack
 from openjanus.training.loop import Measures
 from openjanus.training.stage import Stage
 from openjanus.weights.checkpoint import check_tensors, load, load_part
-from openjanus.weights.config import Checkpoint
+from openjanus.weights.config import Checkpoint, CheckpointConfig
+from openjanus.weights.hub import find_checkpoint
 
 
 @dataclass(frozen=True)
 class JanusTraining:
     """`tokenizer_from`, `encoder_from`: folders of finished runs whose eyes this one starts with.
 
-    `start_from`: a checkpoint folder to start with instead, all of it (fine-tuning). `image_ids`: the file of
-    `openjanus tokenize`, the drawings as ids. `text_weight` 1 is the paper's loss (no task weights).
+    `start_from`: a checkpoint to start with instead, all of it (fine-tuning): `nano`, a folder, a finished run or a hub
+    id. `image_ids`: the file of `openjanus tokenize`, the drawings as ids. `text_weight` 1 is the paper's loss (no task
+    weights).
     """
 
     model: JanusConfig
@@ -51,7 +52,7 @@ class JanusTraining:
 def starting_tokenizer(c: JanusTraining) -> ImageTokenizer:
     """The generation eye that a training starts with: what its drawings must be tokenized by."""
     if c.start_from:
-        return load(Path(c.start_from)).model.generation.tokenizer
+        return load(find_checkpoint(c.start_from)).model.generation.tokenizer
     tokenizer = ImageTokenizer(c.model.image_tokenizer)
     load_part(tokenizer, c.tokenizer_from, "tokenizer.")
     return tokenizer
@@ -63,10 +64,11 @@ class JanusObjective:
     examples: Gives = "conversations"
 
     def __init__(self, c: JanusTraining, seed: int):
+        CheckpointConfig(c.model, c.processor).check("the task")
         self.config, self.seed = c, seed
         self.model = Janus(c.model)
         if c.start_from:
-            start = load(Path(c.start_from)).model.state_dict()
+            start = load(find_checkpoint(c.start_from)).model.state_dict()
             check_tensors(start, self.model.state_dict(), f"start_from {c.start_from}")
             self.model.load_state_dict(start)
         else:
