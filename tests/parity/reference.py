@@ -38,8 +38,11 @@ def tokenizer_file(path: Path, template: str) -> Path:
     return path
 
 
-def make_model(seed: int = 0) -> JanusForConditionalGeneration:
-    """Random weights, large enough that no part can be left out unseen."""
+def make_model(seed: int = 0, tied: bool = False) -> JanusForConditionalGeneration:
+    """Random weights, large enough that no part can be left out unseen.
+
+    tied: the text head is the embedding. As transformers' converter does, only the outermost config says so.
+    """
     torch.manual_seed(seed)
     text = LlamaConfig(
         vocab_size=1088,
@@ -52,7 +55,6 @@ def make_model(seed: int = 0) -> JanusForConditionalGeneration:
         max_position_embeddings=1024,
         rope_theta=10000.0,
         rms_norm_eps=1e-6,
-        tie_word_embeddings=False,
     )
     vision = JanusVisionConfig(
         hidden_size=WIDTH,
@@ -63,6 +65,7 @@ def make_model(seed: int = 0) -> JanusForConditionalGeneration:
         mlp_ratio=2.0,
         num_image_tokens=NUM_FEATURES,
         projection_dim=WIDTH,
+        depth=2,
     )
     vq = JanusVQVAEConfig(
         embed_dim=8,
@@ -73,21 +76,25 @@ def make_model(seed: int = 0) -> JanusForConditionalGeneration:
         num_res_blocks=2,
         projection_dim=WIDTH,
         image_token_embed_dim=WIDTH,
+        depth=2,  # no field of this config; the converter gives it, and every save keeps it
     )
-    config = JanusConfig(text_config=text, vision_config=vision, vq_config=vq, tie_word_embeddings=False)
+    config = JanusConfig(text_config=text, vision_config=vision, vq_config=vq, tie_word_embeddings=tied)
     model = JanusForConditionalGeneration(config).eval().requires_grad_(False)
     for name, p in model.named_parameters():
         if p.dim() == 1:
             p.add_(0.1 * torch.randn(p.shape))
         else:
             p.copy_(torch.randn(p.shape) * (1.0 if "embed" in name else p[0].numel() ** -0.5))
+    if tied:  # else the model would say one word again and again
+        model.model.language_model.embed_tokens.weight.mul_(0.03)
     return model
 
 
 def make_reference(
-    folder: Path, template: str = "deepseek", seed: int = 0
+    folder: Path, template: str = "deepseek", seed: int = 0, tied: bool = False
 ) -> tuple[JanusForConditionalGeneration, JanusProcessor]:
-    """Model and processor of transformers, saved into `folder` by their own `save_pretrained`."""
+    """Model and processor of transformers, saved into `folder` by the steps of its own converter
+    (convert_janus_weights_to_hf.py), and read from there again by transformers."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_file=str(tokenizer_file(folder / "tokenizer.json", template)),
@@ -101,17 +108,19 @@ def make_reference(
     images = JanusImageProcessorPil(size={"height": SIZE_PX, "width": SIZE_PX}, image_mean=half, image_std=half)
     user, assistant = ROLES[template]
     processor = JanusProcessor(images, tokenizer, chat_template=f"{user}{assistant}", num_image_tokens=NUM_FEATURES)
-    model = make_model(seed)
+    model = make_model(seed, tied)
     model.config.image_token_id = tokenizer.convert_tokens_to_ids(PICTURE)
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
+        guidance_scale=5.0,
+        temperature=1.0,
         generation_kwargs={"boi_token_id": tokenizer.convert_tokens_to_ids(BOI)},
     )
-    model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    return model, processor
+    model.save_pretrained(folder)
+    return JanusForConditionalGeneration.from_pretrained(folder).eval().requires_grad_(False), processor
 
 
 # Keys of transformers -> official keys, in the order of transformers' own converter.
@@ -139,6 +148,18 @@ RENAMED = (
 )
 
 
+# What official files hold and nobody needs: SigLIP's pooling head (siglip_vit.py) and the use of codes (vq_model.py).
+UNUSED = {
+    "vision_model.vision_tower.attn_pool.latent": torch.zeros(1, 1, WIDTH),
+    **{
+        f"vision_model.vision_tower.attn_pool.{layer}.{leaf}": torch.zeros(WIDTH)
+        for layer in ("q", "kv", "norm", "proj", "mlp.fc1", "mlp.fc2")
+        for leaf in ("weight", "bias")
+    },
+    "gen_vision_model.quantize.codebook_used": torch.zeros(65536),
+}
+
+
 def official_state(model: JanusForConditionalGeneration) -> dict[str, torch.Tensor]:
     """The weights under their official names, with the tensors that official files hold and nobody needs."""
     state = {}
@@ -150,9 +171,7 @@ def official_state(model: JanusForConditionalGeneration) -> dict[str, torch.Tens
         parts = [state.pop(name.replace("q_proj", f"{x}_proj")) for x in "qkv"]
         state[name.replace("self_attn.q_proj", "attn.qkv")] = torch.cat(parts)
     state["vision_model.vision_tower.pos_embed"] = state["vision_model.vision_tower.pos_embed"][None]
-    state["vision_model.vision_tower.attn_pool.latent"] = torch.zeros(1, 1, WIDTH)
-    state["gen_vision_model.quantize.codebook_used"] = torch.zeros(65536)
-    return state
+    return state | UNUSED
 
 
 def official_config(model: JanusForConditionalGeneration) -> dict[str, Any]:
@@ -193,6 +212,7 @@ def official_config(model: JanusForConditionalGeneration) -> dict[str, Any]:
             "num_hidden_layers": text.num_hidden_layers,
             "num_attention_heads": text.num_attention_heads,
             "num_key_value_heads": text.num_key_value_heads,
+            "tie_word_embeddings": model.config.tie_word_embeddings,
             "max_position_embeddings": text.max_position_embeddings,
         },
         "vision_config": {

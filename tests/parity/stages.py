@@ -5,6 +5,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,11 +14,12 @@ from PIL import Image
 from torch import Tensor
 from transformers import JanusForConditionalGeneration, JanusProcessor
 
-from openjanus.inference.engine import Engine
+from openjanus.inference.engine import Engine, load
 from openjanus.inference.sampling import SamplingOptions
 from openjanus.model.janus import Janus
 from openjanus.processing.processor import Message
 from openjanus.sequence import Batch, Kind, TextSpan, UnderstandSpan, collate
+from tests.parity import reference
 from tests.parity.reference import BOI, EOI, NUM_FEATURES, PAD, PICTURE, ROLES, SIZE_PX
 
 PROMPTS = ("a cat", "two red apples on a white background", "three small dogs above a big blue umbrella, in the style")
@@ -39,6 +41,19 @@ class Pair:
     @property
     def template(self) -> str:
         return self.engine.processor.config.template
+
+
+KINDS = ("transformers", "tied", "official")  # folders of a reference
+
+
+def make_pair(folder: Path, kind: str, template: str = "deepseek") -> Pair:
+    """A reference in a folder of one of `KINDS`, read by both implementations."""
+    tied = kind == "tied"
+    seed = 3 if tied else 0  # whose greedy answers have several words
+    model, processor = reference.make_reference(folder / "transformers", template, seed, tied)
+    if kind == "official":
+        reference.write_official(model, folder / "official", template)
+    return Pair(model, processor, load(folder / kind.replace("tied", "transformers"), "cpu", "float32"))
 
 
 def noise(*shape: int) -> Tensor:

@@ -1,4 +1,9 @@
-"""Every stage equals transformers' Janus, from its own folder and from the official folder of the same weights."""
+"""Every stage equals transformers' Janus, from its own folders, tied and not, and from the official folder of the same
+weights."""
+
+import json
+import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +14,9 @@ from transformers import AutoProcessor, JanusForConditionalGeneration
 import openjanus
 from openjanus.processing.image import understanding_pixels
 from openjanus.processing.processor import Message
+from openjanus.testing import TINY, tiny_checkpoint, tiny_janus
 from openjanus.weights import checkpoint
+from openjanus.weights.config import Checkpoint
 from tests.parity import reference, stages
 from tests.parity.stages import Pair
 
@@ -17,15 +24,38 @@ transformers.logging.set_verbosity_error()
 TEMPLATES = ("deepseek", "deepseek_old")
 
 
-@pytest.fixture(scope="module", params=["transformers", "official"])
+@pytest.fixture(scope="module", params=stages.KINDS)
 def pair(request, tmp_path_factory) -> Pair:
-    return make_pair(tmp_path_factory.mktemp("reference"), request.param)
+    return stages.make_pair(tmp_path_factory.mktemp("reference"), request.param)
 
 
-def make_pair(folder, form: str, template: str = "deepseek") -> Pair:
-    model, processor = reference.make_reference(folder / "transformers", template)
-    reference.write_official(model, folder / "official", template)
-    return Pair(model, processor, openjanus.load(folder / form, "cpu", "float32"))
+@pytest.fixture(scope="module", params=TEMPLATES)
+def official_pair(request, tmp_path_factory) -> Pair:
+    return stages.make_pair(tmp_path_factory.mktemp("official"), "official", request.param)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_references_folder_is_as_the_converter_writes_it(tied, tmp_path) -> None:
+    theirs, _ = reference.make_reference(tmp_path, tied=tied)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["vq_config"]["depth"] == 2
+    assert config["tie_word_embeddings"] is tied and config["text_config"]["tie_word_embeddings"] is False
+    assert ("lm_head.weight" in load_file(tmp_path / "model.safetensors")) is not tied
+    assert (theirs.lm_head.weight is theirs.model.language_model.embed_tokens.weight) is tied
+
+
+@pytest.mark.parametrize("says", [True, None])
+def test_a_stored_head_counts_whatever_the_config_says(says, tmp_path) -> None:
+    """Older folders of the converter hold a head of its own, and no word of it at the outermost level."""
+    reference.make_reference(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config.pop("tie_word_embeddings")
+    (tmp_path / "config.json").write_text(
+        json.dumps(config if says is None else {**config, "tie_word_embeddings": says})
+    )
+    theirs = JanusForConditionalGeneration.from_pretrained(tmp_path)
+    assert torch.equal(checkpoint.load(tmp_path).model.language_model.text_head.weight, theirs.lm_head.weight)
+    assert not torch.equal(theirs.lm_head.weight, theirs.model.language_model.embed_tokens.weight)
 
 
 @pytest.mark.parametrize("stage", stages.CLOSE)
@@ -81,12 +111,11 @@ TALKS = {
 }
 
 
-@pytest.mark.parametrize("template", TEMPLATES)
 @pytest.mark.parametrize("talk", TALKS)
-def test_token_ids_are_the_references(talk, template, tmp_path) -> None:
+def test_token_ids_are_the_references(talk, official_pair) -> None:
     """The reference encodes the whole conversation as one string, in the words of conversation.py."""
-    pair = make_pair(tmp_path, "official", template)
-    user, assistant = reference.ROLES[template]
+    pair = official_pair
+    user, assistant = reference.ROLES[pair.template]
     system = pair.engine.processor.config.system_prompt
     assert system.startswith("You are a helpful language and vision assistant.")
     content, words = TALKS[talk]
@@ -113,17 +142,23 @@ def test_pixels_agree_within_a_level(pair, size) -> None:
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("template", TEMPLATES)
-def test_transformers_reads_what_we_write(template, tmp_path) -> None:
-    """Our folder in transformers' format: every tensor used, the same numbers, the same words."""
-    model, _ = reference.make_reference(tmp_path / "theirs", template)
-    checkpoint.save(checkpoint.load(tmp_path / "theirs", dtype=None), tmp_path / "ours", form="transformers")
-    again, told = JanusForConditionalGeneration.from_pretrained(tmp_path / "ours", output_loading_info=True)
+def read_by_both(folder) -> Pair:
+    """A folder of ours in transformers' format, every tensor of which transformers must use."""
+    theirs, told = JanusForConditionalGeneration.from_pretrained(folder, output_loading_info=True)
     assert not any(told.values()), told
+    processor = AutoProcessor.from_pretrained(folder)
+    return Pair(theirs.eval().requires_grad_(False), processor, openjanus.load(folder, "cpu", "float32"))
+
+
+@pytest.mark.parametrize(("template", "tied"), [("deepseek", False), ("deepseek_old", True)])
+def test_transformers_reads_what_we_write(template, tied, tmp_path) -> None:
+    """Our folder in transformers' format: every tensor used, the same numbers, the same words."""
+    model, _ = reference.make_reference(tmp_path / "theirs", template, tied=tied)
+    checkpoint.save(checkpoint.load(tmp_path / "theirs", dtype=None), tmp_path / "ours", form="transformers")
+    pair = read_by_both(tmp_path / "ours")
+    processor = pair.their_processor
     for name, tensor in model.state_dict().items():
-        assert torch.equal(again.state_dict()[name], tensor), name
-    processor = AutoProcessor.from_pretrained(tmp_path / "ours")
-    pair = Pair(again.eval(), processor, openjanus.load(tmp_path / "ours", "cpu", "float32"))
+        assert torch.equal(pair.theirs.state_dict()[name], tensor), name
     for ours, theirs in (stages.greedy_image_ids_guidance_5(pair), stages.greedy_text_two_turns(pair)):
         assert torch.equal(ours, theirs)
     said = [
@@ -141,6 +176,46 @@ def test_transformers_reads_what_we_write(template, tmp_path) -> None:
     assert stages.document_ids(pair, messages) == inputs["input_ids"][0].tolist()
 
 
+def test_transformers_runs_a_body_with_qk_norm(tmp_path) -> None:
+    config = replace(TINY, language_model=replace(TINY.language_model, qk_norm=True))
+    processor = checkpoint.load(tiny_checkpoint(tmp_path / "tiny", "transformers")).processor
+    checkpoint.save(Checkpoint(tiny_janus(0, config), processor, {}), tmp_path / "ours", form="transformers")
+    pair = read_by_both(tmp_path / "ours")
+    for stage in (stages.text_logits, stages.text_logits_with_cache, stages.first_step_image_logits):
+        ours, theirs = stage(pair)
+        torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=2e-5)
+    for stage in (stages.greedy_image_ids_guidance_5, stages.greedy_text_one_picture):
+        ours, theirs = stage(pair)
+        assert torch.equal(ours, theirs)
+    pair.theirs.save_pretrained(tmp_path / "theirs")
+    for name in ("tokenizer.json", "processor_config.json", "preprocessor_config.json"):
+        shutil.copyfile(tmp_path / "ours" / name, tmp_path / "theirs" / name)
+    assert checkpoint.load(tmp_path / "theirs").model.config == config
+
+
+def test_the_system_prompt_is_that_of_transformers_where_its_processor_uses_it(tmp_path) -> None:
+    """As its converter sets it. (Its processor writes the prompt before the begin-of-sentence token of the words.)"""
+    model, processor = reference.make_reference(tmp_path)
+    processor.use_default_system_prompt = True
+    processor.save_pretrained(tmp_path)
+    pair = Pair(model, processor, openjanus.load(tmp_path, "cpu"))
+    user, assistant = reference.ROLES["deepseek"]
+    theirs = processor(text=f"{user}: hello\n\n{assistant}:", return_tensors="pt")["input_ids"][0].tolist()
+    assert stages.document_ids(pair, [Message("user", ["hello"])])[1:] == theirs
+
+
+def test_a_preprocessor_that_names_no_mean_has_that_of_transformers(tmp_path) -> None:
+    reference.make_reference(tmp_path)
+    config = json.loads((tmp_path / "processor_config.json").read_text())
+    for key in ("image_mean", "image_std", "background_color"):
+        del config["image_processor"][key]
+    (tmp_path / "processor_config.json").write_text(json.dumps(config))
+    image = stages.picture(3, 64, 32)
+    theirs = AutoProcessor.from_pretrained(tmp_path).image_processor(image, return_tensors="pt")["pixel_values"][0]
+    ours = understanding_pixels(image, checkpoint.load(tmp_path).processor.config.pixels)
+    torch.testing.assert_close(ours, theirs, atol=2 / 255 / 0.25, rtol=0)
+
+
 def test_a_circle_of_conversions_changes_no_bit(tmp_path) -> None:
     model, _ = reference.make_reference(tmp_path / "reference")
     folder = reference.write_official(model, tmp_path / "official")
@@ -150,7 +225,7 @@ def test_a_circle_of_conversions_changes_no_bit(tmp_path) -> None:
         checkpoint.save(checkpoint.load(folder, dtype=None), tmp_path / f"as-{form}", form=form)
         folder = tmp_path / f"as-{form}"
     again = load_file(folder / "model.safetensors")
-    dropped = {"vision_model.vision_tower.attn_pool.latent", "gen_vision_model.quantize.codebook_used"}
-    assert weights.keys() - again.keys() == dropped and not again.keys() - weights.keys()
+    assert weights.keys() - again.keys() == reference.UNUSED.keys() and not again.keys() - weights.keys()
+    assert len(reference.UNUSED) == 14
     for name, tensor in again.items():
         assert tensor.dtype == torch.bfloat16 and torch.equal(tensor, weights[name]), name
