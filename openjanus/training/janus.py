@@ -64,7 +64,7 @@ class JanusObjective:
     examples: Gives = "conversations"
 
     def __init__(self, c: JanusTraining, seed: int):
-        CheckpointConfig(c.model, c.processor).check("the task")
+        CheckpointConfig(c.model, c.processor).check()
         self.config, self.seed = c, seed
         self.model = Janus(c.model)
         if c.start_from:

@@ -130,7 +130,10 @@ def _read_config(
     vocab_size = config.model.language_model.vocab_size
     if text.vocab_size > vocab_size:
         raise ValueError(f"{folder}: the tokenizer has {text.vocab_size} ids, the model only {vocab_size}")
-    config.check(str(folder))
+    try:
+        config.check()
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None
     return config, text
 
 
@@ -172,7 +175,6 @@ def save(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None = None,
     Raises ValueError for a model that the format has no place for, and for values that are not finite in `dtype`.
     """
     folder = Path(folder)
-    checkpoint.config.check(f"the model for {folder}")
     is_new = not folder.is_dir()
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob(".draft-*"):  # of a process that was killed while it saved

@@ -15,26 +15,19 @@ class CheckpointConfig:
     processor: ProcessorConfig
     sampling: dict[str, float] = field(default_factory=dict)
 
-    def check(self, where: str) -> None:
-        """Raises ValueError if the processor prepares pictures that the understanding eye cannot take; `where` names
-        the checkpoint in it."""
+    def check(self) -> None:
+        """Raises ValueError if the processor prepares pictures that the understanding eye cannot take."""
         eye, processor = self.model.vision_encoder, self.processor
-        for ours, theirs, one, other in (
-            (
-                "processor.num_features",
-                "number of positions of model.vision_encoder",
-                processor.num_features,
-                eye.num_features,
-            ),
-            (
-                "processor.pixels.size_px",
-                "model.vision_encoder.image_size_px",
-                processor.pixels.size_px,
-                eye.image_size_px,
-            ),
-        ):
-            if one != other:
-                raise ValueError(f"{where}: {ours} is {one}, but the {theirs} is {other}: they must be equal")
+        if processor.num_features != eye.num_features:
+            raise ValueError(
+                f"processor.num_features is {processor.num_features}, but model.vision_encoder has {eye.num_features} "
+                "positions: they must be equal"
+            )
+        if processor.pixels.size_px != eye.image_size_px:
+            raise ValueError(
+                f"processor.pixels.size_px is {processor.pixels.size_px}, but model.vision_encoder.image_size_px is "
+                f"{eye.image_size_px}: they must be equal"
+            )
 
 
 @dataclass(frozen=True)
@@ -51,12 +44,15 @@ class About:
 
 @dataclass
 class Checkpoint:
-    """A model with all that belongs to it."""
+    """A model with all that belongs to it. Raises ValueError if its parts do not fit together."""
 
     model: Janus
     processor: Processor
     sampling: dict[str, float]
     about: About | None = None
+
+    def __post_init__(self) -> None:
+        self.config.check()
 
     @property
     def config(self) -> CheckpointConfig:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -10,7 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import openjanus
+from openjanus.cli import main
+from openjanus.recipes import find_recipe
 from openjanus.testing import tiny_checkpoint
+from openjanus.training.janus import JanusTraining, starting_tokenizer
 from openjanus.weights import checkpoint, hub
 from openjanus.weights.hub import BUNDLED, find_checkpoint
 
@@ -71,6 +75,22 @@ def test_nano_is_the_bundled_model_whatever_lies_here(tmp_path, monkeypatch) -> 
         assert find_checkpoint(source).absolute() == tmp_path / "nano"
     with pytest.raises(ValueError, match="nano is bundled: a revision belongs to a hub id"):
         find_checkpoint("nano", "main")
+
+
+def test_nano_is_the_bundled_model_for_every_command_and_training(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny_checkpoint("nano")
+    Path("nano/run.json").write_text("{}")  # as `train --out nano` leaves it
+    main(["convert", "nano", "converted"])
+    run = find_recipe("nano.longer")()
+    assert isinstance(run.task, JanusTraining)
+    task = replace(run.task, start_from="nano")
+    for tokenizer in (
+        checkpoint.load(Path("converted")).model.generation.tokenizer,
+        openjanus.load("nano", "cpu").model.generation.tokenizer,
+        starting_tokenizer(task),
+    ):
+        assert tokenizer.config.num_ids == 1024
 
 
 def test_a_run_stands_for_the_model_that_it_ended_with(tmp_path) -> None:
