@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from openjanus.model.image_tokenizer import ImageTokenizerConfig
-from openjanus.model.janus import JanusConfig
 from openjanus.processing.image import PixelConfig
 from openjanus.processing.processor import ROLES
 from openjanus.processing.text import BOS, EOS, IMAGE_PLACEHOLDER, PAD, SPECIAL_TOKENS, TextTokenizer
+from openjanus.weights.config import CheckpointConfig
 from openjanus.weights.fields import Fields
 
 # Both preprocessors' own defaults; Janus's files set 0.5.
@@ -44,7 +44,7 @@ def read_pixels(c: Fields, size_px: int, as_configured: bool) -> PixelConfig:
     c.expect("resample", 3)
     if abs(c.take("rescale_factor", float, 1 / 255) * 255 - 1) > 1e-6:
         c.expect("rescale_factor", 1 / 255)
-    min_side = c.take("min_size", int, default.min_side_px)
+    min_side = c.size("min_size", default.min_side_px)
     c.ignore(
         "image_processor_type", "processor_class", "auto_map", "data_format", "input_data_format", "return_tensors",
         "crop_size", "do_center_crop", "device", "disable_grouping", "pad_size", "default_to_square",
@@ -94,12 +94,12 @@ def choose_template(folder: Path, text: TextTokenizer, tokens: bool) -> Literal[
     return "deepseek" if tokens else "deepseek_old"
 
 
-def check_plain(m: JanusConfig, what: str, qk_norm: bool = False) -> None:
-    """Raises ValueError that names all of a model that a foreign format has no place for.
+def check_plain(c: CheckpointConfig, what: str, qk_norm: bool = False) -> None:
+    """Raises ValueError that names all of a checkpoint that a foreign format has no place for.
 
     qk_norm: the format has a place for the norms of queries and keys.
     """
-    lm, vq, vision = m.language_model, m.image_tokenizer, m.vision_encoder
+    lm, vq, vision = c.model.language_model, c.model.image_tokenizer, c.model.vision_encoder
     plain = ImageTokenizerConfig()
     wrong = [
         f"image_tokenizer.{name}={getattr(vq, name)}"
@@ -114,6 +114,8 @@ def check_plain(m: JanusConfig, what: str, qk_norm: bool = False) -> None:
         wrong.append("vision_encoder.pooling_head")
     if lm.qkv_bias:
         wrong.append("language_model.qkv_bias")
+    if c.processor.pictures_first:  # without it, questions before pictures are answered worse
+        wrong.append("processor.pictures_first")
     instead = "use openjanus's own format (--format openjanus), which openjanus and its plugin for vLLM read"
     if lm.qk_norm and not qk_norm:
         if not wrong:
