@@ -58,7 +58,7 @@ def read_body(c: Fields, tied: bool, kinds: tuple[str, ...] = (LLAMA,)) -> Langu
     kind = c.take("model_type", str, LLAMA)
     if kind == QWEN3:
         experts = "num_local_experts" if "num_local_experts" in c.data else "num_experts"
-        c.take(experts, int)
+        c.take(experts, int)  # more than none by default
         c.expect(experts, 0)
         c.ignore("decoder_sparse_step", "mlp_only_layers", "moe_*", "*expert*", "norm_topk_prob", "*router*")
     c.expect("hidden_act", "silu")
@@ -72,7 +72,7 @@ def read_body(c: Fields, tied: bool, kinds: tuple[str, ...] = (LLAMA,)) -> Langu
     theta = rope.take("rope_theta", float, 10000.0)
 
     def size(key: str) -> int:
-        return c.take(key, int, LLAMA_DEFAULTS[key] if kind == LLAMA else MISSING)
+        return c.size(key, MISSING if kind == QWEN3 else LLAMA_DEFAULTS[key])
 
     num_heads, width = size("num_attention_heads"), size("hidden_size")
     config = LanguageModelConfig(
@@ -80,8 +80,8 @@ def read_body(c: Fields, tied: bool, kinds: tuple[str, ...] = (LLAMA,)) -> Langu
         width=width,
         num_layers=size("num_hidden_layers"),
         num_heads=num_heads,
-        num_kv_heads=c.take("num_key_value_heads", int, num_heads),
-        head_width=c.take("head_dim", int, width // num_heads),
+        num_kv_heads=c.size("num_key_value_heads", num_heads),
+        head_width=c.size("head_dim", width // num_heads),
         ffn_width=size("intermediate_size"),
         rms_eps=c.take("rms_norm_eps", float, 1e-6),
         rope_theta=c.take("rope_theta", float, theta),

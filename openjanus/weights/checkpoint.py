@@ -177,14 +177,15 @@ def save(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None = None,
     folder = Path(folder)
     is_new = not folder.is_dir()
     folder.mkdir(parents=True, exist_ok=True)
-    for stale in folder.glob(".draft-*"):  # of a process that was killed while it saved
-        shutil.rmtree(stale, ignore_errors=True)
+    for left in folder.glob(".draft-*"):  # by a process that was killed while it saved
+        shutil.rmtree(left, ignore_errors=True)
     draft = folder / f".draft-{os.getpid()}"
     try:
         draft.mkdir()
         written = _write(checkpoint, draft, dtype, form)
-        before = {*_weights_in(folder), "model.safetensors.index.json", "pytorch_model.bin.index.json", "about.json"}
-        for name in ("config.json", *(before - set(written))):
+        indexes = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+        stale_files = {*_weights_in(folder), *indexes, "about.json"} - set(written)
+        for name in ("config.json", *stale_files):
             (folder / name).unlink(missing_ok=True)
         for name in sorted(written, key=lambda name: name == "config.json"):
             os.replace(draft / name, folder / name)

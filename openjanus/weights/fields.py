@@ -91,6 +91,20 @@ class Fields:
             raise ValueError(f"{self.file}: {self.path(key)} is {value!r}, expected {kind.__name__}")
         return value
 
+    def size(self, key: str, default: Any = MISSING) -> int:
+        """A whole number of 1 or more."""
+        value = self.take(key, int, default)
+        if value < 1:
+            raise ValueError(f"{self.file}: {self.path(key)} is {value}, expected 1 or more")
+        return value
+
+    def sizes(self, key: str, default: tuple[int, ...]) -> tuple[int, ...]:
+        """Several such numbers."""
+        values = self.take(key, list, list(default))
+        if not values or not all(isinstance(x, int) and x >= 1 for x in values):
+            raise ValueError(f"{self.file}: {self.path(key)} is {values!r}, expected whole numbers of 1 or more")
+        return tuple(values)
+
     def inner(self, key: str, default: Any = MISSING) -> "Fields":
         """The mapping at a key, the same one each time it is asked for."""
         if key not in self.sections:

@@ -44,7 +44,7 @@ def read_pixels(c: Fields, size_px: int, as_configured: bool) -> PixelConfig:
     c.expect("resample", 3)
     if abs(c.take("rescale_factor", float, 1 / 255) * 255 - 1) > 1e-6:
         c.expect("rescale_factor", 1 / 255)
-    min_side = c.take("min_size", int, default.min_side_px)
+    min_side = c.size("min_size", default.min_side_px)
     c.ignore(
         "image_processor_type", "processor_class", "auto_map", "data_format", "input_data_format", "return_tensors",
         "crop_size", "do_center_crop", "device", "disable_grouping", "pad_size", "default_to_square",
@@ -112,17 +112,17 @@ def check_plain(c: CheckpointConfig, what: str, qk_norm: bool = False) -> None:
         )
     if vision.pooling_head:
         wrong.append("vision_encoder.pooling_head")
-    if c.processor.pictures_first:
-        wrong.append("processor.pictures_first")
     if lm.qkv_bias:
         wrong.append("language_model.qkv_bias")
+    if c.processor.pictures_first:  # without it, questions before pictures are answered worse
+        wrong.append("processor.pictures_first")
     instead = "use openjanus's own format (--format openjanus), which openjanus and its plugin for vLLM read"
     if lm.qk_norm and not qk_norm:
         if not wrong:
             instead = "use the transformers format (--format transformers), or openjanus's own"
         wrong.append("language_model.qk_norm")
     if wrong:
-        raise ValueError(f"the {what} format has no place for {', '.join(wrong)} of this checkpoint: {instead}")
+        raise ValueError(f"the {what} format has no place for {', '.join(wrong)} of this model: {instead}")
 
 
 def write_tokenizer(text: TextTokenizer, folder: Path, more: dict[str, Any] | None = None) -> list[str]:

@@ -64,7 +64,7 @@ def read_config(
     head = c.inner("gen_head_config")
     head.expect("cls", "vision_head")
     p = head.inner("params")
-    head_width = p.take("image_token_embed", int)
+    head_width = p.size("image_token_embed")
     p.expect("image_token_size", tokenizer.num_ids)
     p.expect("n_embed", text.width)
     for fields in (c, head, p):
@@ -88,8 +88,8 @@ def _vision(c: Fields) -> VisionEncoderConfig:
     p.expect("pixel_mean")
     p.expect("pixel_std")
     default = VisionEncoderConfig()
-    sizes = {ours: p.take(theirs, int, getattr(default, ours)) for theirs, ours in VISION_KEYS.items()}
-    config = VisionEncoderConfig(image_size_px=p.take("image_size", int, default.image_size_px), **sizes)
+    sizes: dict[str, Any] = {ours: p.size(theirs, getattr(default, ours)) for theirs, ours in VISION_KEYS.items()}
+    config = VisionEncoderConfig(image_size_px=p.size("image_size", default.image_size_px), **sizes)
     for fields in (c, p):
         _ignore_indifferent(fields)
     return config
@@ -99,12 +99,13 @@ def _image_tokenizer(c: Fields, image_size_px: int) -> ImageTokenizerConfig:
     c.expect("cls", "VQ-16")
     p = c.inner("params")
     default = ImageTokenizerConfig()
+    sizes: dict[str, Any] = {ours: p.size(theirs, getattr(default, ours)) for theirs, ours in VQ_KEYS.items()}
     config = ImageTokenizerConfig(
         image_size_px=image_size_px,
-        width_multipliers=tuple(p.take("ch_mult", list, list(default.width_multipliers))),
-        num_ids=p.take("image_token_size", int),
-        code_width=p.take("n_embed", int),
-        **{ours: p.take(theirs, int, getattr(default, ours)) for theirs, ours in VQ_KEYS.items()},
+        width_multipliers=p.sizes("ch_mult", default.width_multipliers),
+        num_ids=p.size("image_token_size"),
+        code_width=p.size("n_embed"),
+        **sizes,
     )
     for fields in (c, p):
         _ignore_indifferent(fields)

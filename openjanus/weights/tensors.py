@@ -177,7 +177,8 @@ def is_finite(tensor: Tensor) -> bool:
     """Whether a tensor holds neither NaN nor infinities; in one pass, without a copy."""
     if not tensor.is_floating_point() or not tensor.numel():
         return True
-    least, largest = torch.aminmax(tensor)
+    # of 8-bit formats torch knows no least and largest
+    least, largest = torch.aminmax(tensor if tensor.element_size() > 1 else tensor.float())
     return math.isfinite(least.item()) and math.isfinite(largest.item())
 
 

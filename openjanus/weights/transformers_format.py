@@ -80,15 +80,15 @@ def read_config(
 
 def _vision(c: Fields, text_width: int) -> VisionEncoderConfig:
     default = VisionEncoderConfig()
-    width = c.take("hidden_size", int, default.width)
+    width = c.size("hidden_size", default.width)
     # older files give the MLP's width itself
-    mlp_width = c.take("intermediate_size", int, int(width * c.take("mlp_ratio", float, 4.0)))
+    mlp_width = c.size("intermediate_size", int(width * c.take("mlp_ratio", float, 4.0)))
     config = VisionEncoderConfig(
-        image_size_px=c.take("image_size", int, default.image_size_px),
-        patch_px=c.take("patch_size", int, default.patch_px),
+        image_size_px=c.size("image_size", default.image_size_px),
+        patch_px=c.size("patch_size", default.patch_px),
         width=width,
-        num_layers=c.take("num_hidden_layers", int, default.num_layers),
-        num_heads=c.take("num_attention_heads", int, default.num_heads),
+        num_layers=c.size("num_hidden_layers", default.num_layers),
+        num_heads=c.size("num_attention_heads", default.num_heads),
         mlp_width=mlp_width,
     )
     c.expect("num_channels", 3)
@@ -108,12 +108,12 @@ def _image_tokenizer(c: Fields, vision: VisionEncoderConfig, text_width: int) ->
     default = ImageTokenizerConfig()
     config = ImageTokenizerConfig(
         image_size_px=vision.image_size_px,
-        base_width=c.take("base_channels", int, default.base_width),
-        width_multipliers=tuple(c.take("channel_multiplier", list, list(default.width_multipliers))),
-        num_res_blocks=c.take("num_res_blocks", int, default.num_res_blocks),
-        latent_width=c.take("latent_channels", int, default.latent_width),
-        num_ids=c.take("num_embeddings", int, default.num_ids),
-        code_width=c.take("embed_dim", int, default.code_width),
+        base_width=c.size("base_channels", default.base_width),
+        width_multipliers=c.sizes("channel_multiplier", default.width_multipliers),
+        num_res_blocks=c.size("num_res_blocks", default.num_res_blocks),
+        latent_width=c.size("latent_channels", default.latent_width),
+        num_ids=c.size("num_embeddings", default.num_ids),
+        code_width=c.size("embed_dim", default.code_width),
     )
     patches = vision.image_size_px // vision.patch_px
     if config.grid_side != patches:

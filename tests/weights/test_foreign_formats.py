@@ -184,6 +184,14 @@ OFFICIAL_CHANGES = {
     "tokenizer": (lambda c: c["gen_vision_config"].update(cls="VQ-8"), ("VQ-8", "VQ-16")),
     "width": (lambda c: c["aligner_config"]["params"].update(n_embed=32), ("n_embed", "32")),
     "type": (lambda c: c["language_config"].update(num_hidden_layers="2"), ("num_hidden_layers", "expected int")),
+    "nothing": (
+        lambda c: c["language_config"].update(num_attention_heads=0),
+        ("num_attention_heads is 0", "1 or more"),
+    ),
+    "levels": (
+        lambda c: c["gen_vision_config"]["params"].update(ch_mult=["1"]),
+        ("gen_vision_config.params.ch_mult is ['1']", "whole numbers"),
+    ),
     "section": (lambda c: c.pop("gen_head_config"), ("gen_head_config is missing",)),
     "new section": (lambda c: c.update(audio_config={}), ("audio_config",)),
     "model": (lambda c: c.update(model_type="llava"), ("model_type 'llava'", "Janus-1.3B")),
