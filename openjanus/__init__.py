@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from openjanus.inference.engine import Engine, load
-    from openjanus.processing.processor import Message
+    from openjanus.processing.message import Message
 
 __all__ = ["Engine", "Message", "load"]
 __version__ = "0.1.0"
 
-_HOMES = {"Engine": "inference.engine", "load": "inference.engine", "Message": "processing.processor"}
+_HOMES = {"Engine": "inference.engine", "load": "inference.engine", "Message": "processing.message"}
 
 
 def __getattr__(name: str) -> Any:

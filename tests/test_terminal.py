@@ -1,5 +1,6 @@
 """A conversation in the terminal: pictures by path, history, drawings, and mistakes that end nothing."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,8 @@ from PIL import Image
 
 from openjanus.inference.engine import Engine
 from openjanus.inference.sampling import SamplingOptions
+from openjanus.processing.message import Message
+from openjanus.sequence import TextSpan
 from openjanus.terminal import Chat, with_pictures
 from tests import tiny
 
@@ -92,3 +95,12 @@ def test_a_mark_puts_a_picture_among_the_words(picture) -> None:
     chat = converse(f'@"{picture}" <image_placeholder> is Figure 1. What is it?')
     document = chat.engine.processor.prompt(chat.messages[:1])
     assert chat.engine.processor.text.decode(document[2].ids).startswith(" is Figure 1. What is it?")
+
+
+def test_a_question_before_its_picture_is_written_as_one_behind_it(picture) -> None:
+    processor = tiny.processor(replace(tiny.PROCESSOR, pictures_first=True))
+    turns = [
+        Message("user", with_pictures(line)) for line in (f'what is it? @"{picture}"', f'@"{picture}" what is it?')
+    ]
+    prompts = [[span.ids for span in processor.prompt([turn]) if isinstance(span, TextSpan)] for turn in turns]
+    assert prompts[0] == prompts[1]
