@@ -6,6 +6,7 @@ import { composer, setUp as setUpComposer } from "./composer.js";
 import { $, button, counted } from "./dom.js";
 import { notice, tell } from "./messages.js";
 import { copyText, saveConversation, saveDrawing } from "./save.js";
+import { openKey, setUp as setUpSettings } from "./settings.js";
 import * as store from "./store.js";
 import { askTurn, attempts, drawTurn, followers, hasPicture } from "./talk.js";
 import { viewOf } from "./turns.js";
@@ -15,7 +16,7 @@ const PARTIAL_IMAGES = 16;
 const RETRY_TEMPERATURE = 0.8;
 const LEFT = { message: "The page was closed before this was done.", status: 0, code: null };
 
-const state = { turns: [], running: null, model: null, isRestored: false };
+const state = { turns: [], running: null, model: null, isOut: false, isRestored: false };
 const views = new Map(); // turn -> its view
 
 // The conversation on the page
@@ -72,7 +73,7 @@ function noteScroll() {
 async function keep(turn, record = turn) {
   try {
     if (await store.keep(record)) {
-      notice("This browser keeps 50 MB of a conversation, and that is full: after a reload the oldest turns will be gone. Save what you want to keep.", button("Save conversation", saveAll));
+      notice(`This browser keeps ${store.MAX_CHARS / 1e6} MB of a conversation, and that is full: after a reload the oldest turns will be gone. Save what you want to keep.`, button("Save conversation", saveAll));
     }
   } catch {
     notice("This browser does not keep the conversation: after a reload it will be gone.", button("Save conversation", saveAll));
@@ -156,7 +157,7 @@ async function run(turn, said, work) {
 function problemOf(error) {
   if (!(error instanceof ApiError)) console.error(error);
   const { message, status = 0, code = null } = error instanceof ApiError ? error : { message: "the page failed on this answer" };
-  const wait = status === 429 || status === 503 ? " It is busy: try again in a moment." : "";
+  const wait = status === 429 ? " It is busy: try again in a moment." : "";
   return { message: message.charAt(0).toUpperCase() + message.slice(1) + (/[.!?]$/.test(message) ? "" : ".") + wait, status, code };
 }
 
@@ -226,8 +227,10 @@ const randomSeed = () => crypto.getRandomValues(new Uint32Array(1))[0] % 1_000_0
 
 const startDrawing = (drawing, instead) => start(drawTurn({ ...drawing, seed: drawing.seed ?? randomSeed() }), instead);
 
-function submit() {
+async function submit() {
   if (state.running) return stop();
+  await composer.reading;
+  if (state.running) return; // a second Enter, while pictures were read
   const { mode, attached, editing } = composer;
   const words = $("words").value.trim();
   if (!words && !(mode === "ask" && attached.length)) return $("words").focus();
@@ -261,36 +264,10 @@ const actions = {
   copy: async (text) => { try { await copyText(text); tell("Copied"); } catch { notice("The browser does not allow copying."); } },
 };
 
-// Menu, colours and key
-
-const THEMES = { auto: "as the system", light: "light", dark: "dark" };
-
-function setTheme(theme) {
-  if (theme === "auto") delete document.documentElement.dataset.theme; else document.documentElement.dataset.theme = theme;
-  try { localStorage.setItem("theme", theme); } catch { /* storage is off */ }
-  $("theme").textContent = `Colours: ${THEMES[theme]}`;
-}
-
-function nextTheme() {
-  const names = Object.keys(THEMES);
-  setTheme(names[(names.indexOf(document.documentElement.dataset.theme ?? "auto") + 1) % names.length]);
-}
-
-let afterKey = null; // what waits for a key
-
-function openKey(then = null, said = "") {
-  afterKey = then;
-  $("key").value = key.get();
-  $("key-wrong").textContent = said;
-  if (!$("key-dialog").open) $("key-dialog").showModal();
-}
-
-async function useKey() {
-  const then = afterKey;
-  if ($("key-dialog").returnValue === "keep") {
-    key.set($("key").value.trim());
-    if (await loadModel()) then?.();
-  } else if (!state.model) notice("This server asks for a key.", button("Enter key", () => openKey()));
+// There is no model to ask yet.
+function tellOut(words, label, act) {
+  state.isOut = true;
+  notice(words, button(label, () => act()));
 }
 
 // Whether the server lets us in.
@@ -300,20 +277,29 @@ async function loadModel() {
     $("model").textContent = state.model.id;
     composer.setLimits(state.model.drawing);
     showAbout(state.model.id, state.model.about);
-    notice("");
+    if (state.isOut) notice("");
+    state.isOut = false;
     return true;
   } catch (error) {
-    if (error.status === 401) openKey(afterKey, key.get() ? "The server does not take this key." : "");
-    else notice(problemOf(error).message, button("Try again", loadModel));
+    if (error.status === 401) openKey(undefined, key.get() ? "The server does not take this key." : "");
+    else tellOut(problemOf(error).message, "Try again", loadModel);
     return false;
   }
 }
 
 async function restore() {
+  const unreadable = []; // written by another version of the page
   try {
     const turns = await store.load();
     state.turns = [...turns, ...state.turns];
-    for (const turn of [...turns].reverse()) place(turn);
+    for (const turn of [...turns].reverse()) {
+      try { place(turn); } catch { unreadable.push(turn); }
+    }
+    state.turns = state.turns.filter((turn) => !unreadable.includes(turn));
+    if (unreadable.length) {
+      notice(`${counted(unreadable.length, "turn")} of the kept conversation could not be read.`);
+      await store.forget(unreadable);
+    }
   } catch { /* told when the first turn is to be kept */ }
   state.isRestored = true;
   update();
@@ -327,12 +313,9 @@ $("new").addEventListener("click", startAnew);
 $("menu-about").addEventListener("click", closesMenu(() => $("about").showModal()));
 $("menu-save").addEventListener("click", closesMenu(saveAll));
 $("menu-delete").addEventListener("click", closesMenu(deleteAll));
-$("key-open").addEventListener("click", closesMenu(() => openKey()));
-$("theme").addEventListener("click", nextTheme);
+$("key-open").addEventListener("click", closesMenu(() => openKey(null)));
 $("about-open").addEventListener("click", () => $("about").showModal());
 $("about-close").addEventListener("click", () => $("about").close());
-$("key-cancel").addEventListener("click", () => $("key-dialog").close("cancel"));
-$("key-dialog").addEventListener("close", () => { useKey(); $("key").value = ""; });
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && state.running && !document.querySelector("dialog[open], :popover-open")) { event.preventDefault(); stop(); }
 });
@@ -348,7 +331,7 @@ showSuggestions(
   (words, picture) => { composer.clear(); composer.attach([picture]); composer.setWords(words); update(); },
   (words) => { composer.clear(); composer.setMode("draw"); composer.setWords(words); $("words").focus(); update(); },
 );
-setTheme(document.documentElement.dataset.theme ?? "auto");
+setUpSettings(loadModel, () => { if (!state.model) tellOut("This server asks for a key.", "Enter key", openKey); });
 $("scroll").addEventListener("scroll", noteScroll, { passive: true });
 new ResizeObserver(() => { fit(); follow(); }).observe($("scroll"));
 new ResizeObserver(() => follow()).observe($("log"));

@@ -12,6 +12,7 @@ export const composer = {
   attached: [],
   editing: null, // the turn that the next submit replaces
   isRunning: false,
+  reading: null, // a promise while files are read: a question waits for its pictures
   hint: null,
   context: () => ({ hasPicture: false, about: null, followers: 0 }), // set by app.js
 
@@ -84,7 +85,12 @@ export const composer = {
     $("words").focus();
   },
 
-  async attachFiles(files) {
+  attachFiles(files) {
+    this.reading = Promise.all([this.reading, this.readFiles(files)]);
+    return this.reading;
+  },
+
+  async readFiles(files) {
     const { pictures, failed } = await read(files);
     this.attach(pictures);
     if (pictures.length) tell(`${counted(pictures.length, "picture")} added`);

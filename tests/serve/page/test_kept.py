@@ -81,6 +81,21 @@ def test_a_turn_that_ran_when_the_page_was_closed_can_be_tried_again(page, serve
     expect(page.locator(".said")).to_have_text("an answer")
 
 
+def test_a_turn_that_cannot_be_read_does_not_stop_the_page(page) -> None:
+    answer_with(page, "yes")
+    ask(page, "one")
+    page.evaluate("""async () => {
+        const store = await import("/page/store.js");
+        await store.keep({ id: 1, kind: "song", words: "la" });
+    }""")
+    reload(page)
+    expect(page.locator("#notice")).to_contain_text("1 turn of the kept conversation could not be read")
+    expect(page.locator(".mine p")).to_have_text(["one"])
+    assert stored(page) == ["one"]
+    ask(page, "two")
+    expect(page.locator(".said")).to_have_count(2)
+
+
 def bounded(chars: int):
     """The page with another bound of its store."""
     source = FILES["/page/store.js"][0].decode()

@@ -65,6 +65,23 @@ def test_files_that_are_no_pictures_are_named(page, kind) -> None:
     expect(attached(page)).to_have_count(1)
 
 
+def test_a_question_waits_for_the_pictures_that_are_still_read(page) -> None:
+    bodies = answer_with(page, "yes")
+    page.evaluate("""() => {
+        const decode = window.createImageBitmap;
+        window.createImageBitmap = async (file) => {
+            await new Promise((done) => setTimeout(done, 500));
+            return decode(file);
+        };
+    }""")
+    question_field(page).fill("what are these?")
+    page.set_input_files("#file", [PICTURE, PICTURE])
+    question_field(page).press("Enter")
+    question_field(page).press("Enter")
+    expect(page.locator(".said")).to_have_text("yes")
+    assert [said_in(body) for body in bodies] == [["user: ##what are these?"]]
+
+
 def test_text_that_brings_a_picture_of_itself_is_pasted_as_text(page) -> None:
     give(page, "paste", ("cells.png", "image/png", PICTURE.read_bytes()), text="two red apples")
     page.wait_for_timeout(300)

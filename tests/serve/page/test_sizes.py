@@ -45,15 +45,16 @@ def wide(engine) -> Iterator[Running]:
 
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
 def test_sixteen_growing_pictures_are_all_in_view(browser, wide, size) -> None:
-    with opened(browser, wide, size) as page, slow(wide, 0.05):
+    with opened(browser, wide, size) as page, slow(wide, 1):
         draw(page, "a blue car", 16, is_awaited=False)
         expect(page.locator(".frame img")).to_have_count(16)
-        page.wait_for_timeout(100)
-        room = page.locator("#scroll").bounding_box()
-        for frame in page.locator(".frame").all():
-            box = frame.bounding_box()
-            assert box["width"] >= 24
-            assert box["y"] >= room["y"] and box["y"] + box["height"] <= room["y"] + room["height"]
+        is_busy, room, *frames = page.evaluate("""() => [
+            document.querySelector(".drawing").getAttribute("aria-busy"),
+            ...[document.querySelector("#scroll"), ...document.querySelectorAll(".frame")]
+                .map((it) => it.getBoundingClientRect().toJSON())]""")
+        assert is_busy == "true" and len(frames) == 16
+        for frame in frames:
+            assert frame["width"] >= 24 and frame["top"] >= room["top"] and frame["bottom"] <= room["bottom"]
         page.keyboard.press("Escape")
         expect(page.locator("[aria-busy=true]")).to_have_count(0)
 
