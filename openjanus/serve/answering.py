@@ -12,7 +12,7 @@ from openjanus.sequence import num_tokens
 from openjanus.serve.conversation import check_messages, read_messages, words_of
 from openjanus.serve.errors import invalid
 from openjanus.serve.log import log_prompt
-from openjanus.serve.schemas.chat import ChatMessage, Finish, Format, JsonObjectFormat, JsonSchemaFormat
+from openjanus.serve.schemas.chat import ChatMessage, Finish, Format, JsonObjectFormat, JsonSchema, JsonSchemaFormat
 from openjanus.serve.service import Service
 
 DEFAULT_NEW_TOKENS = 512
@@ -36,10 +36,12 @@ class Question:
     schema: dict[str, Any] | None = None
 
 
-def schema_of(form: Format | None) -> dict[str, Any] | None:
-    """The JSON schema that a response format stands for, None for free text."""
+def schema_of(form: Format | JsonSchema | None) -> dict[str, Any] | None:
+    """The JSON schema that an answer's format stands for, None for free text."""
     if isinstance(form, JsonSchemaFormat):
-        return form.json_schema.json_schema_
+        form = form.json_schema
+    if isinstance(form, JsonSchema):
+        return form.json_schema_
     return {"type": "object"} if isinstance(form, JsonObjectFormat) else None
 
 

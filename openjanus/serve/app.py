@@ -36,8 +36,6 @@ from openjanus.serve.service import Service
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorAnswer} for status in (400, 401, 403, 404, 405, 408, 413, 429, 500, 503, 504)
 }
-
-
 CHAT, IMAGES, RESPONSES = "/v1/chat/completions", "/v1/images/generations", "/v1/responses"
 NOTHING_HERE = f"there is nothing at this address; the API has {CHAT}, {RESPONSES}, {IMAGES} and /v1/models"
 _NO_EDITS = f"this model does not edit pictures: draw with POST {IMAGES}, ask about a picture with POST {CHAT}"
@@ -173,7 +171,7 @@ def _add_api(app: FastAPI, service: Service) -> None:
 
 
 def _owner(request: Request) -> str:
-    """Whose answers a request may go on from: one key's; without keys, everybody's who knows an answer's id."""
+    """Whose kept answers a request may use: those that were asked for with the same API key."""
     return hashlib.sha256(request.headers.get("authorization", "").encode()).hexdigest()
 
 

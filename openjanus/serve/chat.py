@@ -63,13 +63,13 @@ async def events(service: Service, body: ChatRequest) -> AsyncGenerator[str, Non
 def _question(body: ChatRequest) -> Question:
     return Question(
         body.messages,
-        body.temperature,
-        body.top_p,
-        body.top_k,
-        body.seed,
-        body.max_completion_tokens or body.max_tokens,
-        [body.stop] if isinstance(body.stop, str) else body.stop or (),
-        schema_of(body.response_format),
+        temperature=body.temperature,
+        top_p=body.top_p,
+        top_k=body.top_k,
+        seed=body.seed,
+        max_new_tokens=body.max_completion_tokens or body.max_tokens,
+        stops=[body.stop] if isinstance(body.stop, str) else body.stop or (),
+        schema=schema_of(body.response_format),
     )
 
 

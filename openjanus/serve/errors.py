@@ -9,8 +9,6 @@ TYPES = {
     400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "invalid_request_error",
     405: "invalid_request_error", 408: "invalid_request_error", 413: "invalid_request_error", 429: "rate_limit_error",
 }  # fmt: skip
-
-
 MESSAGES = {"extra_forbidden": "unknown parameter", "missing": "it is missing"}
 CODES = {"extra_forbidden": "unknown_parameter", "unsupported": "unsupported_parameter"}
 MAX_NAME_CHARS, MAX_MESSAGE_CHARS = 64, 300

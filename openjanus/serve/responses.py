@@ -1,7 +1,9 @@
 """`/v1/responses`: the same questions and drawings as the other endpoints, in the words of OpenAI's newer API.
 
-input, kept messages ─► chat messages ─► answering.pieces ─► message             ┐
-image_generation, forced ─► ImagesRequest ─► images ─► image_generation_call     ┴─► response, whole or as events
+    input, kept messages ─► chat messages ─► answering.pieces ─► message          ┐
+    image_generation, forced ─► ImagesRequest ─► images ─► image_generation_call  ┴─► response, whole or as events
+
+What a response says is kept for the next one (stored.py), unless the request says otherwise.
 """
 
 import itertools
@@ -13,7 +15,7 @@ from contextlib import aclosing
 from typing import Any
 
 from openjanus.serve import images
-from openjanus.serve.answering import Answer, Question, pieces
+from openjanus.serve.answering import Answer, Question, pieces, schema_of
 from openjanus.serve.body import fit
 from openjanus.serve.errors import ApiError, invalid
 from openjanus.serve.schemas.chat import FORCED_TOOL, ChatMessage, ImagePart, ImageUrl, TextFormat, TextPart
@@ -27,7 +29,6 @@ from openjanus.serve.schemas.responses import (
     InputMessage,
     InputText,
     ItemReference,
-    JsonSchemaFormat,
     OutputMessage,
     OutputText,
     Progress,
@@ -55,15 +56,17 @@ class Response:
 
     async def pieces(self) -> AsyncGenerator[str, None]:
         """The text as it comes. Raises ApiError."""
-        body, form = self.body, self.body.text and self.body.text.format
+        body = self.body
         system = [ChatMessage(role="system", content=body.instructions)] if body.instructions else []
-        schema: dict[str, Any] | None = None
-        if form is not None and not isinstance(form, TextFormat):
-            schema = form.json_schema_ if isinstance(form, JsonSchemaFormat) else {"type": "object"}
         question = Question(
-            [*system, *self.messages], body.temperature, body.top_p, body.top_k, body.seed, body.max_output_tokens,
-            schema=schema,
-        )  # fmt: skip
+            [*system, *self.messages],
+            temperature=body.temperature,
+            top_p=body.top_p,
+            top_k=body.top_k,
+            seed=body.seed,
+            max_new_tokens=body.max_output_tokens,
+            schema=schema_of(body.text_format),
+        )
         try:
             async with aclosing(pieces(self.service, question, self.answer)) as said:
                 async for piece in said:
@@ -74,14 +77,13 @@ class Response:
 
     def message(self, text: str | None, status: Progress) -> OutputMessage:
         """The output item of words; None: there are none yet."""
-        return OutputMessage(
-            id=self.item_id, status=status, content=[] if text is None else [TextContent(text=text)]
-        )  # fmt: skip
+        content = [] if text is None else [TextContent(text=text)]
+        return OutputMessage(id=self.item_id, status=status, content=content)
 
     def state(self, status: Progress = "in_progress", **known: Any) -> ResponsesAnswer:
         """The response as far as it is known."""
-        body, text = self.body, self.body.text and self.body.text.format
-        form = {"type": "text"} if text is None else text.model_dump(by_alias=True, exclude_none=True)
+        body = self.body
+        form = (body.text_format or TextFormat(type="text")).model_dump(by_alias=True, exclude_none=True)
         return ResponsesAnswer(
             id=self.id,
             created_at=self.created,
@@ -117,9 +119,7 @@ class Response:
         assert self.drawing is not None
         form = self.drawing.output_format or "png"
         call = ImageCall(id=self.item_id, status="completed", result=picture, output_format=form, size=size)
-        usage = ResponsesUsage(
-            input_tokens=u.input_tokens, output_tokens=u.output_tokens, total_tokens=u.total_tokens
-        )  # fmt: skip
+        usage = ResponsesUsage(input_tokens=u.input_tokens, output_tokens=u.output_tokens, total_tokens=u.total_tokens)
         return self._keep(self.state("completed", output=[call], usage=usage), [])
 
     def _keep(self, answer: ResponsesAnswer, said: list[ChatMessage]) -> ResponsesAnswer:
@@ -268,7 +268,7 @@ def _drawing(body: ResponsesRequest, tool: Any, messages: list[ChatMessage]) -> 
     settings = checked.model_dump(
         include={"size", "background", "output_format", "output_compression", "partial_images"}, exclude_none=True
     )
-    return ImagesRequest(prompt=prompt, seed=body.seed, temperature=body.temperature, **settings)
+    return ImagesRequest(prompt=prompt, seed=body.seed, **settings)
 
 
 def _own_name(param: str | None) -> str | None:

@@ -203,7 +203,7 @@ class Worker:
                 self.metrics.add_ids(request.kind, count * request.n)
                 if had == 0:
                     self.metrics.first_id(request.kind, time.monotonic() - ticket.arrived)
-            if request.error is not None:
+            if request.error is not None and not isinstance(request.error, ApiError):
                 log_fault(request.error)
             is_due = had == 0 or request.kind == Kind.TEXT or ticket.num_ids in ticket.wake_at
             if request.finished or (count and is_due):

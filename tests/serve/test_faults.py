@@ -130,7 +130,7 @@ def stalled(running):
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     body = {"prompt": "a cat", "n": 8, "stream": True, "partial_images": 16, "guidance_scale": 1}
     data = json.dumps(body).encode()
-    with connected(running.port, receive_buffer=4096) as it, slow(running, 0.05):
+    with connected(running.port, receive_buffer=4096) as it, slow(running, 0.2):  # painting keeps up
         it.sendall(head(DRAW, len(data)) + data)
         until(lambda: any(c.flow.write_paused for c in list(running.server.server_state.connections)))
         yield it

@@ -18,7 +18,16 @@ from openjanus.serve.schemas.base import (
     by_type,
     only,
 )
-from openjanus.serve.schemas.chat import FORCED_TOOL, FORMATS, PlainFormat, StreamOptions, text_or
+from openjanus.serve.schemas.chat import (
+    FORCED_TOOL,
+    FORMATS,
+    JsonObjectFormat,
+    JsonSchema,
+    PlainFormat,
+    StreamOptions,
+    TextFormat,
+    text_or,
+)
 from openjanus.serve.schemas.images import TRANSPARENT, FileFormat
 
 MAX_METADATA = 16
@@ -103,16 +112,12 @@ InputItem = Annotated[
 ]
 
 
-class JsonSchemaFormat(Strict):
+class SchemaFormat(JsonSchema):
     type: Literal["json_schema"]
-    name: str = ""
-    json_schema_: dict[str, Any] = Field(default={"type": "object"}, alias="schema")
-    description: Ignored = None
-    strict: Ignored = None
 
 
 class TextSettings(Strict):
-    format: Annotated[PlainFormat | Annotated[JsonSchemaFormat, Tag("json_schema")], FORMATS] | None = None
+    format: Annotated[PlainFormat | Annotated[SchemaFormat, Tag("json_schema")], FORMATS] | None = None
     verbosity: Ignored = None
 
 
@@ -194,6 +199,10 @@ class ResponsesRequest(Strict):
     stream_options: StreamOptions | None = None
     truncation: Ignored = None
     user: Ignored = None
+
+    @property
+    def text_format(self) -> TextFormat | JsonObjectFormat | SchemaFormat | None:
+        return None if self.text is None else self.text.format
 
     def drawing_tool(self) -> Any:
         """The tool that draws, if the request wants a drawing and no words; else None."""
