@@ -86,7 +86,7 @@ def _peak_bytes(device: torch.device) -> int:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), 0)
 
 
-def bandwidth(device: torch.device, num_threads: int) -> float:
+def bandwidth(device: torch.device, num_threads: int = 0) -> float:
     """Bytes that a device reads in a second, from an array that no cache holds."""
     set_threads(num_threads)
     times = 20 if device.type == "cuda" else 1  # there, one reading takes no longer than starting it
