@@ -180,8 +180,8 @@ class Engine:
 
     @torch.inference_mode()
     def decode_images(self, image_ids: Tensor) -> list[Image.Image]:
-        """Image ids [M, N], on any device -> M pictures. One at a time: neither memory nor a picture's numbers depend on
-        M. Any thread may call it, beside the one that draws."""
+        """Image ids [M, N], on any device -> M pictures. One at a time: neither memory nor a picture's numbers depend
+        on M. Any thread may call it, beside the one that draws."""
         images: list[Image.Image] = []
         for ids in image_ids.to(self.device):
             with recording_lock:

@@ -16,7 +16,8 @@ from openjanus.inference.quantisation import placer
 from openjanus.inference.sampling import SamplingOptions
 from openjanus.inference.scheduler import Request, Scheduler
 from openjanus.model.janus import Janus
-from openjanus.processing.processor import Message
+from openjanus.processing.image import PixelConfig
+from openjanus.processing.processor import Message, ProcessorConfig
 from openjanus.runtime import Runtime
 from openjanus.sequence import Batch
 from openjanus.testing import TINY
@@ -88,7 +89,7 @@ def engine(monkeypatch) -> Engine:
         return torch.zeros(*batch.tokens.shape, 64, dtype=torch.bfloat16, device=DEVICE)
 
     monkeypatch.setattr(model, "embed", embed)
-    return Engine(Checkpoint(model, tiny.processor(), {}))
+    return Engine(Checkpoint(model, tiny.processor(ProcessorConfig(16, PixelConfig(64))), {}))
 
 
 def start(engine: Engine, *requests: Request) -> Scheduler:
