@@ -1,4 +1,4 @@
-# make demo | test | test-slow | test-vllm | clean. Needs Python >= 3.11 (with venv) and a package index; PYTHON=/path/to/python picks one.
+# make demo | test | test-slow | test-gpu | test-vllm | clean. Needs Python >= 3.11 (with venv) and a package index; PYTHON=/path/to/python picks one.
 
 SHELL := /bin/bash
 VENV := .venv
@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 PIP_INSTALL := $(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt
 NEEDS := pyproject.toml constraints.txt
 
-.PHONY: demo test test-slow test-vllm clean
+.PHONY: demo test test-slow test-gpu test-vllm clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -22,6 +22,10 @@ test: $(VENV)/.installed-dev
 # Every test but those that need a GPU or vLLM.
 test-slow: $(VENV)/.installed-dev
 	$(PY) -m pytest -m "not gpu and not vllm"
+
+# What needs a GPU, by the machine's own torch, in ten minutes, and one report in OUT or gpu-report; one line where no GPU is.
+test-gpu:
+	@$(or $(PYTHON),python3) scripts/gpu_report.py $(or $(OUT),gpu-report)
 
 # Both directions on vLLM's CPU backend, and on Ray, in an environment of its own; a reason instead where the wheel cannot be had.
 test-vllm:

@@ -1,10 +1,12 @@
-"""Where and how numbers are computed: device, weights and threads in one explicit object (floor 0)."""
+"""Where and how numbers are computed: device, weights and threads in one explicit object (floor 1)."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+
+from openjanus.machine import num_cpus
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 WEIGHTS = (*DTYPES, "int8", "int4")  # how matrices are stored for inference (inference/quantisation.py)
@@ -40,34 +42,54 @@ class Runtime:
     def choose(cls, device: str = "auto", weights: str = "auto", num_threads: int = 0) -> "Runtime":
         """Picks CUDA, then Apple MPS, then the CPU; bfloat16 on CUDA, float32 elsewhere.
 
-        `num_threads` bounds the CPU threads (0 leaves torch's own choice). Raises ValueError for a device that is not
-        there, and for an unknown form of weights.
+        num_threads: of the CPU; see `set_threads`. Raises ValueError for a device that is not there, and for an unknown
+        form of weights.
         """
-        if num_threads < 0:
-            raise ValueError(f"threads is {num_threads}, expected 0 (torch's own choice) or more")
-        if num_threads:
-            torch.set_num_threads(num_threads)
-        available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+        set_threads(num_threads)
+        counts = {
+            "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
+            "mps": int(torch.backends.mps.is_available()),
+            "cpu": 1,
+        }
         if device == "auto":
-            kind = next(name for name, there in available.items() if there)
-            reason = f"{kind}: the first of cuda, mps, cpu that is there"
+            chosen_device = torch.device(next(name for name, count in counts.items() if count))
+            reason = f"{chosen_device}: the first of cuda, mps, cpu that is there"
         else:
-            kind = device.partition(":")[0]
-            if kind not in available:
-                raise ValueError(f"device {device!r}: expected auto, cpu, cuda, cuda:N or mps")
-            if not available[kind]:
-                raise ValueError(f"device {device!r} is not available here: use auto or cpu")
-            reason = f"{device}: asked for"
+            chosen_device, reason = _parse_device(device, counts), f"{device}: asked for"
+        kind = chosen_device.type
         chosen = SHORT.get(weights, weights)
         if chosen == "auto":
             chosen = "bfloat16" if kind == "cuda" else "float32"
         if chosen not in WEIGHTS:
             raise ValueError(f"weights {weights!r}: expected auto, {', '.join(WEIGHTS)}")
-        try:
-            return cls(torch.device(kind if device == "auto" else device), chosen, reason)
-        except RuntimeError:
-            raise ValueError(f"device {device!r}: expected auto, cpu, cuda, cuda:N or mps") from None
+        return cls(chosen_device, chosen, reason)
 
     def __str__(self) -> str:
-        threads = f", {torch.get_num_threads()} of {os.cpu_count()} cores" if self.device.type == "cpu" else ""
+        threads = f", {torch.get_num_threads()} of {num_cpus()} cores" if self.device.type == "cpu" else ""
         return f"{self.device} {self.weights}{threads} ({self.reason})"
+
+
+def set_threads(num_threads: int = 0) -> None:
+    """Sets how many threads torch computes with on the CPU. 0 stands for OMP_NUM_THREADS or else torch's own choice,
+    but no more than the CPUs that this process may use: torch does not know the CPU quota of a container."""
+    if num_threads < 0:
+        raise ValueError(f"threads is {num_threads}, expected 0 (torch's own choice) or more")
+    if num_threads == 0 and "OMP_NUM_THREADS" not in os.environ:
+        num_threads = min(torch.get_num_threads(), num_cpus())
+    if num_threads not in (0, torch.get_num_threads()):
+        torch.set_num_threads(num_threads)
+
+
+def _parse_device(name: str, counts: Mapping[str, int]) -> torch.device:
+    """counts: how many devices of each kind are here."""
+    try:
+        device = torch.device(name)
+        count = counts[device.type]
+    except (RuntimeError, KeyError):
+        raise ValueError(f"device {name!r}: expected auto, cpu, cuda, cuda:N or mps") from None
+    if not count:
+        raise ValueError(f"device {name!r} is not available here: use auto or cpu")
+    if (device.index or 0) >= count:
+        there = f"{device.type}:0" + f" to {device.type}:{count - 1}" * (count > 1)
+        raise ValueError(f"device {name!r} is not available here: there is {there}")
+    return device

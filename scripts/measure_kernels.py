@@ -25,6 +25,7 @@ from openjanus.inference.quantisation import LINEAR
 from openjanus.sequence import Kind
 
 WIDTH_OUT, WIDTH_IN, COPIES = 5632, 2048, 8  # a matrix of Janus-1.3B; more copies than any cache holds
+CPU = torch.device("cpu")
 ROWS = (1, 2, 4, 8, 600)
 LENGTHS = (60, 340, 620)  # of the cache
 
@@ -43,7 +44,7 @@ def seconds(call: Callable[[], object], repeats: int = 7) -> float:
 def products() -> None:
     matrices = [torch.randn(WIDTH_OUT, WIDTH_IN) * 0.02 for _ in range(COPIES)]
     forms = {name: [form(matrix) for matrix in matrices] for name, form in LINEAR.items()}
-    print(f"{WIDTH_OUT} x {WIDTH_IN}, microseconds (GB/s); the memory gives {bandwidth(0) / 1e9:.1f} GB/s before")
+    print(f"{WIDTH_OUT} x {WIDTH_IN}, microseconds (GB/s); the memory gives {bandwidth(CPU) / 1e9:.1f} GB/s before")
     for rows in ROWS:
         x, cells = torch.randn(rows, WIDTH_IN), []
         for name, layers in forms.items():
@@ -53,17 +54,17 @@ def products() -> None:
         taken = seconds(lambda x=x: [F.linear(x, matrix) for matrix in matrices], 3) / COPIES
         cells.append(f"torch float32 {taken * 1e6:.0f} ({4 * WIDTH_OUT * WIDTH_IN / taken / 1e9:.1f})")
         print(f"{rows:4} rows: {', '.join(cells)}")
-    print(f"{bandwidth(0) / 1e9:.1f} GB/s after")
+    print(f"{bandwidth(CPU) / 1e9:.1f} GB/s after")
 
 
 def steps(weights: str) -> None:
     """Steps of a guided pair at the whole depth of Janus-1.3B; the growth with the cache is attention."""
     side = short_model(weights, JANUS_1B.language_model.num_layers)
     for length in LENGTHS:
-        before = bandwidth(0)
-        side.fill(length)
+        before = bandwidth(CPU)
+        side.fill(length, 16)
         taken = seconds(lambda: side.steps(1), 15)
-        rate, probed = side.bytes_per_step(length) / taken / 1e9, (before + bandwidth(0)) / 2e9
+        rate, probed = side.bytes_per_step(length) / taken / 1e9, (before + bandwidth(CPU)) / 2e9
         print(f"{weights}, cache {length:3}: {taken * 1e3:.1f} ms a step, {rate:.1f} of {probed:.1f} GB/s")
 
 
@@ -79,10 +80,10 @@ def short_model(weights: str, num_layers: int) -> Ours:
 def step(weights: str, num_layers: int) -> None:
     """Of fewer layers than the model has: what stands before and behind them weighs more here."""
     side = short_model(weights, num_layers)
-    side.fill(320)
+    side.fill(320, 24)
     side.steps(3)
     taken = seconds(lambda: side.steps(1), 20)
-    side.fill(320)
+    side.fill(320, 10)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         side.steps(10)
     events = sorted(profile.key_averages(), key=lambda e: -e.self_cpu_time_total)

@@ -22,6 +22,16 @@ def fixed_seed_and_threads() -> Iterator[None]:
     torch.set_num_threads(num_threads)
 
 
+@pytest.fixture
+def compiled_kernels() -> None:
+    """Skips where no C++ compiler is; where one is, a build that breaks is a failure."""
+    from openjanus.inference import kernels
+
+    if not kernels.compiler():
+        pytest.skip("no C++ compiler here: the kernels cannot be built")
+    assert kernels.available(), "there is a C++ compiler, but the kernels do not build"
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")

@@ -13,8 +13,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 FLOORS = {
-    "sequence": 0, "config": 0, "runtime": 0,
-    "model": 1, "processing": 1,
+    "sequence": 0, "config": 0, "machine": 0,
+    "model": 1, "processing": 1, "runtime": 1,
     "data": 2, "weights": 2,
     "inference": 3, "training": 3, "evaluation": 3,
     "serve": 4, "fleet": 4, "bench": 4, "recipes": 4, "terminal": 4, "testing": 4, "cli": 4,

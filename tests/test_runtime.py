@@ -3,11 +3,13 @@
 import pytest
 import torch
 
-from openjanus.runtime import DTYPES, Runtime
+from openjanus import runtime
+from openjanus.runtime import DTYPES, Runtime, set_threads
 
 
 def pretend(monkeypatch, cuda: bool, mps: bool) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2 * cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
 
 
@@ -43,7 +45,16 @@ def test_a_device_that_is_not_there_is_an_error(monkeypatch, device):
         Runtime.choose(device)
 
 
-@pytest.mark.parametrize("device", ["gpu", "", "cpu:first", "cpu:"])
+@pytest.mark.parametrize(
+    ("device", "there"), [("cuda:2", "cuda:0 to cuda:1"), ("cuda:7", "cuda:0 to cuda:1"), ("mps:1", "mps:0")]
+)
+def test_a_number_that_no_device_has_is_an_error(monkeypatch, device, there):
+    pretend(monkeypatch, True, True)
+    with pytest.raises(ValueError, match=f"device '{device}' is not available here: there is {there}$"):
+        Runtime.choose(device)
+
+
+@pytest.mark.parametrize("device", ["gpu", "", "cpu:first", "cpu:", "cuda:-1", "meta"])
 def test_an_unknown_device_is_an_error(device):
     with pytest.raises(ValueError, match=f"device '{device}'"):
         Runtime.choose(device)
@@ -61,6 +72,23 @@ def test_threads_are_bounded():
     Runtime.choose("cpu", num_threads=0)
     assert torch.get_num_threads() == 1
     torch.set_num_threads(before)
+
+
+def test_torchs_own_choice_is_bounded_by_what_the_process_may_use(monkeypatch):
+    before = torch.get_num_threads()
+    monkeypatch.setattr(runtime, "num_cpus", lambda: 2)
+    try:
+        torch.set_num_threads(5)
+        monkeypatch.setenv("OMP_NUM_THREADS", "5")  # somebody's own choice
+        set_threads()
+        assert torch.get_num_threads() == 5
+        monkeypatch.delenv("OMP_NUM_THREADS")
+        set_threads()
+        assert torch.get_num_threads() == 2 and "2 of 2 cores" in str(Runtime.choose("cpu"))
+        Runtime.choose("cpu", num_threads=3)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_negative_number_of_threads_is_an_error():

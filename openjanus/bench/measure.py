@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from openjanus.bench.sides import Case, Ours, Transformers
+from openjanus.bench.sides import Case, Ours, Transformers, synchronise
+from openjanus.runtime import Runtime, set_threads
 from openjanus.sequence import Kind
 
 SIDES: dict[str, Callable[[Case], Any]] = {"openjanus": Ours, "transformers": Transformers}
@@ -63,7 +64,7 @@ def _serve(connection: Connection, name: str, case: Case) -> None:
         while True:
             method, arguments = connection.recv()
             if not method:
-                connection.send(("done", (0.0, _peak_bytes())))
+                connection.send(("done", (0.0, _peak_bytes(side.device))))
                 return
             started = time.perf_counter()
             result = getattr(side, method)(*arguments)
@@ -74,7 +75,10 @@ def _serve(connection: Connection, name: str, case: Case) -> None:
         connection.send(("error", f"{name}: {type(error).__name__}: {error}"))
 
 
-def _peak_bytes() -> int:
+def _peak_bytes(device: torch.device) -> int:
+    """Of a GPU, what tensors took there; else of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
@@ -82,17 +86,20 @@ def _peak_bytes() -> int:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), 0)
 
 
-def bandwidth(num_threads: int) -> float:
-    """Bytes that the CPUs read in a second, from an array that no cache holds."""
-    if num_threads:
-        torch.set_num_threads(num_threads)
-    array = torch.ones(PROBE_BYTES // 4)
+def bandwidth(device: torch.device, num_threads: int = 0) -> float:
+    """Bytes that a device reads in a second, from an array that no cache holds."""
+    set_threads(num_threads)
+    times = 20 if device.type == "cuda" else 1  # there, one reading takes no longer than starting it
+    array = torch.ones(PROBE_BYTES // 4, device=device)
+    synchronise(device)
     seconds = []
     for _ in range(5):
         started = time.perf_counter()
-        array.sum()
+        for _ in range(times):
+            array.sum()
+        synchronise(device)
         seconds.append(time.perf_counter() - started)
-    return PROBE_BYTES / min(seconds)
+    return times * PROBE_BYTES / min(seconds)
 
 
 @dataclass
@@ -121,8 +128,8 @@ class Times:
 
 @dataclass
 class Result:
-    """case: what was measured. num_ids: of a picture. peak: bytes, bandwidth: bytes a second, read: bytes that a middle
-    step of openjanus must read."""
+    """case: what was measured. num_ids: of a picture. peak: bytes of the process, or of the GPU. bandwidth: bytes a
+    second, read: bytes that a middle step of openjanus must read."""
 
     case: Case
     num_ids: int
@@ -141,7 +148,8 @@ def measure(case: Case, peer: Case | None, num_steps: int, rounds: int) -> Resul
     """Times `num_steps` steps in all, spread over three lengths of the cache and over rounds; both sides take turns."""
     sides = {"openjanus": Remote("openjanus", case)} | ({"transformers": Remote("transformers", peer)} if peer else {})
     times = {name: Times() for name in sides}
-    probes = [bandwidth(case.num_threads)]
+    device = Runtime.choose(case.device, case.weights, case.num_threads).device
+    probes = [bandwidth(device, case.num_threads)]
     num_ids = sides["openjanus"].call("num_ids")[1]
     each = max(num_steps // (3 * rounds), 1)
     if 3 * each >= num_ids:  # the prefill gives the first id, and a request that has all of them takes no more steps
@@ -153,12 +161,12 @@ def measure(case: Case, peer: Case | None, num_steps: int, rounds: int) -> Resul
             seconds, start = side.call("prefill")
             times[name].prefill.append(seconds)
             for length in (start, start + num_ids // 2, start + num_ids - each):
-                side.call("fill", length)
+                side.call("fill", length, each)
                 seconds, _ = side.call("steps", each)
                 times[name].steps.setdefault(length, []).append(seconds / each)
             if case.kind == Kind.GENERATE:
                 times[name].decode.append(side.call("decode")[0])
-        probes.append(bandwidth(case.num_threads))
+        probes.append(bandwidth(device, case.num_threads))
     middle = sorted(times["openjanus"].steps)[1]
     read = sides["openjanus"].call("bytes_per_step", middle)[1]
     peak = {name: side.close() for name, side in sides.items()}

@@ -26,11 +26,11 @@ SHAPES = {"janus-1.3b": JANUS_1B, "janus-pro-1b": JANUS_1B, "janus-pro-7b": JANU
 
 def random_checkpoint(config: JanusConfig, runtime: Runtime) -> Checkpoint:
     """A checkpoint of this shape, its tensors drawn and stored one after the other. It draws noise."""
-    checkpoint, place, generator = empty_checkpoint(config), placer(runtime), torch.Generator().manual_seed(0)
-    model = checkpoint.model
+    checkpoint, place, device = empty_checkpoint(config), placer(runtime), runtime.device
+    model, generator = checkpoint.model, torch.Generator(device).manual_seed(0)
     for name, tensor in stored_tensors(model).items():
         plain = tensor.dim() == 1 and name.endswith("weight")
-        new = torch.empty(tensor.shape, dtype=torch.bfloat16)
+        new = torch.empty(tensor.shape, dtype=torch.bfloat16, device=device)
         place(model, name, new.fill_(1) if plain else new.normal_(std=0.02, generator=generator))
     prepare(model.eval().requires_grad_(False), runtime)
     return checkpoint

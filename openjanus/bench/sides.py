@@ -23,6 +23,7 @@ from openjanus.weights import transformers_format
 from openjanus.weights.hub import find_checkpoint
 
 NUM_PROMPT = 60  # text positions of a prompt
+UNTIMED_STEPS = 6  # two before each of the three lengths of the cache
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,13 @@ class Case:
 class Side(Protocol):
     """One implementation, loaded."""
 
+    device: torch.device
+
     def prefill(self) -> int:
         """Starts the request anew; returns the positions of its prompt."""
 
-    def fill(self, length: int) -> None:
-        """Pretends that the cache holds `length` positions."""
+    def fill(self, length: int, num: int) -> None:
+        """Pretends that the cache holds `length` positions, and prepares to time `num` steps from there."""
 
     def steps(self, num: int) -> None:
         """Continues the request."""
@@ -75,7 +78,8 @@ class Ours:
         else:
             options = SamplingOptions(guidance=case.guidance, n=case.n)
             documents = [[TextSpan(range(1, NUM_PROMPT + 1))]] * (2 if case.guidance != 1 else 1)
-        return Request(documents, case.kind, config.image_tokenizer.num_image_ids, Sampler(options, range(options.n)))
+        num_new = config.image_tokenizer.num_image_ids + UNTIMED_STEPS
+        return Request(documents, case.kind, num_new, Sampler(options, range(options.n)))
 
     def _question(self) -> Document:
         side, num_features = (
@@ -94,22 +98,27 @@ class Ours:
         self.scheduler.submit(request)
         while not request.ids:  # in chunks
             self.scheduler.step()
-        self._wait()
+        synchronise(self.device)
         return num_tokens(request.documents[0])
 
-    def fill(self, length: int) -> None:
-        self.scheduler.length = [length] * len(self.scheduler.length)
+    def fill(self, length: int, num: int) -> None:
+        if self.device.type == "cuda":  # graphs are recorded before the steps that are timed
+            for at in (length + num - 1, length):
+                self.scheduler.skip_to(at)
+                self.scheduler.step()
+        self.scheduler.skip_to(length)
+        synchronise(self.device)
 
     def steps(self, num: int) -> None:
         for _ in range(num):
             self.scheduler.step()
-        self._wait()
+        synchronise(self.device)
 
     @torch.inference_mode()
     def decode(self) -> None:
         ids = torch.zeros(self.case.n, self.num_ids(), dtype=torch.int64, device=self.device)
         self.model.generation.tokenizer.decode(ids)
-        self._wait()
+        synchronise(self.device)
 
     def num_ids(self) -> int:
         """Of a picture."""
@@ -124,10 +133,6 @@ class Ours:
             parts += [self.model.language_model.text_head]
         weights = sum(t.nbytes for part in parts for t in part.state_dict().values())
         return weights + self.case.num_rows * length * self.model.language_model.position_bytes()
-
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
 
 
 class Transformers:
@@ -159,7 +164,8 @@ class Transformers:
         like = empty_checkpoint(SHAPES[self.case.shape])
         transformers_format.write_config(like.config, like.processor.text, folder)
         config = JanusConfig.from_pretrained(folder)
-        return JanusForConditionalGeneration._from_config(config, dtype=self.dtype)
+        with self.device:
+            return JanusForConditionalGeneration._from_config(config, dtype=self.dtype)
 
     @torch.inference_mode()
     def prefill(self) -> int:
@@ -176,6 +182,7 @@ class Transformers:
         self.cache = DynamicCache()
         hidden = model.language_model(inputs_embeds=x, past_key_values=self.cache).last_hidden_state[:, -1]
         self.next = self._choose(hidden)
+        synchronise(self.device)
         return x.shape[1]
 
     def _choose(self, hidden: Tensor) -> Tensor:
@@ -189,7 +196,7 @@ class Transformers:
         ids = torch.multinomial(torch.softmax(logits, dim=-1), num_samples=1)
         return self.model.prepare_embeddings_for_image_generation(ids.repeat(self.case.num_rows // len(ids), 1))
 
-    def fill(self, length: int) -> None:
+    def fill(self, length: int, num: int) -> None:
         from transformers import DynamicCache
 
         c, self.cache = self.model.config.text_config, DynamicCache()
@@ -202,14 +209,25 @@ class Transformers:
         for layer in range(c.num_hidden_layers):
             part = torch.full(shape, 0.01, dtype=self.dtype, device=self.device)
             self.cache.update(part, part.clone(), layer)
+        synchronise(self.device)
 
     @torch.inference_mode()
     def steps(self, num: int) -> None:
         for _ in range(num):
             outputs = self.model.model.language_model(inputs_embeds=self.next, past_key_values=self.cache)
             self.next = self._choose(outputs.last_hidden_state[:, -1])
+        synchronise(self.device)
 
     @torch.inference_mode()
     def decode(self) -> None:
         num = self.model.config.vision_config.num_image_tokens
         self.model.decode_image_tokens(torch.zeros(self.case.n, num, dtype=torch.int64, device=self.device))
+        synchronise(self.device)
+
+
+def synchronise(device: torch.device) -> None:
+    """Waits until a device has done what it was given. A CPU always has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from openjanus.processing.image import to_images
 from openjanus.processing.processor import Processor
+from openjanus.runtime import Runtime
 from openjanus.serve.drawing import Canvas
 from openjanus.weights.checkpoint import load
 from openjanus.weights.hub import find_checkpoint
@@ -23,7 +24,8 @@ class Painter:
         cls, source: str, revision: str | None, device: str, guidance: float, strict_sizes: bool = False
     ) -> "Painter":
         """guidance: what the server draws with where a request says nothing."""
-        kept = load(find_checkpoint(source, revision), device, torch.float32, only="generation.tokenizer.")
+        there = Runtime.choose(device, "float32").device
+        kept = load(find_checkpoint(source, revision), there, torch.float32, only="generation.tokenizer.")
         tokenizer, c = kept.model.generation.tokenizer, kept.model.config.image_tokenizer
 
         @torch.inference_mode()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from openjanus.inference import kernels
-from openjanus.inference.graphs import CudaRecording, GraphedLayers
+from openjanus.inference.graphs import CudaRecorder, GraphedLayers
 from openjanus.inference.quantisation import LINEAR, BFloat16Linear, Int4Linear, Int8Linear, PackedLinear, StoredLinear
 from openjanus.model.attention import CacheRows
 from openjanus.model.janus import Janus
@@ -46,7 +46,7 @@ def prepare(model: Janus, runtime: Runtime) -> Janus:
     """Chooses how a loaded model decodes. On CUDA: by graphs (graphs.py). On the CPU, where its weights are stored in a
     form of ours: with caches in bfloat16, and all layers at once."""
     if runtime.device.type == "cuda":
-        model.language_model.decode = GraphedLayers(model.language_model, CudaRecording)
+        model.language_model.decode = GraphedLayers(model.language_model, CudaRecorder)
     elif runtime.device.type == "cpu" and runtime.weights in LINEAR:
         model.language_model.cache_dtype = torch.bfloat16
         model.language_model.decode = decode_at_once(model.language_model)

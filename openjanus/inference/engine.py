@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from openjanus.inference.body import prepare
+from openjanus.inference.graphs import recording_lock
 from openjanus.inference.quantisation import placer
 from openjanus.inference.sampling import MAX_PICTURES, Sampler, SamplingOptions, choose_options
 from openjanus.inference.scheduler import Request, Scheduler
@@ -83,6 +84,10 @@ class Engine:
         self.processor = checkpoint.processor
         self.sampling = checkpoint.sampling
         self.about = checkpoint.about
+        self.device = self.model.language_model.norm.weight.device
+        text = self.processor.text
+        never_answered = [text.pad_id, text.bos_id, text.begin_of_image_id, text.end_of_image_id]
+        self._never_answered = torch.tensor(never_answered, device=self.device)
 
     @property
     def sizes_px(self) -> tuple[int, ...]:
@@ -179,8 +184,13 @@ class Engine:
 
     @torch.inference_mode()
     def decode_images(self, image_ids: Tensor) -> list[Image.Image]:
-        """Image ids [M, N] -> M pictures. One at a time: neither memory nor a picture's numbers depend on M."""
-        return [image for ids in image_ids for image in to_images(self.model.generation.tokenizer.decode(ids[None]))]
+        """Image ids [M, N], on any device -> M pictures. One at a time: neither memory nor a picture's numbers depend
+        on M. Any thread may call it, beside the one that draws."""
+        images: list[Image.Image] = []
+        for ids in image_ids.to(self.device):
+            with recording_lock:
+                images += to_images(self.model.generation.tokenizer.decode(ids[None]))
+        return images
 
     def chat(
         self,
@@ -279,7 +289,7 @@ class Engine:
         """The text of an answer as it comes."""
         stream = TextStream(self.processor.text)
         for _ in self._run([request]):
-            if piece := stream.add(int(step) for step in request.ids[len(stream.ids) :]):
+            if piece := stream.add(request.text_ids[len(stream.ids) :]):
                 yield piece
         if piece := stream.flush():
             yield piece
@@ -324,8 +334,7 @@ class Engine:
 
     def _text_logits(self, hidden: Tensor) -> Tensor:
         """Text logits without what an answer must not hold: special tokens, and rows that stand for no text."""
-        text = self.processor.text
         logits = self.model.text_logits(hidden)
-        logits[..., [text.pad_id, text.bos_id, text.begin_of_image_id, text.end_of_image_id]] = float("-inf")
-        logits[..., text.vocab_size :] = float("-inf")  # official heads are padded to 102,400 rows
+        logits.index_fill_(-1, self._never_answered, float("-inf"))
+        logits[..., self.processor.text.vocab_size :] = float("-inf")  # official heads are padded to 102,400 rows
         return logits

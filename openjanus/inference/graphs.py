@@ -1,12 +1,18 @@
 """A decode step on a GPU as a CUDA graph: recorded once for a shape, then started by one call instead of hundreds.
 
-What is recorded are the layers of model/language_model.py themselves, over buffers that stay where they are. A graph
-knows no lengths: attention runs over the filled part of the cache rounded up to `REACH` positions, and the mask, which
-is computed from the positions inside the graph, hides the rest. One graph serves all requests that step together, of
-both kinds; graphs live as long as their cache. Tests hold the buffers and masks against plain steps on the CPU; no GPU
-has run this yet.
+What is recorded are the layers of model/language_model.py themselves, over buffers that stay where they are. One graph
+serves all requests that step together, of both kinds; graphs live as long as their cache. Few shapes cover all steps:
+
+    positions   attention runs over the filled part of the cache rounded up to `REACH`; the mask, which is computed from
+                the positions inside the graph, hides the rest
+    rows        rounded up to a power of two; a row that stands for none computes something that nobody reads, and
+                remembers it at the last position of its row of the cache: that is the place where it does no harm, as a
+                row of a prompt on its way in is filled up to there before anything reads that position
+
+Tests hold the buffers, masks and rows against plain steps on the CPU, and the graphs themselves on a GPU.
 """
 
+import threading
 from collections.abc import Callable
 from typing import Protocol
 from weakref import WeakKeyDictionary, ref
@@ -19,6 +25,9 @@ from openjanus.model.language_model import LanguageModel
 
 REACH = 128  # positions of a cache by which graphs differ
 WARM_UPS = 2  # runs before recording: libraries choose and allocate what they need
+# Held while a graph is recorded, and by other threads while they compute on a GPU: torch's allocator gives nothing back
+# during a recording, so a thread that runs out of memory then would fail.
+recording_lock = threading.Lock()
 
 
 class Recording(Protocol):
@@ -29,21 +38,44 @@ class Recording(Protocol):
     def replay(self) -> None: ...
 
 
-class CudaRecording:
-    """A CUDA graph of a computation."""
+Record = Callable[[Callable[[], Tensor]], Recording]
 
-    def __init__(self, compute: Callable[[], Tensor]):
-        self.graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(WARM_UPS):
-                compute()
-        torch.cuda.current_stream().wait_stream(side)
-        with torch.cuda.graph(self.graph):
-            self.result = compute()
+
+class CudaRecording:
+    """A CUDA graph and its result."""
+
+    def __init__(self, graph: torch.cuda.CUDAGraph, result: Tensor):
+        self.graph, self.result = graph, result
 
     def replay(self) -> None:
         self.graph.replay()
+
+
+class CudaRecorder:
+    """Records on one device, whatever device is the current one.
+
+    All its graphs share one pool of memory, and so one stream: what a graph computes on the way may lie where another
+    graph has its result, which is read before that other graph runs.
+    """
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        with torch.cuda.device(device):
+            self.pool, self.stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
+
+    def __call__(self, compute: Callable[[], Tensor]) -> CudaRecording:
+        graph = torch.cuda.CUDAGraph()
+        # "thread_local": what other threads do meanwhile, such as allocating memory, does not end the recording
+        recording = torch.cuda.graph(graph, self.pool, self.stream, capture_error_mode="thread_local")
+        with recording_lock, torch.cuda.device(self.device):
+            self.stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self.stream):
+                for _ in range(WARM_UPS):
+                    compute()
+            torch.cuda.current_stream().wait_stream(self.stream)
+            with recording:
+                result = compute()
+        return CudaRecording(graph, result)
 
 
 def run_layers(model: LanguageModel, x: Tensor, cosine: Tensor, sine: Tensor, rows: CacheRows) -> Tensor:
@@ -52,50 +84,67 @@ def run_layers(model: LanguageModel, x: Tensor, cosine: Tensor, sine: Tensor, ro
     return x
 
 
-class _Graph:
-    """The layers over buffers of one shape, recorded."""
+Inputs = tuple[Tensor, Tensor, Tensor, Tensor]  # of a step: x, cosine, sine, position
 
-    def __init__(
-        self,
-        model: LanguageModel,
-        record: Callable[[Callable[[], Tensor]], Recording],
-        inputs: tuple[Tensor, ...],
-        rows: CacheRows,
-        reach: int,
-    ):
-        self.inputs = tuple(tensor.clone() for tensor in inputs)
-        x, cosine, sine, position = self.inputs
-        whole, start, stop = ref(rows.cache), rows.start, rows.start + len(position)  # a graph keeps no cache alive
+
+class _Graph:
+    """The layers over buffers for the first `num_rows` rows of a cache, recorded."""
+
+    def __init__(self, model: LanguageModel, record: Record, inputs: Inputs, cache: KVCache, num_rows: int, reach: int):
+        self.buffers = tuple(tensor.new_zeros(num_rows, *tensor.shape[1:]) for tensor in inputs)
+        self.last_position = cache.num_positions - 1
+        self.fill(inputs)  # recording runs the layers, too
+        x, cosine, sine, position = self.buffers
+        living = ref(cache)  # a graph keeps no cache alive
 
         def compute() -> Tensor:
-            cache = whole()
+            cache = living()
             assert cache is not None
-            return run_layers(model, x, cosine, sine, cache.rows(start, stop, position, reach))
+            return run_layers(model, x, cosine, sine, cache.rows(0, num_rows, position, reach))
 
         self.recording = record(compute)
 
-    def run(self, inputs: tuple[Tensor, ...]) -> Tensor:
-        for buffer, tensor in zip(self.inputs, inputs, strict=True):
-            buffer.copy_(tensor)
+    def fill(self, inputs: Inputs) -> None:
+        num_used = len(inputs[0])
+        for buffer, tensor in zip(self.buffers, inputs, strict=True):
+            buffer[:num_used].copy_(tensor)
+        self.buffers[-1][num_used:].fill_(self.last_position)
+
+    def run(self, inputs: Inputs) -> Tensor:
+        self.fill(inputs)
         self.recording.replay()
-        return self.recording.result
+        return self.recording.result[: len(inputs[0])]
+
+
+class _Graphs:
+    """Those of one cache, by rows and reach."""
+
+    def __init__(self, record: Record):
+        self.record = record
+        self.by_shape: dict[tuple[int, int], _Graph] = {}
 
 
 class GraphedLayers:
     """What a decode step runs instead of its layers (`Decode` in model/language_model.py). The result is valid until
-    the next step of the same shape."""
+    the next step.
 
-    def __init__(self, model: LanguageModel, record: Callable[[Callable[[], Tensor]], Recording]):
-        self.model, self.record = model, record
-        self.graphs: WeakKeyDictionary[KVCache, dict[tuple[int, ...], _Graph]] = WeakKeyDictionary()
+    recorder: what records the graphs of one cache, for the device of that cache.
+    """
+
+    def __init__(self, model: LanguageModel, recorder: Callable[[torch.device], Record]):
+        self.model, self.recorder = model, recorder
+        self.graphs: WeakKeyDictionary[KVCache, _Graphs] = WeakKeyDictionary()
 
     def __call__(self, x: Tensor, cosine: Tensor, sine: Tensor, rows: CacheRows) -> Tensor:
-        if x.shape[1] > 1:  # the end of a prompt: a shape that hardly comes again
+        if x.shape[1] > 1 or rows.start > 0:  # the end of a prompt: not worth recording
             return run_layers(self.model, x, cosine, sine, rows)
-        reach = min(-(-rows.reach // REACH) * REACH, rows.cache.num_positions)
+        cache = rows.cache
+        num_rows = min(1 << (len(x) - 1).bit_length(), cache.num_rows)
+        reach = min(-(-rows.reach // REACH) * REACH, cache.num_positions)
         inputs = (x, cosine, sine, rows.position)
-        graphs = self.graphs.setdefault(rows.cache, {})
-        key = (rows.start, *x.shape[:2], reach)
-        if key not in graphs:
-            graphs[key] = _Graph(self.model, self.record, inputs, rows, reach)
-        return graphs[key].run(inputs)
+        if cache not in self.graphs:
+            self.graphs[cache] = _Graphs(self.recorder(cache.keys.device))
+        graphs = self.graphs[cache]
+        if (num_rows, reach) not in graphs.by_shape:
+            graphs.by_shape[num_rows, reach] = _Graph(self.model, graphs.record, inputs, cache, num_rows, reach)
+        return graphs.by_shape[num_rows, reach].run(inputs)

@@ -198,7 +198,7 @@ def placer(runtime: Runtime) -> Place:
     linear = LINEAR[runtime.weights]
 
     def place(model: nn.Module, name: str, tensor: Tensor) -> None:
-        if not _store_linear(model, name, tensor.to(runtime.device), linear):
+        if not _store_linear(model, name, tensor.to(runtime.device), linear, runtime.dtype):
             plain(model, name, tensor)
 
     return place
@@ -215,18 +215,19 @@ def _place_on_cpu(linear: type[StoredLinear]) -> Place:
             model.set_submodule("language_model.embedding", BFloat16Embedding(tensor))
         elif name.startswith("generation.tokenizer."):
             fast(model, name, tensor)
-        elif not _store_linear(model, name, tensor, linear):
+        elif not _store_linear(model, name, tensor, linear, torch.float32):
             full(model, name, tensor)
 
     return place
 
 
-def _store_linear(model: nn.Module, name: str, tensor: Tensor, linear: type[StoredLinear]) -> bool:
-    """Puts a stored linear layer into the place of a plain one, if the tensor is its matrix and has a fitting shape."""
+def _store_linear(model: nn.Module, name: str, tensor: Tensor, linear: type[StoredLinear], dtype: torch.dtype) -> bool:
+    """Puts a stored linear layer into the place of a plain one, if the tensor is its matrix and has a fitting shape.
+    dtype: of its bias, which is added to products in the dtype of its input."""
     path, _, leaf = name.rpartition(".")
     module = model.get_submodule(path)
     if leaf == "bias" and isinstance(module, StoredLinear):
-        module.bias = tensor.float() if tensor.device.type == "cpu" else tensor
+        module.bias = tensor.to(dtype)
         return True
     if path.startswith("understanding.encoder."):
         linear = BFloat16Linear

@@ -77,8 +77,11 @@ class Sampler:
         """logits [R, V] -> ids [R]."""
         if self.options.temperature == 0:
             return logits.argmax(dim=-1)
-        noise = torch.stack([torch.empty(logits.shape[-1]).exponential_(generator=g) for g in self.generators])
-        return choose(self.probabilities(logits), noise.to(logits.device))
+        # From pinned memory, which a GPU reads while the host goes on.
+        noise = torch.empty(len(self.generators), logits.shape[-1], pin_memory=logits.is_cuda)
+        for row, generator in zip(noise, self.generators, strict=True):
+            row.exponential_(generator=generator)
+        return choose(self.probabilities(logits), noise.to(logits.device, non_blocking=True))
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """The distribution that ids are drawn from: logits [..., V] -> [..., V] in float32."""

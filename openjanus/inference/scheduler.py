@@ -9,6 +9,9 @@ picture, conditional and unconditional, that are always stepped together. What a
 company: every row attends to itself alone, and each of its pictures draws its noise from a generator of its own.
 Nor does a fault reach its company: a request that fails on its way in, or when its ids are chosen, leaves with its
 `error` set. A step of all that fails (memory) has changed nothing yet: the newest request leaves, the others repeat it.
+
+A GPU is kept busy only if nobody waits for it. So ids and positions stay on the device, in tensors that only joining
+and leaving make anew, and a step copies at most once to the host: the ids of all answers, at its end.
 """
 
 from collections import deque
@@ -18,6 +21,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from openjanus.inference.graphs import recording_lock
 from openjanus.inference.sampling import Sampler, guide
 from openjanus.model.janus import Janus
 from openjanus.sequence import Document, Kind, collate, num_tokens
@@ -31,7 +35,7 @@ class Request:
 
     documents: the prompt; with guidance also the unconditional one, of the same length.
     num_new: ids to give at most. stop_id: an id that ends the request; then n must be 1.
-    ids: what came so far, int64 [n] each step, on the model's device.
+    ids: what came so far, int64 [n] each step, on the model's device. text_ids: of an answer, the same on the host.
     """
 
     documents: Sequence[Document]
@@ -40,6 +44,7 @@ class Request:
     sampler: Sampler
     stop_id: int | None = None
     ids: list[Tensor] = field(default_factory=list)
+    text_ids: list[int] = field(default_factory=list)
     finished: bool = False
     cancelled: bool = False
     error: Exception | None = None  # why it finished early
@@ -57,6 +62,12 @@ class Request:
     def num_positions(self) -> int:
         """Positions that a row needs; the last id is given, not embedded."""
         return num_tokens(self.documents[0]) + self.num_new - 1
+
+    def drawn(self, count: int) -> list[list[int]]:
+        """The first `count` ids of each of the n pictures, by one copy to the host. It waits for the device: for a
+        thread of its own beside the one that steps."""
+        with recording_lock:
+            return torch.stack(self.ids[:count], dim=1).tolist()
 
     def cancel(self) -> None:
         """The request leaves the batch before the next step."""
@@ -78,6 +89,7 @@ class _Part:
 
     rows: of the cache, ascending. conditional, unconditional: for each sequence, its place among these rows; a sequence
     without guidance guides itself, which is exact: u + s (c - u) with u = c is c. guidance: [sequences, 1].
+    sequence: for each of the rows, whose id it continues with.
     """
 
     requests: list[Request]
@@ -85,6 +97,7 @@ class _Part:
     conditional: Tensor
     unconditional: Tensor | None
     guidance: Tensor
+    sequence: Tensor
 
     @classmethod
     def of(cls, requests: list[Request], device: torch.device) -> "_Part":
@@ -94,13 +107,27 @@ class _Part:
         unconditional = [place[row] for r in requests for row in r.rows[-r.n :]]
         guidance = [r.sampler.options.guidance for r in requests for _ in range(r.n)]
         guided = conditional != unconditional
+        sequence_of = dict(zip(conditional + unconditional, [*range(len(conditional))] * 2, strict=True))
         return cls(
             requests,
             torch.tensor(rows, device=device),
             torch.tensor(conditional, device=device),
             torch.tensor(unconditional, device=device) if guided else None,
             torch.tensor(guidance, dtype=torch.float32, device=device)[:, None],
+            torch.tensor([sequence_of[i] for i in range(len(rows))], device=device),
         )
+
+    def choose(self, logits: Tensor) -> tuple[Tensor, list[Tensor | Exception]]:
+        """Guided logits [sequences, V] -> the next id of each row, and what each request gets: ids [n] or its fault."""
+        outcomes: list[Tensor | Exception] = []
+        chosen = []
+        for request, own in zip(self.requests, logits.split([r.n for r in self.requests]), strict=True):
+            try:
+                outcomes.append(request.sampler.choose(own))
+            except Exception as error:
+                outcomes.append(error)
+            chosen.append(outcomes[-1] if isinstance(outcomes[-1], Tensor) else self.rows.new_zeros(request.n))
+        return torch.cat(chosen)[self.sequence], outcomes
 
 
 class Scheduler:
@@ -124,9 +151,11 @@ class Scheduler:
         self.device = self.cache.keys.device
         self.tokens = torch.zeros(num_rows, dtype=torch.int64, device=self.device)  # the next id to embed, by row
         self.length = [0] * num_rows  # positions that each row remembers
+        self.position = torch.zeros_like(self.tokens)  # the same on the device
         self.owner: list[tuple[Request, int]] = []  # of each running row: the request, and which of its rows
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
+        self.unread: list[Request] = []  # answers that got an id in this step
         self.prefill: _Prefill | None = None
         self._plan: dict[Kind, _Part] | None = None
 
@@ -161,12 +190,18 @@ class Scheduler:
                 room -= self._prefill_chunk(room)
             except Exception as error:
                 self._fail(request, error)
+        self._read_answers()
         return bool(self.running or self.waiting or self.prefill)
 
     def run(self) -> None:
         """Steps until nothing is left."""
         while self.step():
             pass
+
+    def skip_to(self, length: int) -> None:
+        """Pretends that all rows remember so many positions: how long a step takes does not depend on what they are."""
+        self.length = [length] * self.cache.num_rows
+        self.position.fill_(length)
 
     def _drop_cancelled(self) -> None:
         for request in [r for r in self.waiting if r.cancelled]:
@@ -222,12 +257,15 @@ class Scheduler:
         self.owner += [(request, i) for i in range(request.num_rows)]
         for row in request.rows:
             self.length[row] = length
+        self.position[first : first + request.num_rows] = length
         self.running.append(request)
         self._plan = None
         logits = self.heads[request.kind](hidden)  # [1 or 2, V]
         if len(logits) == 2:
             logits = guide(logits[:1], logits[1:], request.sampler.options.guidance)
-        self._give(request, request.sampler.choose(logits.expand(n, -1)))
+        ids = request.sampler.choose(logits.expand(n, -1))
+        self.tokens[first : first + request.num_rows] = ids.repeat(len(request.documents))
+        self._give(request, ids)
 
     def _decode(self) -> None:
         plan = self._plan = self._plan or self._make_plan()
@@ -236,23 +274,25 @@ class Scheduler:
         except Exception as error:
             self._fail(self.running[-1], error)
             return
-        for row in range(len(self.owner)):
-            self.length[row] += 1
+        B = len(self.owner)
+        self.length[:B] = [length + 1 for length in self.length[:B]]
+        self.position[:B] += 1
+        got: list[tuple[Request, Tensor | Exception]] = []
         for kind, part in plan.items():
-            start = 0
-            for request in part.requests:
-                try:
-                    self._give(request, request.sampler.choose(logits[kind][start : start + request.n]))
-                except Exception as error:
-                    self._fail(request, error)
-                start += request.n
+            self.tokens[part.rows], outcomes = part.choose(logits[kind])
+            got += zip(part.requests, outcomes, strict=True)
+        for request, outcome in got:
+            if isinstance(outcome, Tensor):
+                self._give(request, outcome)
+            else:
+                self._fail(request, outcome)
 
     def _next_logits(self, plan: "dict[Kind, _Part]") -> dict[Kind, Tensor]:
         """The forward of all running rows: guided logits [sequences, V] of each kind. It can be repeated: all that it
         changes is the cache behind what the rows remember."""
         B = len(self.owner)
         x = self.model.embed_next(self.tokens[:B], {kind: part.rows for kind, part in plan.items()})
-        position = torch.tensor(self.length[:B], device=self.device)[:, None]
+        position = self.position[:B, None]
         rows = self.cache.rows(0, B, position, max(self.length[:B]) + 1)
         hidden = self.model.language_model(x[:, None], position, cache=rows)[:, 0]
         guided = {}
@@ -272,12 +312,22 @@ class Scheduler:
         }
 
     def _give(self, request: Request, ids: Tensor) -> None:
-        """Hands new ids [n] to a request; it leaves when that was the last."""
+        """Hands new ids [n] to a request; a drawing leaves when these were the last."""
         request.ids.append(ids)
-        if len(request.ids) == request.num_new or (request.stop_id is not None and int(ids) == request.stop_id):
+        if request.kind == Kind.TEXT:
+            self.unread.append(request)
+        elif len(request.ids) == request.num_new:
             self._leave(request)
-        else:
-            self.tokens[request.rows] = ids.repeat(len(request.documents))
+
+    def _read_answers(self) -> None:
+        """Copies the ids that answers got in this step to the host, all at once; answers that are whole leave."""
+        requests, self.unread = self.unread, []
+        if not requests:
+            return
+        for request, id in zip(requests, torch.cat([r.ids[-1] for r in requests]).tolist(), strict=True):
+            request.text_ids.append(id)
+            if len(request.ids) == request.num_new or id == request.stop_id:
+                self._leave(request)
 
     def _leave(self, request: Request) -> None:
         request.finished = True
@@ -296,6 +346,7 @@ class Scheduler:
             request, index = owner
             request.rows[index] = row
             self.length[row] = self.length[last]
+            self.position[row] = self.position[last]
             self.tokens[row] = self.tokens[last]
             self.cache.copy(last, row, self.length[last])
         if self.prefill is not None and self.prefill.done:

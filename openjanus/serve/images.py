@@ -20,7 +20,8 @@ async def whole(service: Service, body: ImagesRequest) -> ImagesResponse:
         request = await _begin(service, drawing, ticket)
         while not ticket.is_done:
             await ticket.changed()
-        pictures = [await _finished(service, drawing, request, index) for index in range(request.n)]
+        drawn = await service.paint(partial(request.drawn, request.num_new))
+        pictures = [await _finished(service, drawing, drawn[index], index) for index in range(request.n)]
     return drawing.response(pictures, num_tokens(request.documents[0]))
 
 
@@ -46,11 +47,13 @@ async def shown(service: Service, body: ImagesRequest) -> AsyncGenerator[Partial
             if ticket.is_done or count < drawing.next_mark(newest):
                 continue
             newest = count
+            drawn = await service.paint(partial(request.drawn, count))
             for index in range(request.n):
-                picture = await service.paint(partial(_unfinished, drawing, request, index, count))
+                picture = await service.paint(partial(drawing.partial_picture, drawn[index]))
                 yield drawing.partial_event(common, picture, index, count)
+        drawn = await service.paint(partial(request.drawn, request.num_new))
         for index in range(request.n):
-            picture = await _finished(service, drawing, request, index)
+            picture = await _finished(service, drawing, drawn[index], index)
             yield drawing.completed_event(common, picture, index, num_tokens(request.documents[0]))
 
 
@@ -81,16 +84,7 @@ def _check_room(service: Service, request: Request) -> None:
         raise invalid(f"the prompt takes {taken} positions, at most {most}", "prompt", "context_length_exceeded")
 
 
-async def _finished(service: Service, drawing: Drawing, request: Request, index: int) -> str:
-    picture = await service.paint(lambda: drawing.picture(_ids(request, index, request.num_new), index))
+async def _finished(service: Service, drawing: Drawing, ids: list[int], index: int) -> str:
+    picture = await service.paint(partial(drawing.picture, ids, index))
     service.metrics.images.inc()
     return picture
-
-
-def _unfinished(drawing: Drawing, request: Request, index: int, count: int) -> str:
-    return drawing.partial_picture(_ids(request, index, count))
-
-
-def _ids(request: Request, index: int, count: int) -> list[int]:
-    """The first ids of one of a request's pictures. It waits for the device: for a thread."""
-    return [int(step[index]) for step in request.ids[:count]]

@@ -10,6 +10,7 @@ from typing import TypeVar
 import torch
 
 from openjanus.inference.engine import Engine
+from openjanus.machine import free_bytes
 from openjanus.serve.conversation import Fetch
 from openjanus.serve.drawing import Canvas
 from openjanus.serve.errors import ApiError
@@ -40,16 +41,8 @@ def cache_size(engine: Engine, slots: int = 0, positions: int = 0) -> tuple[int,
     if slots < 0 or slots == 1:
         raise ValueError(f"slots is {slots}, expected 2 or more: a guided drawing needs two rows")
     row_bytes = model.position_bytes() * num_positions
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free_ram()
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_bytes()
     return slots or max(2, min(MAX_SLOTS, int(free * CACHE_SHARE / row_bytes) // 2 * 2)), num_positions
-
-
-def _free_ram() -> int:
-    try:
-        with open("/proc/meminfo") as file:
-            return int(next(line for line in file if line.startswith("MemAvailable")).split()[1]) * 1024
-    except (OSError, StopIteration):
-        return 8 * 2**30
 
 
 class Service:

@@ -70,10 +70,8 @@ class Ticket:
     def news(self) -> int:
         """In the engine thread, after a step: takes the new ids over; how many there are."""
         assert self.request is not None
-        ids, before = self.request.ids, self.num_ids
-        if self.request.kind == Kind.TEXT:
-            self.tokens += [int(step) for step in ids[before:]]
-        self.num_ids = len(ids)
+        before, self.num_ids = self.num_ids, len(self.request.ids)
+        self.tokens += self.request.text_ids[before:]
         return self.num_ids - before
 
 

@@ -152,9 +152,9 @@ class TokenizerObjective:
 
     @torch.no_grad()
     def _unit_latents(self, batch: Tensor) -> Tensor:
-        """Pixels [M, 3, H, W] -> unit latents of all places, [M N, C]."""
+        """Pixels [M, 3, H, W] -> unit latents of all places, [M N, C], in float32 as the codebook."""
         tokenizer = self.model.tokenizer
-        unit = F.normalize(tokenizer.to_code(tokenizer.encoder(batch)), dim=1)
+        unit = F.normalize(tokenizer.to_code(tokenizer.encoder(batch)).float(), dim=1)
         return unit.permute(0, 2, 3, 1).reshape(-1, unit.shape[1])
 
     @torch.no_grad()

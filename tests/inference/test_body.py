@@ -6,13 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from openjanus.inference import kernels
 from openjanus.inference.body import decode_at_once
 from openjanus.inference.quantisation import LINEAR
 from openjanus.model.attention import KVCache
 from openjanus.model.language_model import LanguageModel, LanguageModelConfig
 
-pytestmark = pytest.mark.skipif(not kernels.available(), reason="no C++ compiler here: the kernels cannot be built")
+pytestmark = pytest.mark.usefixtures("compiled_kernels")
 CONFIG = LanguageModelConfig(
     vocab_size=64, width=96, num_layers=3, num_heads=4, num_kv_heads=4, head_width=32, ffn_width=160
 )

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import openai
 import pytest
 
-from openjanus.serve import fetch, log
+from openjanus.serve import fetch, log, service
 from openjanus.serve.errors import ApiError
 from openjanus.serve.fetch import fetch_picture, is_public, public_address
 from openjanus.serve.guard import Keys
@@ -271,6 +271,12 @@ def test_the_server_loads_remote_pictures_only_when_told_to(engine, monkeypatch)
     with run_server(engine, fetch=True) as running, pytest.raises(openai.BadRequestError) as error:
         ask(running.client(), [part])
     assert "not a public address" in str(error.value) and error.value.param == "messages.0.content.0.image_url"
+
+
+def test_the_cache_takes_a_quarter_of_what_a_container_has_free(engine, monkeypatch) -> None:
+    row_bytes = engine.model.language_model.position_bytes() * 192
+    monkeypatch.setattr(service, "free_bytes", lambda: 4 * 10 * row_bytes)
+    assert cache_size(engine) == (10, 192)
 
 
 def test_limits_and_sizes_that_make_no_sense(engine) -> None:

@@ -76,9 +76,9 @@ def run_of(kind: str, janus_task: JanusTraining) -> Run:
     return Run(kind, janus_task, (adapt, tune))
 
 
-def train(run: Run, folder: Path, stop_after: int | None = None) -> dict[str, torch.Tensor]:
+def train(run: Run, folder: Path, stop_after: int | None = None, runtime: Runtime = CPU) -> dict[str, torch.Tensor]:
     objective = make_objective(run)
-    fit(objective, run.stages, folder, CPU, schedule=Schedule(log_steps=1), stop_after=stop_after)
+    fit(objective, run.stages, folder, runtime, schedule=Schedule(log_steps=1), stop_after=stop_after)
     return objective.model.state_dict()
 
 
@@ -95,6 +95,14 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(kind, janus_task, tm
     assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
     assert len(losses(tmp_path / "whole")) == 5
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+@pytest.mark.parametrize("kind", ["tokenizer", "encoder", "janus"])
+def test_a_run_in_bfloat16_stays_near_float32(kind, janus_task, tmp_path) -> None:
+    run = run_of(kind, janus_task)
+    train(run, tmp_path / "exact")
+    train(run, tmp_path / "rough", runtime=replace(CPU, weights="bfloat16"))
+    assert losses(tmp_path / "rough") == pytest.approx(losses(tmp_path / "exact"), rel=0.05)
 
 
 def test_only_what_a_stage_trains_changes(janus_task, tmp_path) -> None:

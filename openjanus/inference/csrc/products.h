@@ -18,8 +18,18 @@ constexpr int64_t BLOCK = 16, GROUP = 32, ROWS = 128;
 
 #if defined(__AVX512VNNI__) && defined(__AVX512F__)
 #define DPBUSD(sum, a, b) (Ints) _mm512_dpbusd_epi32((__m512i)(sum), (__m512i)(a), (__m512i)(b))
-#elif defined(__AVXVNNI__)
+#elif defined(__AVXVNNI__) && !defined(__AVX512F__)
 #define DPBUSD(sum, a, b) (Ints) _mm256_dpbusd_avx_epi32((__m256i)(sum), (__m256i)(a), (__m256i)(b))
+#elif defined(__AVX512BW__)
+#define SIMD(name) _mm512_##name
+typedef __m512i Register;
+inline Register with_sign_of(Register weight, Register x) {
+  return _mm512_mask_sub_epi8(x, _mm512_movepi8_mask(weight), Register{}, x);
+}
+#elif defined(__AVX2__) && !defined(__AVX512F__)
+#define SIMD(name) _mm256_##name
+typedef __m256i Register;
+inline Register with_sign_of(Register weight, Register x) { return _mm256_sign_epi8(x, weight); }
 #endif
 
 // The weights of a group for LANES channels: 8 vectors of 4 inputs each, as unsigned bytes w + OFFSET.
@@ -45,21 +55,21 @@ struct Group {
     Ints sum = Ints{} - moved;
 #ifdef DPBUSD
     for (int s = 0; s < 8; ++s) sum = DPBUSD(sum, w[s], Ints{} + load<int32_t>(x + 4 * s));
-#elif defined(__AVX2__)  // 16 bits hold all 8 pairs of 15 * 127: widen once. They hold one pair of 127 * 127, unsigned
+#elif defined(SIMD)  // 16 bits hold all 8 pairs of 15 * 127: widen once. They hold one pair of 127 * 127, unsigned
     // times signed, so there w x = |w| (sign(w) x).
-    const __m256i ones = _mm256_set1_epi16(1);
-    __m256i pairs = _mm256_setzero_si256(), wide = BITS == 4 ? (__m256i)sum : pairs;
+    const Register ones = SIMD(set1_epi16)(1);
+    Register pairs = {}, wide = BITS == 4 ? (Register)sum : pairs;
     for (int s = 0; s < 8; ++s) {
-      const __m256i inputs = _mm256_set1_epi32(load<int32_t>(x + 4 * s));
+      const Register inputs = SIMD(set1_epi32)(load<int32_t>(x + 4 * s));
       if constexpr (BITS == 4) {
-        pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16((__m256i)w[s], inputs));
+        pairs = SIMD(add_epi16)(pairs, SIMD(maddubs_epi16)((Register)w[s], inputs));
       } else {
-        const __m256i weight = (__m256i)(w[s] ^ 128);
-        const __m256i product = _mm256_maddubs_epi16(_mm256_abs_epi8(weight), _mm256_sign_epi8(inputs, weight));
-        wide = _mm256_add_epi32(wide, _mm256_madd_epi16(product, ones));
+        const Register weight = (Register)(w[s] ^ 128);
+        const Register product = SIMD(maddubs_epi16)(SIMD(abs_epi8)(weight), with_sign_of(weight, inputs));
+        wide = SIMD(add_epi32)(wide, SIMD(madd_epi16)(product, ones));
       }
     }
-    sum = (Ints)(BITS == 4 ? _mm256_add_epi32(wide, _mm256_madd_epi16(pairs, ones)) : wide);
+    sum = (Ints)(BITS == 4 ? SIMD(add_epi32)(wide, SIMD(madd_epi16)(pairs, ones)) : wide);
 #else
     for (int s = 0; s < 8; ++s)
       for (int c = 0; c < LANES; ++c)

@@ -1,0 +1,90 @@
+"""What this process may use of its machine, which in a container is less than what the machine has (floor 0).
+
+Linux bounds memory and CPU time by control groups, of version 1 or 2. The limits of a process are those of its own
+group and of all groups above it that can be seen from inside.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+ROOT = Path("/")
+UNKNOWN_BYTES = 8 * 2**30  # of free memory, where the system does not tell
+MEMORY_FILES = (  # limit, what is used of it, and which part of that the kernel gives back when asked
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+
+
+def free_bytes(root: Path = ROOT) -> int:
+    """Memory that this process can still take. root: where /proc and /sys are."""
+    free = _field(root / "proc/meminfo", "MemAvailable:")
+    known = [free * 1024] if free is not None else []
+    for group in _groups(root, "memory"):
+        for limit_name, used_name, given_back in MEMORY_FILES:
+            limit, used = _number(group / limit_name), _number(group / used_name)
+            if limit is not None and used is not None:
+                known.append(limit - used + (_field(group / "memory.stat", given_back) or 0))
+    return max(min(known, default=UNKNOWN_BYTES), 0)
+
+
+def num_cpus(root: Path = ROOT) -> int:
+    """CPUs that this process can keep busy: 1 or more. root: where /proc and /sys are."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    shares: list[float] = [allowed]
+    for group in _groups(root, "cpu"):
+        words = _read(group / "cpu.max").split()
+        quota, period = (
+            words if len(words) == 2 else (_read(group / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
+        )
+        if quota.strip().isdecimal() and period.strip().isdecimal():  # neither "max" nor -1, which mean no limit
+            shares.append(int(quota) / int(period))
+    return max(int(min(shares)), 1)
+
+
+def _groups(root: Path, controller: str) -> Iterator[Path]:
+    """The folders of the process's group and of those above it, wherever this controller of theirs may be."""
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        mount = _mount(root, controller if controllers else "")
+        if mount is None:
+            continue
+        shown, top = mount  # a container sees its own group at the top
+        inside = PurePosixPath(path)
+        group = top / inside.relative_to(shown) if inside.is_relative_to(shown) and ".." not in inside.parts else top
+        yield group
+        while group != top:
+            group = group.parent
+            yield group
+
+
+def _mount(root: Path, controller: str) -> tuple[str, Path] | None:
+    """The group that a hierarchy begins with and the folder where it is mounted. controller: none for version 2."""
+    kind = "cgroup" if controller else "cgroup2"
+    for line in _read(root / "proc/self/mountinfo").splitlines():
+        left, _, right = line.partition(" - ")
+        words = right.split(" ")
+        if words[0] == kind and (not controller or controller in words[-1].split(",")):
+            shown, folder = left.split(" ")[3:5]
+            return shown, root / folder.lstrip("/")
+    return None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def _number(path: Path) -> int | None:
+    text = _read(path).strip()
+    return int(text) if text.isdecimal() else None
+
+
+def _field(path: Path, name: str) -> int | None:
+    """The number behind a name at the beginning of a line."""
+    lines = (line.split() for line in _read(path).splitlines())
+    return next((int(words[1]) for words in lines if words[:1] == [name]), None)
