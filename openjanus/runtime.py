@@ -1,6 +1,8 @@
 """Where and how numbers are computed: device, weights and threads in one explicit object (floor 0)."""
 
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -62,3 +64,25 @@ class Runtime:
     def __str__(self) -> str:
         threads = f", {torch.get_num_threads()} of {os.cpu_count()} cores" if self.device.type == "cpu" else ""
         return f"{self.device} {self.weights}{threads} ({self.reason})"
+
+
+def one_core_pool(num_threads: int, name: str) -> ThreadPoolExecutor:
+    """Threads whose torch operations compute on one core each, beside a thread that has the others.
+
+    `torch.set_num_threads` also decides for every thread that has not computed yet. So all threads of the pool start
+    here, and the number is set back behind them.
+    """
+    num_before = torch.get_num_threads()
+    all_started = threading.Barrier(num_threads + 1)
+
+    def start() -> None:
+        torch.get_num_threads()  # a thread's first call takes the common number over; one's own is set after that
+        torch.set_num_threads(1)
+        all_started.wait()
+
+    pool = ThreadPoolExecutor(num_threads, name)
+    for _ in range(num_threads):
+        pool.submit(start)
+    all_started.wait()
+    torch.set_num_threads(num_before)
+    return pool

@@ -3,13 +3,13 @@
 import asyncio
 import time
 from collections.abc import Callable, Collection
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
 import torch
 
 from openjanus.inference.engine import Engine
+from openjanus.runtime import one_core_pool
 from openjanus.serve.conversation import Fetch
 from openjanus.serve.drawing import Canvas
 from openjanus.serve.errors import ApiError
@@ -75,9 +75,9 @@ class Service:
             self.fetch = partial(
                 fetch_picture, max_bytes=self.limits.max_picture_bytes, seconds=self.limits.fetch_seconds
             )
-        self._readers = ThreadPoolExecutor(READERS, "reader", _one_thread)
+        self._readers = one_core_pool(READERS, "reader")
         # One thread: pictures are decoded one after another, beside the batch and not in its way.
-        self._painter = ThreadPoolExecutor(1, "painter", _one_thread)
+        self._painter = one_core_pool(1, "painter")
 
     async def read(self, call: Callable[[], T]) -> T:
         """Runs what prepares a request."""
@@ -95,8 +95,3 @@ class Service:
         self.worker.stop()
         for pool in (self._readers, self._painter):
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _one_thread() -> None:
-    # Every thread that calls torch has OpenMP threads of its own; the cores belong to the engine's.
-    torch.set_num_threads(1)
