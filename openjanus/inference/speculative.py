@@ -87,7 +87,7 @@ class Speculation:
     def _judge(self, hidden: Tensor) -> None:
         """Takes the choices that follow right drafts, and makes the rest of them the next drafts."""
         T, sampler = hidden.shape[1], self.request.sampler
-        logits = self.model.image_logits(hidden).float().unflatten(0, (-1, self.branches))
+        logits = self.model.image_logits(hidden).unflatten(0, (-1, self.branches))
         logits = guide(logits[:, 0], logits[:, 1], sampler.options.guidance) if self.branches == 2 else logits[:, 0]
         p = sampler.probabilities(logits)
         chosen = choose(p, self._noise(T))

@@ -213,6 +213,23 @@ def test_bfloat16_stays_near_float32(tmp_path) -> None:
     assert error < 0.15
 
 
+def test_every_id_is_chosen_from_guided_logits_in_float32(monkeypatch) -> None:
+    """The first one, which comes from the prefill, too: with weights in bfloat16."""
+    rough = Engine(tiny.checkpoint())
+    rough.model.to(torch.bfloat16)
+    request = rough.drawing("two red apples", SamplingOptions(guidance=5.0, seed=1))
+    scheduler = Scheduler(rough.model, 2, NUM_POSITIONS)
+    pairs, chosen_from = [], []
+    head, choose = rough.model.image_logits, request.sampler.choose
+    scheduler.heads[Kind.GENERATE] = lambda hidden: pairs.append(head(hidden)) or pairs[-1]
+    monkeypatch.setattr(request.sampler, "choose", lambda logits: chosen_from.append(logits) or choose(logits))
+    scheduler.submit(request)
+    scheduler.run()
+    assert len(pairs) == len(chosen_from) == 16 and pairs[0].dtype == torch.bfloat16
+    for (conditional, unconditional), guided in zip(pairs, chosen_from, strict=True):
+        assert torch.equal(guided[0], guide(conditional.float(), unconditional.float(), 5.0))
+
+
 def fails_when(call, fault):
     """`call`, but raising out of memory when `fault(*arguments)` says so."""
 
