@@ -49,7 +49,7 @@ class CudaRecording:
 def run_layers(model: LanguageModel, x: Tensor, cosine: Tensor, sine: Tensor, rows: CacheRows) -> Tensor:
     for layer in model.layers:
         x = layer(x, cosine, sine, None, rows)
-    return x
+    return model.norm(x)
 
 
 class _Graph:

@@ -177,6 +177,33 @@ def test_prompts_are_prefilled_once_for_all_their_pictures(engine, monkeypatch) 
     assert seen == [(2, T)] + [(8, 1)] * 15
 
 
+def test_a_prompt_is_cut_into_the_same_chunks_in_any_company(engine, monkeypatch) -> None:
+    chunks: list[tuple[int, int]] = []
+    original = engine.model.language_model.forward
+
+    def forward(x, position, cache):
+        if x.shape[1] > 1:
+            chunks.append((int(position[0, 0]), x.shape[1]))
+        return original(x, position, cache=cache)
+
+    monkeypatch.setattr(engine.model.language_model, "forward", forward)
+    requests = [
+        engine.answer([Message("user", ["cat " * n])], SamplingOptions(temperature=0.0), 3) for n in (9, 40, 17)
+    ]
+    alone = []
+    for request in requests:
+        scheduler = make_scheduler(engine, chunk_tokens=16)
+        scheduler.submit(again(request))
+        scheduler.run()
+        alone += chunks
+        chunks.clear()
+    scheduler = make_scheduler(engine, chunk_tokens=16)
+    for request in requests:
+        scheduler.submit(request)
+    scheduler.run()
+    assert chunks == alone and len(chunks) > 5
+
+
 def test_heads_read_only_their_own_rows(engine, monkeypatch) -> None:
     rows: dict[str, set[int]] = {"image": set(), "text": set()}
     image, text = engine.model.image_logits, engine._text_logits
