@@ -1,7 +1,9 @@
 """Where and how numbers are computed: device, weights and threads in one explicit object (floor 1)."""
 
 import os
+import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -93,3 +95,25 @@ def _parse_device(name: str, counts: Mapping[str, int]) -> torch.device:
         there = f"{device.type}:0" + f" to {device.type}:{count - 1}" * (count > 1)
         raise ValueError(f"device {name!r} is not available here: there is {there}")
     return device
+
+
+def one_core_pool(num_threads: int, name: str) -> ThreadPoolExecutor:
+    """Threads whose torch operations compute on one core each, beside a thread that has the others.
+
+    `torch.set_num_threads` also decides for every thread that has not computed yet. So all threads of the pool start
+    here, and the number is set back behind them.
+    """
+    num_before = torch.get_num_threads()
+    all_started = threading.Barrier(num_threads + 1)
+
+    def start() -> None:
+        torch.get_num_threads()  # a thread's first call takes the common number over; one's own is set after that
+        torch.set_num_threads(1)
+        all_started.wait()
+
+    pool = ThreadPoolExecutor(num_threads, name)
+    for _ in range(num_threads):
+        pool.submit(start)
+    all_started.wait()
+    torch.set_num_threads(num_before)
+    return pool

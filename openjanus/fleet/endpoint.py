@@ -9,13 +9,11 @@ import asyncio
 import secrets
 from argparse import Namespace
 from collections.abc import AsyncGenerator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import torch
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
@@ -24,6 +22,7 @@ from openjanus.fleet.painter import Painter
 from openjanus.fleet.settings import FleetSettings
 from openjanus.fleet.vocabulary import Vocabulary
 from openjanus.processing.processor import Message
+from openjanus.runtime import one_core_pool
 from openjanus.serve.app import EventStream
 from openjanus.serve.body import parse
 from openjanus.serve.drawing import Drawing, sse
@@ -62,7 +61,7 @@ class ImagesEndpoint:
         self.paired, self.guidance = config.paired, config.guidance
         self.guides = self.paired and bool(engine_client.model_config.logits_processors)
         self.max_positions = engine_client.model_config.max_model_len
-        self.threads = ThreadPoolExecutor(1, "painter", lambda: torch.set_num_threads(1))
+        self.threads = one_core_pool(1, "painter")
         settings = self.settings
         load = partial(
             Painter.load, args.model, args.revision, settings.paint_device, self.guidance, settings.strict_sizes

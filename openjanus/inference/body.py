@@ -1,38 +1,38 @@
-"""All layers of the body at once, for the few new positions of a decode step (csrc/body.h).
+"""How a loaded model decodes: all layers of the body at once, for the few new positions of a step (csrc/body.h).
 
 Python and small operations between the products, which read the weights at the speed of memory, took a fifth of a
 step in 4 bits at the shape of Janus-1.3B (LOG.md). The oracle is the loop over layers in model/language_model.py.
+With the kernels, a row's hidden states and logits do not depend on the rows beside it, to the last bit.
 """
 
 import torch
 from torch import Tensor, nn
 
 from openjanus.inference import kernels
-from openjanus.inference.graphs import CudaRecorder, GraphedLayers
-from openjanus.inference.quantisation import LINEAR, BFloat16Linear, Int4Linear, Int8Linear, PackedLinear, StoredLinear
+from openjanus.inference.graphs import CudaRecorder, GraphedLayers, run_layers
+from openjanus.inference.quantisation import GROUP, FloatLinear, PackedLinear, fits
 from openjanus.model.attention import CacheRows
 from openjanus.model.janus import Janus
 from openjanus.model.language_model import Decode, LanguageModel, Layer, RMSNorm
 from openjanus.runtime import Runtime
 
-FORMS: dict[type[nn.Module], str] = {BFloat16Linear: "bfloat16", Int8Linear: "int8", Int4Linear: "int4"}
 NOTHING = torch.empty(0)
 
 
 def decode_at_once(model: LanguageModel) -> Decode | None:
-    """What a decode step of these weights runs instead of its layers; None where the kernel does not fit them: then the
-    layers run."""
+    """What a decode step of these weights runs instead of its layers; None if the kernel does not fit them."""
     c = model.config
     linears = [linear for layer in model.layers for linear in _linears(layer)]
-    forms = set(map(type, linears))
-    group = c.num_heads // c.num_kv_heads * c.head_width
-    if len(forms) != 1 or not forms <= set(FORMS) or c.head_width % 16 or group % 32 or not kernels.available():
+    stored = [linear for linear in linears if isinstance(linear, (FloatLinear, PackedLinear)) and fits(linear)]
+    forms = {linear.form for linear in stored}
+    if len(stored) < len(linears) or len(forms) != 1 or c.head_width % 16 or not kernels.available():
         return None
-    stored = [linear for linear in linears if isinstance(linear, StoredLinear)]
-    operation = getattr(torch.ops.openjanus, f"decode_{FORMS[forms.pop()]}").default
-    norms = [weight for layer in model.layers for weight in _norms(layer)]
-    matrices = [linear.weight for linear in stored]
     scales = [linear.scale for linear in stored if isinstance(linear, PackedLinear)]
+    if scales and c.num_heads // c.num_kv_heads * c.head_width % GROUP:
+        return None
+    operation = getattr(torch.ops.openjanus, f"decode_{forms.pop()}").default
+    norms = [weight for layer in model.layers for weight in _norms(layer)] + [model.norm.weight]
+    matrices = [linear.weight for linear in stored]
     biases = [NOTHING if linear.bias is None else linear.bias for linear in stored]
 
     def decode(x: Tensor, cosine: Tensor, sine: Tensor, rows: CacheRows) -> Tensor:
@@ -42,14 +42,44 @@ def decode_at_once(model: LanguageModel) -> Decode | None:
     return decode
 
 
+def decode_one_by_one(model: LanguageModel) -> Decode:
+    """The layers for one position of one row after the other, each in a call of the same shape: for bodies that the
+    kernel does not fit. Slow with many rows, but no row depends on another."""
+
+    def decode(x: Tensor, cosine: Tensor, sine: Tensor, rows: CacheRows) -> Tensor:
+        hidden = torch.empty_like(x)
+        B, T, _ = x.shape
+        for b in range(B):
+            for t in range(T):
+                here, position = (slice(b, b + 1), slice(t, t + 1)), rows.position[b : b + 1, t : t + 1]
+                row = rows.cache.rows(rows.start + b, rows.start + b + 1, position, int(position) + 1)
+                table = cosine[b : b + 1, :, t : t + 1], sine[b : b + 1, :, t : t + 1]
+                hidden[here] = run_layers(model, x[here], *table, row)
+        return hidden
+
+    return decode
+
+
+class GELU(nn.Module):
+    """GELU of each number by itself: torch's depends on where in its tensor a number stands, in the last bits."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ops.openjanus.gelu(x)
+
+
 def prepare(model: Janus, runtime: Runtime) -> Janus:
-    """Chooses how a loaded model decodes. On CUDA: by graphs (graphs.py). On the CPU, where its weights are stored in a
-    form of ours: with caches in bfloat16, and all layers at once."""
+    """Chooses how a loaded model decodes. On CUDA: by graphs (graphs.py). On the CPU: by the kernels, if they can be
+    built, and with caches in bfloat16 unless the weights are float32."""
+    body = model.language_model
     if runtime.device.type == "cuda":
-        model.language_model.decode = GraphedLayers(model.language_model, CudaRecorder)
-    elif runtime.device.type == "cpu" and runtime.weights in LINEAR:
-        model.language_model.cache_dtype = torch.bfloat16
-        model.language_model.decode = decode_at_once(model.language_model)
+        body.decode = GraphedLayers(body, CudaRecorder)
+    elif runtime.device.type == "cpu":
+        if runtime.weights != "float32":
+            body.cache_dtype = torch.bfloat16
+        if kernels.available():
+            body.decode = decode_at_once(body) or decode_one_by_one(body)
+            model.generation.adaptor.gelu = GELU()
+            model.generation.head.gelu = GELU()
     return model
 
 

@@ -81,7 +81,7 @@ class CudaRecorder:
 def run_layers(model: LanguageModel, x: Tensor, cosine: Tensor, sine: Tensor, rows: CacheRows) -> Tensor:
     for layer in model.layers:
         x = layer(x, cosine, sine, None, rows)
-    return x
+    return model.norm(x)
 
 
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor]  # of a step: x, cosine, sine, position

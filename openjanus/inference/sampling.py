@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 MAX_PICTURES = 64  # of one seed and prompt: each has a generator seed of its own
+MIN_TEMPERATURE = torch.finfo(torch.float32).tiny  # smaller ones are 0 in float32; this one is their limit already
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,10 @@ class Sampler:
         o = self.options
         if o.temperature == 0:
             return F.one_hot(logits.argmax(dim=-1), logits.shape[-1]).float()
-        return torch.softmax(restrict(logits.float() / o.temperature, o.top_k, o.top_p), dim=-1)
+        logits = logits.float()
+        # From the largest one down: a temperature near 0 sends the others to -inf, and none to +inf.
+        relative = (logits - logits.amax(dim=-1, keepdim=True)) / max(o.temperature, MIN_TEMPERATURE)
+        return torch.softmax(restrict(relative, o.top_k, o.top_p), dim=-1)
 
 
 def choose(probabilities: Tensor, noise: Tensor) -> Tensor:
@@ -110,5 +114,6 @@ def restrict(logits: Tensor, top_k: int, top_p: float) -> Tensor:
 
 
 def guide(conditional: Tensor, unconditional: Tensor, guidance: float | Tensor) -> Tensor:
-    """u + s (c - u) for logits [R, V]; s is one number, or [R, 1] (arXiv 2410.13848 §3.4)."""
+    """u + s (c - u) for logits [R, V], in float32; s is one number, or [R, 1] (arXiv 2410.13848 §3.4)."""
+    conditional, unconditional = conditional.float(), unconditional.float()
     return unconditional + guidance * (conditional - unconditional)

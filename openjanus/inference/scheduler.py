@@ -6,7 +6,8 @@
 A request owns rows of one KV cache. The running rows are the first of the cache, without gaps, so that a step reads it
 in place; when a request leaves, the last rows move into its places. A drawing with guidance owns two rows for each
 picture, conditional and unconditional, that are always stepped together. What a request gets does not depend on its
-company: every row attends to itself alone, and each of its pictures draws its noise from a generator of its own.
+company: every row attends to itself alone, each of its pictures draws its noise from a generator of its own, and the
+kernels (body.py) give a row the same last bits whatever rows are beside it.
 Nor does a fault reach its company: a request that fails on its way in, or when its ids are chosen, leaves with its
 `error` set. A step of all that fails (memory) has changed nothing yet: the newest request leaves, the others repeat it.
 
@@ -26,7 +27,9 @@ from openjanus.inference.sampling import Sampler, guide
 from openjanus.model.janus import Janus
 from openjanus.sequence import Document, Kind, collate, num_tokens
 
-CHUNK_TOKENS = 256  # positions that a prefill computes between two steps of the running batch
+# Positions of a prompt that are computed at once. Prompts take so many between two steps of the running batch, or less
+# than a chunk more.
+CHUNK_TOKENS = 256
 
 
 @dataclass(eq=False)
@@ -187,7 +190,7 @@ class Scheduler:
             try:
                 if self.prefill is None:
                     self._admit()
-                room -= self._prefill_chunk(room)
+                room -= self._prefill_chunk()
             except Exception as error:
                 self._fail(request, error)
         self._read_answers()
@@ -230,13 +233,14 @@ class Scheduler:
         request = self.waiting.popleft()
         self.prefill = _Prefill(request, self.model.embed(collate(request.documents).to(self.device)))
 
-    def _prefill_chunk(self, room: int) -> int:
-        """Computes at most `room` more positions of the prompt, in the rows behind the running ones; returns how many.
-        A prompt that is whole joins the batch."""
+    def _prefill_chunk(self) -> int:
+        """Computes a chunk of the prompt, in the rows behind the running ones; returns its positions. A prompt that is
+        whole joins the batch. Only the prompt decides where its chunks end: a library may compute one of another length
+        in another way, and the last bits would differ."""
         prefill = self.prefill
         assert prefill is not None
         B, T, _ = prefill.x.shape
-        start, stop = prefill.done, min(prefill.done + room, T)
+        start, stop = prefill.done, min(prefill.done + self.chunk_tokens, T)
         position = torch.arange(start, stop, device=self.device).expand(B, -1)
         first = len(self.owner)
         rows = self.cache.rows(first, first + B, position, stop)

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from openjanus.inference.sampling import choose, guide
-from openjanus.inference.scheduler import Request
+from openjanus.inference.scheduler import CHUNK_TOKENS, Request
 from openjanus.model.janus import Janus
+from openjanus.model.language_model import MAX_DECODE
 from openjanus.sequence import Kind, collate, num_tokens
 
 MAX_WINDOW = 64
@@ -74,7 +75,7 @@ class Speculation:
         x = self.model.embed(collate(self.request.documents).to(self.cache.keys.device))
         B, T, _ = x.shape
         position = torch.arange(T, device=x.device).expand(B, -1)
-        hidden = self.model.language_model(x, position, cache=self.cache.rows(0, B, position, T))
+        hidden = self._forward(x, position, T, CHUNK_TOKENS)
         for row in range(B, self.request.num_rows):
             self.cache.copy(row % B, row, T)
         return hidden[:, -1:].repeat(self.request.n, 1, 1)
@@ -83,16 +84,27 @@ class Speculation:
         """The last sure id of each running picture and its first T - 1 drafts -> hidden [R, T, D]."""
         device = self.draft.device
         last = torch.tensor([self.ids[k][-1:] for k in self.running], device=device)
-        x = self.model.generation(torch.cat((last, self.draft), dim=1)[:, :T])
+        ids = torch.cat((last, self.draft), dim=1)[:, :T]
+        x = self.model.generation(ids.flatten()).unflatten(0, ids.shape)
         start = [num_tokens(self.request.documents[0]) + len(self.ids[k]) - 1 for k in self.running]
         position = torch.tensor(start, device=device)[:, None] + torch.arange(T, device=device)
         x, position = (part.repeat_interleave(self.branches, dim=0) for part in (x, position))
-        return self.model.language_model(x, position, cache=self.cache.rows(0, len(x), position, max(start) + T))
+        return self._forward(x, position, max(start) + T, MAX_DECODE)
+
+    def _forward(self, x: Tensor, position: Tensor, reach: int, piece: int) -> Tensor:
+        """x [B, T, D] -> hidden [B, T, D], in pieces of so many positions: as the plain loop computes them. reach: 1 +
+        the largest position."""
+        T, hidden = x.shape[1], []
+        for start in range(0, T, piece):
+            stop = min(start + piece, T)
+            rows = self.cache.rows(0, len(x), position[:, start:stop], reach - T + stop)
+            hidden.append(self.model.language_model(x[:, start:stop], position[:, start:stop], cache=rows))
+        return torch.cat(hidden, dim=1)
 
     def _judge(self, hidden: Tensor) -> None:
         """Takes the choices that follow right drafts, and makes the rest of them the next drafts."""
         T, sampler = hidden.shape[1], self.request.sampler
-        logits = self.model.image_logits(hidden).float().unflatten(0, (-1, self.branches))
+        logits = self.model.image_logits(hidden.flatten(0, 1)).unflatten(0, (-1, self.branches, T))
         logits = guide(logits[:, 0], logits[:, 1], sampler.options.guidance) if self.branches == 2 else logits[:, 0]
         p = sampler.probabilities(logits)
         chosen = choose(p, self._noise(T))

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+ROTARY_BLOCK = 64  # positions whose rotary values are computed together: in tensors of one size, see KVCache.rotary
+
 
 class KVCache:
     """Preallocated keys and values of all layers, [L, R, Hkv, S, K] each: R rows, a document of up to S positions each.
@@ -34,6 +36,7 @@ class KVCache:
         # zeros: what is masked is multiplied by zero, and must be finite for that
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros_like(self.keys)
+        self._rotary: tuple[Tensor, Tensor] | None = None
 
     @property
     def num_rows(self) -> int:
@@ -55,7 +58,19 @@ class KVCache:
         """
         if reach > self.num_positions:
             raise ValueError(f"KV cache is full: {reach} positions wanted, {self.num_positions} reserved")
+        if not 0 <= start <= stop <= self.num_rows:
+            raise ValueError(f"KV cache has {self.num_rows} rows: it has none from {start} to {stop}")
         return CacheRows(self, start, stop, position, reach)
+
+    def rotary(self, theta: float) -> tuple[Tensor, Tensor]:
+        """Cosine and sine [S, K] of all positions, computed once. A position's values do not depend on S."""
+        if self._rotary is None:
+            S, K, device = self.num_positions, self.keys.shape[-1], self.keys.device
+            position = torch.arange(-(-S // ROTARY_BLOCK) * ROTARY_BLOCK, device=device).view(-1, 1, ROTARY_BLOCK)
+            blocks = [rotary_table(block, K, theta) for block in position]
+            cosine, sine = (torch.cat(parts, dim=2)[0, 0, :S] for parts in zip(*blocks, strict=True))
+            self._rotary = cosine, sine
+        return self._rotary
 
 
 class CacheRows:
@@ -72,13 +87,20 @@ class CacheRows:
         slot = torch.arange(self.reach, device=self.position.device)
         return (slot <= self.position[:, :, None])[:, None]
 
+    def rotary(self, theta: float) -> tuple[Tensor, Tensor]:
+        """Cosine and sine [B, 1, T, K] of the new positions."""
+        cosine, sine = self.cache.rotary(theta)
+        return cosine[self.position][:, None], sine[self.position][:, None]
+
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Remembers k and v [B, Hkv, T, K], and lets q [B, H, T, K] see all up to its own position. -> [B, H, T, K]"""
         keys, values = self.keys[layer], self.values[layer]
         keys[self.row, :, self.position] = k.transpose(1, 2).to(keys.dtype)
         values[self.row, :, self.position] = v.transpose(1, 2).to(values.dtype)
-        keys, values = keys[:, :, : self.reach], values[:, :, : self.reach]
-        return attend(q, keys.to(q.dtype), values.to(q.dtype), self.mask)
+        keys, values = (part[:, :, : self.reach].to(q.dtype) for part in (keys, values))
+        if q.device.type == "cpu":  # libraries may compute otherwise by how a tensor lies in memory
+            keys, values = keys.contiguous(), values.contiguous()
+        return attend(q, keys, values, self.mask)
 
 
 def causal_document_mask(query_document: Tensor, key_document: Tensor) -> Tensor:

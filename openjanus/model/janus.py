@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openjanus.model.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
@@ -35,10 +34,11 @@ class Adaptor(nn.Module):
     def __init__(self, width_in: int, width: int):
         super().__init__()
         self.up = nn.Linear(width_in, width)
+        self.gelu: nn.Module = nn.GELU()
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.out(F.gelu(self.up(x)))
+        return self.out(self.gelu(self.up(x)))
 
 
 class ImageHead(nn.Module):
@@ -47,10 +47,11 @@ class ImageHead(nn.Module):
     def __init__(self, width: int, head_width: int, num_ids: int):
         super().__init__()
         self.up = nn.Linear(width, head_width)
+        self.gelu: nn.Module = nn.GELU()
         self.out = nn.Linear(head_width, num_ids)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return self.out(F.gelu(self.up(hidden)))
+        return self.out(self.gelu(self.up(hidden)))
 
 
 class Understanding(nn.Module):

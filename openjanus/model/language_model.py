@@ -23,10 +23,11 @@ from openjanus.model.attention import (
     rotate,
 )
 
-# x [B, T, D], cosine and sine [B, 1, T, K], the rows continued -> [B, T, D] behind all layers, with the new positions
-# remembered
+# x [B, T, D], cosine and sine [B, 1, T, K], the rows continued -> hidden [B, T, D], with the new positions remembered
 Decode = Callable[[Tensor, Tensor, Tensor, CacheRows], Tensor]
-MAX_DECODE = 32  # new positions a row up to which it is used: beyond, large products are faster
+# New positions of each row up to which it is used: beyond, large products are faster. Never by the number of rows: a
+# row would then depend on its company.
+MAX_DECODE = 32
 
 
 @dataclass(frozen=True)
@@ -177,9 +178,11 @@ class LanguageModel(nn.Module):
         if cache is None:
             assert document is not None
             mask = causal_document_mask(document, document)
-        cosine, sine = rotary_table(position, self.config.head_width, self.config.rope_theta)
-        if cache is not None and self.decode is not None and x.shape[1] <= MAX_DECODE:
-            return self.norm(self.decode(x, cosine, sine, cache))
+            cosine, sine = rotary_table(position, self.config.head_width, self.config.rope_theta)
+        else:
+            cosine, sine = cache.rotary(self.config.rope_theta)
+            if self.decode is not None and x.shape[1] <= MAX_DECODE:
+                return self.decode(x, cosine, sine, cache)
         for layer in self.layers:
             x = layer(x, cosine, sine, mask, cache)
         return self.norm(x)

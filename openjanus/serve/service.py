@@ -11,6 +11,7 @@ import torch
 
 from openjanus.inference.engine import Engine
 from openjanus.machine import free_bytes
+from openjanus.runtime import one_core_pool
 from openjanus.serve.conversation import Fetch
 from openjanus.serve.drawing import Canvas
 from openjanus.serve.errors import ApiError
@@ -74,10 +75,10 @@ class Service:
             self.fetch = partial(
                 fetch_picture, max_bytes=self.limits.max_picture_bytes, seconds=self.limits.fetch_seconds
             )
-        self._readers = ThreadPoolExecutor(READERS, "reader", _one_thread)
+        self._readers = one_core_pool(READERS, "reader")
         self._parser = ThreadPoolExecutor(1, "parser")  # one body at a time: what parsing takes does not add up
         # One thread: pictures are decoded one after another, beside the batch and not in its way.
-        self._painter = ThreadPoolExecutor(1, "painter", _one_thread)
+        self._painter = one_core_pool(1, "painter")
 
     async def parse(self, call: Callable[[], T]) -> T:
         """Runs what turns a body into a request."""
@@ -100,8 +101,3 @@ class Service:
         self.worker.stop()
         for pool in (self._parser, self._readers, self._painter):
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _one_thread() -> None:
-    # Every thread that calls torch has OpenMP threads of its own; the cores belong to the engine's.
-    torch.set_num_threads(1)

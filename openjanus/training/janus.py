@@ -27,7 +27,7 @@ from openjanus.sequence import Batch, Document, GenerateSpan, Kind, pack
 from openjanus.training.loop import Measures
 from openjanus.training.stage import Stage
 from openjanus.weights.checkpoint import check_tensors, load, load_part
-from openjanus.weights.config import Checkpoint
+from openjanus.weights.config import Checkpoint, CheckpointConfig
 from openjanus.weights.hub import find_checkpoint
 
 
@@ -73,6 +73,7 @@ def starting_checkpoint(c: JanusTraining) -> Checkpoint:
         return _fine_tuned(c)
     if c.model is None or c.processor is None:
         raise ValueError("a training needs start_from, or else a model and a processor")
+    CheckpointConfig(c.model, c.processor).check()
     model = Janus(c.model)
     load_part(model.generation.tokenizer, c.tokenizer_from, "tokenizer.")
     load_part(model.understanding.encoder, c.encoder_from, "vision_encoder.", dropped=("pooling_head.*",))

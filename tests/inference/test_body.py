@@ -8,7 +8,7 @@ from torch import Tensor
 
 from openjanus.inference.body import decode_at_once
 from openjanus.inference.quantisation import LINEAR
-from openjanus.model.attention import KVCache
+from openjanus.model.attention import CacheRows, KVCache
 from openjanus.model.language_model import LanguageModel, LanguageModelConfig
 
 pytestmark = pytest.mark.usefixtures("compiled_kernels")
@@ -59,14 +59,16 @@ def error(got: Tensor, expected: Tensor) -> float:
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("weights", LINEAR)
 @pytest.mark.parametrize("T", [1, 5])
-def test_all_layers_at_once_are_the_layers_one_by_one(shape, weights, T) -> None:
+@pytest.mark.parametrize("num_threads", [1, 2, 4])
+def test_all_layers_at_once_are_the_layers_one_by_one(shape, weights, T, num_threads) -> None:
+    torch.set_num_threads(num_threads)
     model = stored(SHAPES[shape], weights)
     expected, remembered = run(model, torch.float32, T)
     model.decode = decode_at_once(model)
     assert model.decode is not None
     got, cache = run(model, torch.float32, T)
     # int8 and int4 round activations: what differs in the last bit may be rounded to the neighbour
-    bound = 1e-5 if weights == "bfloat16" else 1e-2
+    bound = 1e-2 if weights in ("int8", "int4") else 1e-5
     assert error(got, expected) < bound
     assert error(cache.keys, remembered.keys) < bound and error(cache.values, remembered.values) < bound
 
@@ -80,8 +82,10 @@ def test_a_cache_in_bfloat16_stays_near() -> None:
 
 
 @pytest.mark.parametrize("weights", LINEAR)
-def test_a_row_does_not_depend_on_its_company(weights) -> None:
+@pytest.mark.parametrize("num_threads", [1, 2, 4])
+def test_a_row_does_not_depend_on_its_company(weights, num_threads) -> None:
     """To the last bit, whatever the number of rows: 1 to 9 take every size of tile."""
+    torch.set_num_threads(num_threads)
     model = stored(CONFIG, weights)
     model.decode = decode_at_once(model)
     x = torch.randn(9, 1, CONFIG.width, generator=torch.Generator().manual_seed(1))
@@ -90,6 +94,43 @@ def test_a_row_does_not_depend_on_its_company(weights) -> None:
     for n in range(1, 9):
         part = model(x[:n], position[:n], cache=model.make_cache(n, 4).rows(0, n, position[:n], 1))
         assert torch.equal(part, together[:n])
+
+
+@pytest.mark.parametrize("weights", LINEAR)
+@pytest.mark.parametrize(
+    ("position", "message"),
+    [
+        ([[0], [4], [1]], "position 4 of row 1 is not in the KV cache, which has 4 positions a row: reserve more"),
+        ([[0], [1], [-1]], "position -1 of row 2 is not in the KV cache"),
+        ([[0], [1 << 40], [1]], "position 1099511627776 of row 1 is not in the KV cache"),
+        ([[0, 1], [3, 4], [1, 2]], "position 4 of row 1 is not in the KV cache"),
+        ([[0, 1], [1, 1], [1, 2]], "row 1 continues at position 1 after 1, expected one after the other"),
+        ([[0], [1]], r"expected contiguous int64 positions \[3, 1\], got Long \[2, 1\]"),
+    ],
+)
+def test_positions_that_the_cache_does_not_have_are_refused(weights, position, message) -> None:
+    model = stored(CONFIG, weights)
+    decode, cache = decode_at_once(model), model.make_cache(3, 4)
+    assert decode is not None
+    position = torch.tensor(position)
+    T = position.shape[1]
+    x, table = torch.zeros(3, T, CONFIG.width), torch.zeros(2, 3, 1, T, CONFIG.head_width)
+    with pytest.raises(ValueError, match=message):
+        decode(x, *table, CacheRows(cache, 0, 3, position, 4))
+    assert not cache.keys.any() and not cache.values.any()
+
+
+def test_rows_that_the_cache_does_not_have_are_refused() -> None:
+    model = stored(CONFIG, "bfloat16")
+    decode, cache, position = decode_at_once(model), model.make_cache(3, 4), torch.zeros(2, 1, dtype=torch.int64)
+    assert decode is not None
+    x, table = torch.zeros(2, 1, CONFIG.width), torch.zeros(2, 2, 1, 1, CONFIG.head_width)
+    with pytest.raises(ValueError, match="2 rows continue, but the KV cache has 1 rows here"):
+        decode(x, *table, CacheRows(cache, 2, 4, position, 1))
+    with pytest.raises(ValueError, match="KV cache has 3 rows: it has none from 2 to 4"):
+        cache.rows(2, 4, position, 1)
+    with pytest.raises(ValueError, match=r"expected float x \[B, T, 96\], got Float \[2, 1, 64\]"):
+        decode(x[..., :64], *table, CacheRows(cache, 0, 2, position, 1))
 
 
 def test_large_scores_stand() -> None:

@@ -24,6 +24,21 @@ def test_temperature_zero_takes_the_most_probable() -> None:
     assert torch.equal(Sampler(SamplingOptions(temperature=0.0), range(5)).choose(logits), logits.argmax(-1))
 
 
+@pytest.mark.parametrize("temperature", [1e-30, 1e-36, 1e-38, 1e-40, 1e-45, 1e-46, 5e-324])
+@pytest.mark.parametrize(("top_k", "top_p"), [(0, 1.0), (3, 1.0), (0, 0.9), (4, 0.5)])
+def test_the_smallest_temperatures_take_the_most_probable(temperature, top_k, top_p) -> None:
+    logits = torch.randn(64, 9) * 20
+    sampler = Sampler(SamplingOptions(temperature=temperature, top_k=top_k, top_p=top_p), range(64))
+    assert torch.equal(sampler.choose(logits), logits.argmax(-1))
+    assert torch.equal(sampler.probabilities(logits).argmax(-1), logits.argmax(-1))
+
+
+def test_the_smallest_temperatures_choose_among_equals() -> None:
+    logits = torch.tensor([0.0, 7.0, -math.inf, 7.0])
+    p = Sampler(SamplingOptions(temperature=1e-40), [0]).probabilities(logits)
+    assert p.tolist() == [0.0, 0.5, 0.0, 0.5]
+
+
 def slow_restrict(row: list[float], top_k: int, top_p: float) -> list[float]:
     order = sorted(range(len(row)), key=lambda i: -row[i])
     kept = order[:top_k] if top_k else order
@@ -49,6 +64,15 @@ def test_guidance_is_the_papers_formula() -> None:
     blended = guide(conditional, unconditional, 5.0)
     torch.testing.assert_close(blended, unconditional + 5 * (conditional - unconditional))
     torch.testing.assert_close(guide(conditional, unconditional, 1.0), conditional)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_guidance_computes_in_float32(dtype) -> None:
+    conditional, unconditional = torch.randn(2, 7).to(dtype), torch.randn(2, 7).to(dtype)
+    wanted = guide(conditional.float(), unconditional.float(), 5.0)
+    for scale in (5.0, torch.full((2, 1), 5.0)):
+        blended = guide(conditional, unconditional, scale)
+        assert blended.dtype == torch.float32 and torch.equal(blended, wanted)
 
 
 @pytest.mark.parametrize(

@@ -177,6 +177,33 @@ def test_prompts_are_prefilled_once_for_all_their_pictures(engine, monkeypatch) 
     assert seen == [(2, T)] + [(8, 1)] * 15
 
 
+def test_a_prompt_is_cut_into_the_same_chunks_in_any_company(engine, monkeypatch) -> None:
+    chunks: list[tuple[int, int]] = []
+    original = engine.model.language_model.forward
+
+    def forward(x, position, cache):
+        if x.shape[1] > 1:
+            chunks.append((int(position[0, 0]), x.shape[1]))
+        return original(x, position, cache=cache)
+
+    monkeypatch.setattr(engine.model.language_model, "forward", forward)
+    requests = [
+        engine.answer([Message("user", ["cat " * n])], SamplingOptions(temperature=0.0), 3) for n in (9, 40, 17)
+    ]
+    alone = []
+    for request in requests:
+        scheduler = make_scheduler(engine, chunk_tokens=16)
+        scheduler.submit(again(request))
+        scheduler.run()
+        alone += chunks
+        chunks.clear()
+    scheduler = make_scheduler(engine, chunk_tokens=16)
+    for request in requests:
+        scheduler.submit(request)
+    scheduler.run()
+    assert chunks == alone and len(chunks) > 5
+
+
 def test_heads_read_only_their_own_rows(engine, monkeypatch) -> None:
     rows: dict[str, set[int]] = {"image": set(), "text": set()}
     image, text = engine.model.image_logits, engine._text_logits
@@ -211,6 +238,23 @@ def test_bfloat16_stays_near_float32(tmp_path) -> None:
         wanted = exact.model.image_logits(hidden[0, -len(ids) - 1 : -1])
     error = (torch.cat(logits) - wanted).abs().max() / wanted.std()
     assert error < 0.15
+
+
+def test_every_id_is_chosen_from_guided_logits_in_float32(monkeypatch) -> None:
+    """The first one, which comes from the prefill, too: with weights in bfloat16."""
+    rough = Engine(tiny.checkpoint())
+    rough.model.to(torch.bfloat16)
+    request = rough.drawing("two red apples", SamplingOptions(guidance=5.0, seed=1))
+    scheduler = Scheduler(rough.model, 2, NUM_POSITIONS)
+    pairs, chosen_from = [], []
+    head, choose = rough.model.image_logits, request.sampler.choose
+    scheduler.heads[Kind.GENERATE] = lambda hidden: pairs.append(head(hidden)) or pairs[-1]
+    monkeypatch.setattr(request.sampler, "choose", lambda logits: chosen_from.append(logits) or choose(logits))
+    scheduler.submit(request)
+    scheduler.run()
+    assert len(pairs) == len(chosen_from) == 16 and pairs[0].dtype == torch.bfloat16
+    for (conditional, unconditional), guided in zip(pairs, chosen_from, strict=True):
+        assert torch.equal(guided[0], guide(conditional.float(), unconditional.float(), 5.0))
 
 
 def fails_when(call, fault):

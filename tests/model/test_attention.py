@@ -134,3 +134,21 @@ def test_a_full_cache_says_so():
     cache = KVCache(1, 2, 1, 4, 8, torch.float32, torch.device("cpu"))
     with pytest.raises(ValueError, match="5 positions wanted, 4 reserved"):
         cache.rows(0, 1, torch.tensor([[4]]), 5)
+
+
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_rotary_values_depend_on_the_position_only(num_threads):
+    """Neither on the length of the cache nor on what else is looked up, to the last bit."""
+    torch.set_num_threads(num_threads)
+    K, theta = 12, 10000.0
+    device = torch.device("cpu")
+    long, *others = (KVCache(1, 3, 1, S, K, torch.float32, device).rotary(theta) for S in (1000, 1, 63, 64, 65, 700))
+    for S, tables in zip((1, 63, 64, 65, 700), others, strict=True):
+        assert all(torch.equal(table, whole[:S]) for table, whole in zip(tables, long, strict=True))
+    torch.testing.assert_close(
+        torch.stack(long), torch.stack(rotary_table(torch.arange(1000)[None], K, theta))[:, 0, 0]
+    )
+    position = torch.tensor([[3, 4], [900, 901], [0, 1]])
+    rows = KVCache(1, 3, 1, 1000, K, torch.float32, device).rows(0, 3, position, 902)
+    for table, whole in zip(rows.rotary(theta), long, strict=True):
+        assert table.shape == (3, 1, 2, K) and torch.equal(table[:, 0], whole[position])

@@ -110,6 +110,7 @@ def test_a_killed_save_leaves_no_folder_that_looks_whole_and_the_next_one_cleans
     kill_half_way = f"""
 import os, signal
 from pathlib import Path
+from openjanus.training.janus import JanusObjective, JanusTraining
 from openjanus.weights import checkpoint
 real = checkpoint.write_tensors
 def write_and_die(*arguments):

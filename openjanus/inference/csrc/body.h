@@ -104,13 +104,13 @@ inline Floats silu(Floats x) {
   return x * (x < 0 ? e : Floats{} + 1) / (1 + e);
 }
 
-// x [N, width]: embeddings in, hidden states before the last norm out.
-template <int BITS, typename T>
-void run_layers(const Step<T>& s, const std::vector<LayerWeights>& layers, float* x) {
+// x [N, width]: embeddings in, hidden states behind the last norm out.
+template <typename W, typename T>
+void run_layers(const Step<T>& s, const std::vector<LayerWeights>& layers, const float* last_norm, float* x) {
   constexpr int64_t PHASES = 8, BLOCKS = 4;  // BLOCKS: of weights that a thread takes at least
   const int64_t K = s.head_width, G = s.heads / s.kv_heads, q_width = s.heads * K, kv_width = s.kv_heads * K;
   const int64_t qkv_width = q_width + 2 * kv_width;
-  Activations<BITS> normed(s.N, s.width), mixed(s.N, q_width), inner(s.N, s.ffn_width);
+  Activations<W> normed(s.N, s.width), mixed(s.N, q_width), inner(s.N, s.ffn_width);
   std::vector<float> qkv(s.N * qkv_width);
   const int num_threads = omp_get_max_threads();
   std::unique_ptr<Team> team;
@@ -118,7 +118,7 @@ void run_layers(const Step<T>& s, const std::vector<LayerWeights>& layers, float
 #pragma omp parallel num_threads(num_threads)
   {
 #pragma omp single
-    team = std::make_unique<Team>(omp_get_num_threads(), PHASES * layers.size());
+    team = std::make_unique<Team>(omp_get_num_threads(), PHASES * layers.size() + 1);
     int64_t phase = 0;
     std::vector<float> row(std::max(s.width, (G + 2) * K)), block(2 * s.N * GROUP), weight;
 
@@ -130,10 +130,10 @@ void run_layers(const Step<T>& s, const std::vector<LayerWeights>& layers, float
         }
       });
     };
-    const auto add = [&](const Activations<BITS>& inputs, const Matrix& a) {  // to the residual stream
+    const auto add = [&](const Activations<W>& inputs, const Matrix& a) {  // to the residual stream
       team->share(phase, a.O / BLOCK, BLOCKS, [&](int64_t begin, int64_t end) {
         for (int64_t b = begin; b < end; ++b) {
-          product<BITS>(inputs, 0, s.N, a, b, block.data(), BLOCK);
+          product<W>(inputs, 0, s.N, a, b, block.data(), BLOCK);
           for (int64_t n = 0; n < s.N; ++n)
             for (int64_t c = 0; c < BLOCK; ++c) x[n * s.width + b * BLOCK + c] += block[n * BLOCK + c];
         }
@@ -151,7 +151,7 @@ void run_layers(const Step<T>& s, const std::vector<LayerWeights>& layers, float
           const int64_t o = b * BLOCK;
           const Matrix& a = o < q_width ? w.q : o < q_width + kv_width ? w.k : w.v;
           const int64_t first = o < q_width ? 0 : o < q_width + kv_width ? q_width : q_width + kv_width;
-          product<BITS>(normed, 0, s.N, a, (o - first) / BLOCK, qkv.data() + o, qkv_width);
+          product<W>(normed, 0, s.N, a, (o - first) / BLOCK, qkv.data() + o, qkv_width);
         }
       });
       team->share(phase, s.N * s.kv_heads, 4, [&](int64_t begin, int64_t end) {
@@ -186,8 +186,8 @@ void run_layers(const Step<T>& s, const std::vector<LayerWeights>& layers, float
         float *gate = block.data(), *up = gate + s.N * GROUP;
         for (int64_t g = begin; g < end; ++g) {
           for (int64_t b = 0; b < GROUP / BLOCK; ++b) {
-            product<BITS>(normed, 0, s.N, w.gate, g * (GROUP / BLOCK) + b, gate + b * BLOCK, GROUP);
-            product<BITS>(normed, 0, s.N, w.up, g * (GROUP / BLOCK) + b, up + b * BLOCK, GROUP);
+            product<W>(normed, 0, s.N, w.gate, g * (GROUP / BLOCK) + b, gate + b * BLOCK, GROUP);
+            product<W>(normed, 0, s.N, w.up, g * (GROUP / BLOCK) + b, up + b * BLOCK, GROUP);
           }
           for (int64_t i = 0; i < s.N * GROUP; i += LANES) {
             const Floats v = silu(load_floats(gate + i)) * load_floats(up + i);
@@ -198,6 +198,9 @@ void run_layers(const Step<T>& s, const std::vector<LayerWeights>& layers, float
       });
       add(inner, w.down);
     }
+    team->share(phase, s.N, 1, [&](int64_t n, int64_t end) {
+      for (; n < end; ++n) rms_norm(x + n * s.width, last_norm, x + n * s.width, s.width, s.eps);
+    });
   }
 }
 

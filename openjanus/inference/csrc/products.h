@@ -1,6 +1,8 @@
-// Products of few rows with matrices of 16, 8 or 4 bits a weight, channel block by channel block.
+// Products of few rows with matrices of 32, 16, 8 or 4 bits a weight, channel block by channel block.
 //
-// In 16 bits a matrix is bfloat16 [O, K]. In 8 and 4 bits it is packed: output channels in blocks of 16, inputs k in
+// A row's sums have one order, whatever rows are beside it: what it gets does not depend on them, to the last bit.
+//
+// A matrix of float, bfloat16 or half is [O, K]. In 8 and 4 bits it is packed: output channels in blocks of 16, inputs k in
 // groups of 32. In a group, vector s holds for each of the 16 channels the four inputs 4s..4s+3:
 // [O/16][K/32][8 vectors][16 channels][4 inputs], as w + 128. In 4 bits, byte vector s of 4 holds vector s in its low
 // and vector s + 4 in its high nibbles, as w + 8. Activations are rounded to 8 bits a group, with a scale for each group;
@@ -31,6 +33,14 @@ inline Register with_sign_of(Register weight, Register x) {
 typedef __m256i Register;
 inline Register with_sign_of(Register weight, Register x) { return _mm256_sign_epi8(x, weight); }
 #endif
+
+// How weights are stored: float, c10::BFloat16, c10::Half, or
+template <int BITS>
+struct Packed {};
+template <typename W>
+constexpr int PACKED_BITS = 0;
+template <int BITS>
+constexpr int PACKED_BITS<Packed<BITS>> = BITS;
 
 // The weights of a group for LANES channels: 8 vectors of 4 inputs each, as unsigned bytes w + OFFSET.
 template <int BITS>
@@ -79,10 +89,21 @@ struct Group {
   }
 };
 
-// M rows of K activations, as a product with weights of so many bits takes them. q: in 8 bits; scale: of each group;
-// moved: the sum of each group times what weights are moved by.
-template <int BITS>
+// M rows of K activations, as a product with weights W takes them.
+template <typename W>
 struct Activations {
+  int64_t K;
+  std::unique_ptr<float[]> x;
+
+  Activations(int64_t M, int64_t K) : K(K), x(new float[M * K]) {}
+
+  // Takes inputs k..k+n-1 of row m; with packed weights whole groups.
+  void set(int64_t m, int64_t k, const float* from, int64_t n) { std::memcpy(&x[m * K + k], from, 4 * n); }
+};
+
+// q: in 8 bits; scale: of each group; moved: the sum of each group times what weights are moved by.
+template <int BITS>
+struct Activations<Packed<BITS>> {
   int64_t K;
   std::unique_ptr<int8_t[]> q;
   std::unique_ptr<float[]> scale;
@@ -91,7 +112,6 @@ struct Activations {
   Activations(int64_t M, int64_t K)
       : K(K), q(new int8_t[M * K]), scale(new float[M * K / GROUP]), moved(new int32_t[M * K / GROUP]) {}
 
-  // Takes inputs k..k+n-1 of row m, whole groups.
   void set(int64_t m, int64_t k, const float* from, int64_t n) {
     for (int64_t i = 0; i < n; i += GROUP) round_group(from + i, (m * K + k + i) / GROUP);
   }
@@ -121,16 +141,6 @@ struct Activations {
   }
 };
 
-template <>
-struct Activations<16> {
-  int64_t K;
-  std::unique_ptr<float[]> x;
-
-  Activations(int64_t M, int64_t K) : K(K), x(new float[M * K]) {}
-
-  void set(int64_t m, int64_t k, const float* from, int64_t n) { std::memcpy(&x[m * K + k], from, 4 * n); }
-};
-
 // A matrix as stored, and the bias of its product: null where there is none.
 struct Matrix {
   const char* w;
@@ -141,7 +151,8 @@ struct Matrix {
 
 // y [R rows, LANES channels] for R rows that begin at row m; w, scale and y begin at the first of the channels.
 template <int BITS, int R>
-void packed_tile(const Activations<BITS>& x, int64_t m, const char* packed, const char* scale, float* y, int64_t stride) {
+void packed_tile(const Activations<Packed<BITS>>& x, int64_t m, const char* packed, const char* scale, float* y,
+                 int64_t stride) {
   constexpr int ONCE = R == 8 ? 3 : 0;  // more rows may follow, which read the same weights
   const uint8_t* w = reinterpret_cast<const uint8_t*>(packed);
   const int64_t groups = x.K / GROUP;
@@ -165,15 +176,15 @@ void packed_tile(const Activations<BITS>& x, int64_t m, const char* packed, cons
 }
 
 // y [R rows, C channels]: enough independent sums to hide the latency of one.
-template <int R, int C>
-void bfloat16_tile(const float* x, const c10::BFloat16* w, float* y, int64_t K, int64_t stride) {
+template <int R, int C, typename W>
+void float_tile(const float* x, const W* w, float* y, int64_t K, int64_t stride) {
   Floats total[C][R] = {};
   for (int64_t k = 0; k < K; k += LANES) {
     Floats inputs[R];
     for (int r = 0; r < R; ++r) inputs[r] = load_floats(x + r * K + k);
     for (int c = 0; c < C; ++c) {
       const Floats weights = load_floats(w + c * K + k);
-      if (k % 32 == 0) __builtin_prefetch(w + (c + C) * K + k, 0, 0);
+      if (k % (64 / sizeof(W)) == 0) __builtin_prefetch(w + (c + C) * K + k, 0, 0);
       for (int r = 0; r < R; ++r) total[c][r] += weights * inputs[r];
     }
   }
@@ -181,12 +192,12 @@ void bfloat16_tile(const float* x, const c10::BFloat16* w, float* y, int64_t K, 
     for (int r = 0; r < R; ++r) y[r * stride + c] = sum(total[c][r]);
 }
 
-template <int BITS, int R>
-void tile(const Activations<BITS>& x, int64_t m, const Matrix& a, int64_t block, float* y, int64_t stride) {
-  if constexpr (BITS == 16) {
-    const c10::BFloat16* w = reinterpret_cast<const c10::BFloat16*>(a.w) + block * BLOCK * x.K;
+template <typename W, int R>
+void tile(const Activations<W>& x, int64_t m, const Matrix& a, int64_t block, float* y, int64_t stride) {
+  if constexpr (constexpr int BITS = PACKED_BITS<W>; BITS == 0) {
+    const W* w = reinterpret_cast<const W*>(a.w) + block * BLOCK * x.K;
     constexpr int C = R == 4 ? 2 : 4;
-    for (int64_t c = 0; c < BLOCK; c += C) bfloat16_tile<R, C>(&x.x[m * x.K], w + c * x.K, y + c, x.K, stride);
+    for (int64_t c = 0; c < BLOCK; c += C) float_tile<R, C>(&x.x[m * x.K], w + c * x.K, y + c, x.K, stride);
   } else {
     constexpr int64_t SCALE_BYTES = BITS == 4 ? sizeof(c10::BFloat16) : sizeof(float);
     const char* w = a.w + block * (x.K / GROUP) * Group<BITS>::BYTES;
@@ -197,16 +208,16 @@ void tile(const Activations<BITS>& x, int64_t m, const Matrix& a, int64_t block,
 }
 
 // y [m, BLOCK] for rows m from begin to end: a block of channels of x W^T. Row m of y stands at y + (m - begin) * stride.
-template <int BITS>
-void product(const Activations<BITS>& x, int64_t begin, int64_t end, const Matrix& a, int64_t block, float* y,
+template <typename W>
+void product(const Activations<W>& x, int64_t begin, int64_t end, const Matrix& a, int64_t block, float* y,
              int64_t stride) {
   int64_t m = begin;
   const auto next = [&](auto rows) {
     constexpr int R = decltype(rows)::value;
-    tile<BITS, R>(x, m, a, block, y + (m - begin) * stride, stride);
+    tile<W, R>(x, m, a, block, y + (m - begin) * stride, stride);
     m += R;
   };
-  if constexpr (BITS != 16)
+  if constexpr (PACKED_BITS<W> != 0)
     while (m + 8 <= end) next(std::integral_constant<int, 8>());
   while (m + 4 <= end) next(std::integral_constant<int, 4>());
   while (m + 2 <= end) next(std::integral_constant<int, 2>());

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <c10/util/BFloat16.h>
+#include <c10/util/Half.h>
 
 #include <algorithm>
 #include <cmath>
@@ -53,6 +54,17 @@ inline Floats load_floats(const c10::BFloat16* p) {  // bfloat16 is the upper ha
 #else  // GCC 11
 #define SHUFFLE(v, ...) __builtin_shuffle(v, Ints{__VA_ARGS__})
 #endif
+inline Floats load_floats(const c10::Half* p) {
+#if defined(__AVX512F__)
+  return (Floats)_mm512_cvtph_ps(load<__m256i>(p));
+#elif defined(__F16C__)
+  return (Floats)_mm256_cvtph_ps(load<__m128i>(p));
+#else
+  Floats v;
+  for (int i = 0; i < LANES; ++i) v[i] = p[i];
+  return v;
+#endif
+}
 
 // Joins all lanes: each meets the one that is 8, 4, 2 and 1 away.
 template <typename F>
@@ -88,5 +100,20 @@ inline Floats exponential(Floats x) {
   const Ints power = (n + 127) << 23;
   return p * load<Floats>(&power);
 }
+
+// The error function: polynomials by N. Juffa (https://stackoverflow.com/a/35148199), absolute error below 3e-7.
+inline Floats error_function(Floats x) {
+  const Floats size = x < 0 ? -x : x, square = x * x;
+  Floats near = Floats{} - 5.96761703e-4f;  // x + x p(x^2)
+  for (const float c : {4.99119423e-3f, -2.67681349e-2f, 1.12819925e-1f, -3.76125336e-1f, 1.28379166e-1f})
+    near = near * square + c;
+  near = near * x + x;
+  Floats far = (size * -1.72853470e-5f + 3.83197126e-4f) * square + (size * -3.88396438e-3f + 2.42546219e-2f);
+  for (const float c : {-1.06777877e-1f, -6.34846687e-1f, -1.28717512e-1f}) far = far * size + c;
+  far = 1 - exponential(far * size - size);  // 1 - e^p(|x|)
+  return size > 0.927734375f ? (x < 0 ? -far : far) : near;
+}
+
+inline Floats gelu(Floats x) { return 0.5f * x * (1 + error_function(x * 0.707106781f)); }
 
 }  // namespace
