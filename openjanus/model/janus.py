@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from openjanus.config import Config, PositiveInt
 from openjanus.model.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
 from openjanus.model.language_model import LanguageModel, LanguageModelConfig
 from openjanus.model.vision_encoder import VisionEncoder, VisionEncoderConfig
@@ -22,11 +23,11 @@ from openjanus.sequence import Batch, Kind
 
 
 @dataclass(frozen=True)
-class JanusConfig:
+class JanusConfig(Config):
     language_model: LanguageModelConfig = field(default_factory=LanguageModelConfig)
     vision_encoder: VisionEncoderConfig = field(default_factory=VisionEncoderConfig)
     image_tokenizer: ImageTokenizerConfig = field(default_factory=ImageTokenizerConfig)
-    image_head_width: int = 2048
+    image_head_width: PositiveInt = 2048
 
 
 class Adaptor(nn.Module):

@@ -8,12 +8,14 @@ which is what classifier-free guidance compares with (§3.4). All kinds of examp
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import numpy as np
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from openjanus.config import Config, NonNegativeFloat, PositiveInt, Range
 from openjanus.data.image_ids import ImageIds
 from openjanus.data.sources import Gives, find_source, world_text_tokenizer
 from openjanus.model.image_tokenizer import ImageTokenizer
@@ -28,7 +30,7 @@ from openjanus.weights.hub import find_checkpoint
 
 
 @dataclass(frozen=True)
-class JanusTraining:
+class JanusTraining(Config):
     """`tokenizer_from`, `encoder_from`: folders of finished runs whose eyes this one starts with.
 
     `start_from`: a checkpoint to start with instead, all of it (fine-tuning): `nano`, a folder, a finished run or a hub
@@ -42,11 +44,11 @@ class JanusTraining:
     encoder_from: str
     image_ids: str
     start_from: str = ""
-    row_tokens: int = 4096
-    micro_batch_rows: int = 8
-    drop_caption: float = 0.1
-    text_weight: float = 1.0
-    sampling: dict[str, float] = field(default_factory=dict)
+    row_tokens: PositiveInt = 4096
+    micro_batch_rows: PositiveInt = 8
+    drop_caption: Annotated[float, Range(0, 1)] = 0.1
+    text_weight: NonNegativeFloat = 1.0
+    sampling: dict[str, NonNegativeFloat] = field(default_factory=dict)
 
 
 def starting_tokenizer(c: JanusTraining) -> ImageTokenizer:

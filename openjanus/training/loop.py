@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from openjanus import config as configs
+from openjanus.config import Config, NonNegativeFloat, PositiveInt
 from openjanus.runtime import Runtime
 from openjanus.training import checkpoint
 from openjanus.training.stage import Stage, choose_trainable, make_optimizer
@@ -52,12 +53,12 @@ class Objective(Protocol):
 
 
 @dataclass(frozen=True)
-class Schedule:
+class Schedule(Config):
     """How often the loop reports, previews and saves, in steps; `seconds` bounds the time between checkpoints."""
 
-    log_steps: int = 10
-    evaluate_steps: int = 500
-    checkpoint_seconds: float = 120.0
+    log_steps: PositiveInt = 10
+    evaluate_steps: PositiveInt = 500
+    checkpoint_seconds: NonNegativeFloat = 120.0
 
 
 def fit(

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
 from openjanus import config as configs
+from openjanus.config import Config, ConfigError, Range
 from openjanus.data.sources import find_source
 from openjanus.runtime import Runtime
 from openjanus.training import checkpoint
@@ -25,15 +26,23 @@ OBJECTIVES: dict[type, Any] = {
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(Config):
     """A recipe's training as plain data: it can be printed, overridden by `key=value`, and stored beside its
     results."""
 
     name: str
     task: TokenizerTraining | ContrastiveTraining | JanusTraining
     stages: tuple[Stage, ...]
-    seed: int = 0
+    seed: Annotated[int, Range(0, 2**32 - 1)] = 0
     schedule: Schedule = field(default_factory=Schedule)
+
+    def check(self) -> None:
+        names = [stage.name for stage in self.stages]
+        if not names:
+            raise ConfigError("stages is empty, expected one or more")
+        for name in names:
+            if names.count(name) > 1:
+                raise ConfigError(f"stages has two stages called {name!r}, expected a name of its own for each")
 
 
 def make_objective(run: Run) -> Objective:

@@ -126,7 +126,10 @@ def _read_config(
     folder = files.folder
     form = FORMATS[detect_format(folder)]
     text = TextTokenizer.load(folder / "tokenizer.json")
-    config = form.read_config(files, tensors, text, as_configured)
+    try:
+        config = form.read_config(files, tensors, text, as_configured)
+    except configs.ConfigError as error:
+        raise ValueError(f"{folder / 'config.json'}: {error}") from None
     vocab_size = config.model.language_model.vocab_size
     if text.vocab_size > vocab_size:
         raise ValueError(f"{folder}: the tokenizer has {text.vocab_size} ids, the model only {vocab_size}")

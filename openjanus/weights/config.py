@@ -2,18 +2,19 @@
 
 from dataclasses import dataclass, field
 
+from openjanus.config import Config, NonNegativeFloat
 from openjanus.model.janus import Janus, JanusConfig
 from openjanus.processing.processor import Processor, ProcessorConfig
 
 
 @dataclass(frozen=True)
-class CheckpointConfig:
+class CheckpointConfig(Config):
     """All of a checkpoint but tensors and vocabulary. `sampling`: this model's own default settings, such as guidance
     and temperature."""
 
     model: JanusConfig
     processor: ProcessorConfig
-    sampling: dict[str, float] = field(default_factory=dict)
+    sampling: dict[str, NonNegativeFloat] = field(default_factory=dict)
 
     def check(self) -> None:
         """Raises ValueError if the processor prepares pictures that the understanding eye cannot take."""

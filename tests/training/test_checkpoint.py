@@ -15,7 +15,7 @@ def network() -> nn.Module:
 
 
 def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
-    return make_optimizer(Stage("s", 1, 0.1, {}), dict(model.named_parameters()))
+    return make_optimizer(Stage("s", 1, 0.1, {"a": 1}), dict(model.named_parameters()))
 
 
 def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

@@ -47,7 +47,7 @@ def janus_task(tmp_path_factory) -> JanusTraining:
     eyes = TokenizerAndDiscriminator(TOKENIZER_TASK)
     towers = TwoTowers(ENCODER_TASK, 1024)
     for name, model in (("tokenizer", eyes), ("encoder", towers)):
-        stage = Stage("none", 0, 0.0, {})
+        stage = Stage("none", 1, 1e-3, {"a": 1})
         optimizer = torch.optim.AdamW(model.parameters())
         checkpoint.save(folder / name / "checkpoints", model, optimizer, {"step": 1, "stage": stage.name})
     ids = folder / "ids.safetensors"
@@ -145,7 +145,7 @@ def test_loss_is_that_of_each_document_alone(janus_task) -> None:
         for name, n in MIXTURE.items()
         for index in range(n)
     ]
-    packed = objective.loss(pack(documents, 160), Stage("s", 1, 0.0, {}), 0)[0]
+    packed = objective.loss(pack(documents, 160), Stage("s", 1, 1e-3, {"a": 1}), 0)[0]
     alone = torch.tensor(0.0)
     for document in documents:
         batch = pack([document], 160)
@@ -164,7 +164,7 @@ def kinds_in(batches: list[Batch]) -> set[int]:
 
 def test_every_step_holds_all_kinds_and_steps_differ(janus_task) -> None:
     objective = JanusObjective(janus_task, 0)
-    stage = Stage("s", 3, 0.0, MIXTURE)
+    stage = Stage("s", 3, 1e-3, MIXTURE)
     steps = [list(objective.micro_batches(stage, step)) for step in range(3)]
     assert all({Kind.TEXT, Kind.UNDERSTAND, Kind.GENERATE} <= kinds_in(batches) for batches in steps)
     assert all(sum(len(set(row.tolist()) - {-1}) for b in step for row in b.document) == 6 for step in steps)
@@ -193,7 +193,7 @@ def test_nothing_but_captions_to_draw_is_replaced_by_pads(janus_task) -> None:
 
 def test_captions_belong_to_the_tokenized_drawings_whatever_the_runs_seed(janus_task) -> None:
     objective = JanusObjective(replace(janus_task, drop_caption=0.0), seed=5)
-    (batch,) = objective.micro_batches(Stage("s", 1, 0.0, {"emoji.drawings": 1}), 0)
+    (batch,) = objective.micro_batches(Stage("s", 1, 1e-3, {"emoji.drawings": 1}), 0)
     user, assistant = find_source("emoji.drawings", "conversations")("train", 0)(0)  # seed 0 made the ids
     text_ids = batch.tokens[0, batch.kind[0] == Kind.TEXT].tolist()
     assert objective.processor.text.decode(text_ids) == f"User: {user.content[0]}\n\nAssistant:"
@@ -273,8 +273,8 @@ class Slide:
 
 def test_each_step_moves_by_its_own_stages_learning_rate(tmp_path) -> None:
     stages = (
-        Stage("up", 3, 0.1, {}, warmup_steps=3),
-        Stage("down", 4, 0.8, {}, schedule="cosine"),
+        Stage("up", 3, 0.1, {"a": 1}, warmup_steps=3),
+        Stage("down", 4, 0.8, {"a": 1}, schedule="cosine"),
     )
     objective, weights = Slide(), []
 
