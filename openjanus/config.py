@@ -145,10 +145,35 @@ def to_json(config: Any) -> str:
 
 
 def save(config: Any, path: Path) -> None:
-    """Writes one config as JSON, atomically."""
+    """Writes one config as JSON, whole or not at all. Raises OSError naming the file."""
+    write_text(path, to_json(config) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all. Raises OSError naming it."""
     draft = path.with_name(f".{path.name}.draft")
-    draft.write_text(to_json(config) + "\n", encoding="utf-8")
-    draft.replace(path)
+    try:
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise OSError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def differences(before: Any, now: Any, where: str = "") -> list[tuple[str, Any, Any]]:
+    """Where two plain data of `to_dict` differ: key path, value before, value now; None stands for a missing key."""
+    if isinstance(before, list) and isinstance(now, list):
+        before, now = (dict(zip(_steps(side), side, strict=True)) for side in (before, now))
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = [key for key in {**before, **now} if key != "type"]
+        if before.get("type") == now.get("type"):
+            return [d for key in keys for d in differences(before.get(key), now.get(key), _below(where, key))]
+    return [] if before == now else [(where, before, now)]
+
+
+def _steps(items: Any) -> list[Any]:
+    """What a key path calls the items of a tuple: their names, or else their indices."""
+    return [item["name"] if isinstance(item, dict) and "name" in item else i for i, item in enumerate(items)]
 
 
 def override(config: C, assignments: Iterable[str]) -> C:
@@ -213,9 +238,9 @@ def _build(hint: Any, data: Any, where: str) -> Any:
         items = [arguments[0]] * len(data) if arguments[-1] is Ellipsis else list(arguments)
         if len(items) != len(data):
             raise ValueError(f"{where} has {len(data)} items, expected {len(items)}")
-        steps = [value["name"] if isinstance(value, dict) and "name" in value else i for i, value in enumerate(data)]
         return tuple(
-            _build(item, value, _below(where, step)) for item, value, step in zip(items, data, steps, strict=True)
+            _build(item, value, _below(where, step))
+            for item, value, step in zip(items, data, _steps(data), strict=True)
         )
     if origin is dict:
         if not isinstance(data, dict):

@@ -85,7 +85,7 @@ def latest(folder: Path) -> Path | None:
             damaged.append(str(error))
             continue
         if damaged:
-            warnings.warn(f"{'; '.join(damaged)}; taking the checkpoint before, {checkpoint}", stacklevel=2)
+            warnings.warn(f"{'; '.join(damaged)}; taking the checkpoint before, {checkpoint}", stacklevel=1)
         return checkpoint
     if damaged:
         raise ValueError(f"{'; '.join(damaged)}; no checkpoint is whole: remove {folder} to start again")

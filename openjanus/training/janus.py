@@ -8,6 +8,7 @@ which is what classifier-free guidance compares with (§3.4). All kinds of examp
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated
 
 import numpy as np
@@ -50,6 +51,9 @@ class JanusTraining(Config):
     text_weight: NonNegativeFloat = 1.0
     sampling: dict[str, NonNegativeFloat] = field(default_factory=dict)
 
+    def check(self) -> None:
+        CheckpointConfig(self.model, self.processor, self.sampling).check()
+
 
 def starting_tokenizer(c: JanusTraining) -> ImageTokenizer:
     """The generation eye that a training starts with: what its drawings must be tokenized by."""
@@ -60,25 +64,38 @@ def starting_tokenizer(c: JanusTraining) -> ImageTokenizer:
     return tokenizer
 
 
+def starting_checkpoint(c: JanusTraining) -> Checkpoint:
+    """The model, with its processor, before the first step."""
+    model = Janus(c.model)
+    if c.start_from:
+        start = load(find_checkpoint(c.start_from)).model.state_dict()
+        check_tensors(start, model.state_dict(), f"start_from {c.start_from}")
+        model.load_state_dict(start)
+    else:
+        load_part(model.generation.tokenizer, c.tokenizer_from, "tokenizer.")
+        load_part(model.understanding.encoder, c.encoder_from, "vision_encoder.", dropped=("pooling_head.*",))
+        model.generation.initialise_from_codebook()
+    return Checkpoint(model, Processor(c.processor, world_text_tokenizer()), c.sampling)
+
+
 class JanusObjective:
     """Next-token prediction with both heads."""
 
     examples: Gives = "conversations"
 
-    def __init__(self, c: JanusTraining, seed: int):
-        CheckpointConfig(c.model, c.processor).check()
+    def __init__(self, c: JanusTraining, seed: int, start: Checkpoint | None = None):
+        """`start`: the checkpoint to begin with, whose weights may still be missing; None: what the config names."""
         self.config, self.seed = c, seed
-        self.model = Janus(c.model)
-        if c.start_from:
-            start = load(find_checkpoint(c.start_from)).model.state_dict()
-            check_tensors(start, self.model.state_dict(), f"start_from {c.start_from}")
-            self.model.load_state_dict(start)
-        else:
-            load_part(self.model.generation.tokenizer, c.tokenizer_from, "tokenizer.")
-            load_part(self.model.understanding.encoder, c.encoder_from, "vision_encoder.", dropped=("pooling_head.*",))
-            self.model.generation.initialise_from_codebook()
-        self.processor = Processor(c.processor, world_text_tokenizer())
-        self.image_ids = ImageIds.load(c.image_ids, self.model.generation.tokenizer)
+        begin = start or starting_checkpoint(c)
+        self.model, self.processor = begin.model, begin.processor
+        if start is None:
+            _ = self.image_ids  # a missing file is told before anything is trained
+
+    @cached_property
+    def image_ids(self) -> ImageIds:
+        """Read when first asked for: a run that goes on has its image tokenizer only then, one that is restored needs
+        no ids."""
+        return ImageIds.load(self.config.image_ids, self.model.generation.tokenizer)
 
     def checkpoint(self) -> Checkpoint:
         """The model with its processor and its default sampling settings."""

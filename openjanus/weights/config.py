@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from openjanus.config import Config, NonNegativeFloat
+from openjanus.config import Config, ConfigError, NonNegativeFloat
 from openjanus.model.janus import Janus, JanusConfig
 from openjanus.processing.processor import Processor, ProcessorConfig
 
@@ -17,15 +17,15 @@ class CheckpointConfig(Config):
     sampling: dict[str, NonNegativeFloat] = field(default_factory=dict)
 
     def check(self) -> None:
-        """Raises ValueError if the processor prepares pictures that the understanding eye cannot take."""
+        """Raises ConfigError if the processor prepares pictures that the understanding eye cannot take."""
         eye, processor = self.model.vision_encoder, self.processor
         if processor.num_features != eye.num_features:
-            raise ValueError(
+            raise ConfigError(
                 f"processor.num_features is {processor.num_features}, but model.vision_encoder has {eye.num_features} "
                 "positions: they must be equal"
             )
         if processor.pixels.size_px != eye.image_size_px:
-            raise ValueError(
+            raise ConfigError(
                 f"processor.pixels.size_px is {processor.pixels.size_px}, but model.vision_encoder.image_size_px is "
                 f"{eye.image_size_px}: they must be equal"
             )
