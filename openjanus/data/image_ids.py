@@ -82,8 +82,12 @@ def tokenize_source(
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.draft")
     meta = {"source": name, "seed": str(seed), "tokenizer": fingerprint(tokenizer)}
-    save_file({"ids": np.concatenate(rows)}, draft, meta)
-    draft.replace(path)
+    try:
+        save_file({"ids": np.concatenate(rows)}, draft, meta)
+        draft.replace(path)
+    except (OSError, SafetensorError) as error:
+        draft.unlink(missing_ok=True)
+        raise OSError(f"{path}: cannot be written ({error})") from None
 
 
 def _drawing(name: str, conversation: Conversation) -> Image.Image:

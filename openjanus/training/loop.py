@@ -78,6 +78,8 @@ def fit(
     SIGTERM save a checkpoint and end the program. Raises ValueError if the folder holds a run of other stages,
     FloatingPointError if a gradient is not finite (the last checkpoint stays), OSError if a file cannot be written.
     """
+    if stop_after is not None and stop_after < 1:
+        raise ValueError(f"stop_after is {stop_after}, expected 1 or more")
     folder.mkdir(parents=True, exist_ok=True)
     newest = checkpoint.latest(folder / "checkpoints")
     state: dict[str, Any] = {}

@@ -228,7 +228,7 @@ def load_part(part: nn.Module, run: str, prefix: str, dropped: tuple[str, ...] =
     `dropped` are patterns of tensors that the part has no use for. Raises ValueError if the run is not there or does
     not fit.
     """
-    found = sorted(Path(run).glob("checkpoints/*/model.safetensors"))
+    found = sorted(Path(run).glob("checkpoints/[0-9]*/model.safetensors"))
     if not found:
         raise ValueError(f"{run}: no checkpoint there; train it first")
     files = TensorFiles(found[-1].parent)

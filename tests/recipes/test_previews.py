@@ -1,10 +1,13 @@
 """Previews of a training: all questions in one batch, with few new ids."""
 
+from types import SimpleNamespace
+
 from PIL import Image
 
 from openjanus.inference.engine import Engine
 from openjanus.inference.scheduler import Scheduler
 from openjanus.processing.processor import Message
+from openjanus.recipes import evaluators
 from openjanus.recipes.evaluators import ANSWER_TOKENS, NUM_PREVIEWS, JanusPreview, answer_all
 from openjanus.training.janus import JanusTraining
 from tests import tiny
@@ -33,8 +36,9 @@ def test_a_preview_asks_all_its_questions_in_one_batch(tmp_path, monkeypatch) ->
     monkeypatch.setattr(
         Engine, "generate", lambda engine, prompts, *_, **__: [Image.new("RGB", (64, 64))] * len(prompts)
     )
+    monkeypatch.setattr(evaluators, "judge", lambda scene, image: SimpleNamespace(accepted=True))
     task = JanusTraining(tiny.CONFIG, tiny.PROCESSOR, "", "", "")
     figures = JanusPreview(task)(tiny.janus(), 7, tmp_path)
-    assert figures.keys() == {"preview_accepted", "preview_answers"}
+    assert figures == {"preview_accepted": 1.0, "preview_answers": 0.0}
     assert max(seen) == NUM_PREVIEWS and len(seen) < 3 * ANSWER_TOKENS
     assert (tmp_path / "000007.png").is_file()

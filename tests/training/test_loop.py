@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from openjanus.data import image_ids as image_id_files
 from openjanus.data.image_ids import ImageIds, tokenize_source
 from openjanus.data.sources import find_source
 from openjanus.model.image_tokenizer import ImageTokenizer
@@ -213,6 +215,17 @@ def test_missing_and_damaged_image_ids_are_named(janus_task, tmp_path) -> None:
     (tmp_path / "half").write_bytes(Path(janus_task.image_ids).read_bytes()[:-10])
     with pytest.raises(ValueError, match=r"half: damaged .*make it again"):
         ImageIds.load(str(tmp_path / "half"), tokenizer)
+
+
+def test_image_ids_that_there_is_no_room_for_leave_nothing(janus_task, tmp_path, monkeypatch) -> None:
+    def full(tensors, path: Path, meta) -> None:
+        path.write_bytes(b"half")
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr(image_id_files, "save_file", full)
+    with pytest.raises(OSError, match=r"ids: cannot be written \(No space left on device\)"):
+        tokenize_source(starting_tokenizer(janus_task), "emoji.drawings", 0, 1, tmp_path / "ids")
+    assert not list(tmp_path.iterdir())
 
 
 def test_image_ids_are_those_of_the_drawings(janus_task, tmp_path) -> None:

@@ -187,6 +187,24 @@ def test_a_damaged_newest_checkpoint_changes_nothing_of_the_result(tmp_path) -> 
     assert [line["step"] for line in lines(folder)] == [1, 2, 3, 4, 5, 6]
 
 
+def test_a_run_of_an_older_version_goes_on(tmp_path) -> None:
+    whole = train(encoder_run(), tmp_path / "whole", CPU)
+    folder = tmp_path / "parts"
+    train(encoder_run(), folder, CPU, stop_after=2)
+    (saved,) = (folder / "checkpoints").glob("*2")
+    (saved / checkpoint.SUMS).unlink()  # it had neither sums nor figures that wait
+    state = json.loads((saved / "state.json").read_text())
+    del state["log"]
+    (saved / "state.json").write_text(json.dumps(state))
+    parts = train(encoder_run(), folder, CPU)
+    assert tiny.equal_trees(whole.model.state_dict(), parts.model.state_dict())
+
+
+def test_a_stop_after_no_step_is_refused(tmp_path) -> None:
+    with pytest.raises(ValueError, match="stop_after is 0, expected 1 or more"):
+        train(encoder_run(), tmp_path, CPU, stop_after=0)
+
+
 def test_a_damaged_file_of_the_run_is_named(tmp_path) -> None:
     train(encoder_run(), tmp_path, CPU, stop_after=1)
     (tmp_path / "run.json").write_text("")
