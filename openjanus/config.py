@@ -57,6 +57,7 @@ PositiveInt = Annotated[int, Range(1)]
 NonNegativeInt = Annotated[int, Range(0)]
 PositiveFloat = Annotated[float, Range(above=0)]
 NonNegativeFloat = Annotated[float, Range(0)]
+FiniteFloat = Annotated[float, Range()]
 
 
 class ConfigError(ValueError):

@@ -36,7 +36,9 @@ class ImageTokenizerConfig(Config):
             raise ConfigError("width_multipliers is empty, expected one number for each level")
         square_px = self.stem_px * 2 ** (len(self.width_multipliers) - 1)
         if self.image_size_px % square_px:
-            raise ConfigError(f"image_size_px is {self.image_size_px}, expected a multiple of an id's {square_px} px")
+            raise ConfigError(
+                f"image_size_px is {self.image_size_px}, expected a multiple of {square_px}, an id's side"
+            )
         for i, multiplier in enumerate(self.width_multipliers):
             if self.base_width * multiplier % self.num_groups:
                 raise ConfigError(

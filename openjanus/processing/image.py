@@ -22,12 +22,11 @@ import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from openjanus.config import Config, ConfigError, PositiveFloat, PositiveInt, Range
+from openjanus.config import Config, ConfigError, FiniteFloat, PositiveFloat, PositiveInt, Range
 
 # A small file can declare a huge picture: refuse before decoding. Pillow's own limit only warns.
 MAX_PIXELS = 64_000_000
 Level = Annotated[int, Range(0, 255)]
-Finite = Annotated[float, Range()]
 # What a picture may be given as; text is a path or a data URL.
 Picture = Image.Image | str | os.PathLike[str] | np.ndarray | Tensor
 PICTURE = (
@@ -56,7 +55,7 @@ class PixelConfig(Config):
     size_px: PositiveInt = 384
     min_side_px: PositiveInt = 14  # a long and narrow picture is not made narrower than this
     background: tuple[Level, Level, Level] = (127, 127, 127)
-    mean: tuple[Finite, Finite, Finite] = (0.5, 0.5, 0.5)
+    mean: tuple[FiniteFloat, FiniteFloat, FiniteFloat] = (0.5, 0.5, 0.5)
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.5, 0.5, 0.5)
 
     def check(self) -> None:

@@ -11,13 +11,12 @@ same caption: equal captions count as belonging to both. The text tower is dropp
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openjanus.config import Config, ConfigError, PositiveInt, Range
+from openjanus.config import Config, ConfigError, FiniteFloat, PositiveInt
 from openjanus.data.sources import Gives, find_source, stack_pictures, world_text_tokenizer
 from openjanus.model.vision_encoder import EncoderBlock, VisionEncoder, VisionEncoderConfig
 from openjanus.training.loop import Measures
@@ -33,7 +32,7 @@ class ContrastiveTraining(Config):
     text_num_heads: PositiveInt = 16
     text_mlp_width: PositiveInt = 4096
     num_text_tokens: PositiveInt = 64
-    bias: Annotated[float, Range()] = -10.0
+    bias: FiniteFloat = -10.0
 
     def check(self) -> None:
         width = self.vision_encoder.width

@@ -73,6 +73,16 @@ def test_how_a_run_is_watched_may_change(tmp_path) -> None:
     assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 6]
 
 
+def test_what_changes_nothing_but_rounding_and_drawing_may_change(janus_task, tmp_path) -> None:  # noqa: F811
+    run = run_of("janus", janus_task)
+    train(run, tmp_path, CPU, stop_after=1)
+    free = replace(janus_task, micro_batch_rows=1, sampling={"guidance": 2.0})
+    train(replace(run, task=free), tmp_path, CPU, stop_after=1)
+    assert step_of(tmp_path) == 2
+    restored = restore(tmp_path)
+    assert isinstance(restored, JanusObjective) and restored.checkpoint().sampling == {"guidance": 2.0}
+
+
 def test_whatever_else_differs_is_listed_by_key_with_old_and_new_value(tmp_path) -> None:
     train(encoder_run(), tmp_path, CPU, stop_after=4)  # in the second stage
     other = Run(
