@@ -1,20 +1,111 @@
-"""Config dataclasses to and from plain dicts, JSON and `key=value` overrides.
+"""Configs: dataclasses with checked values, to and from plain dicts, JSON and `key=value` overrides.
 
-A config is a frozen dataclass of numbers, strings, tuples and other configs. A field that is a union of config
-classes is stored with a `type` key that names the class: *the type selects the class*, nobody compares strings. An
-unknown key is an error that names the nearest known one, so that a typing slip never trains the wrong model.
+    @dataclass(frozen=True)
+    class Stage(Config):
+        num_steps: PositiveInt                        # Annotated[int, Range(1)]
+        lr: Annotated[float, Range(above=0)]
+
+A config is a frozen dataclass of numbers, strings, tuples and other configs. Each number states its range in its type,
+and is checked whenever a config is made, in Python or from a file. A field that is a union of config classes is stored
+with a `type` key that names the class: *the type selects the class*, nobody compares strings. An unknown key is an
+error that names the nearest known one, so that a typing slip never trains the wrong model.
 """
 
 import dataclasses
 import difflib
 import json
+import math
+import numbers
 import types
 import typing
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 C = TypeVar("C")
+UNIONS = (typing.Union, types.UnionType)
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """The numbers that a field may hold: `least` and `most` belong to them, `above` and `below` do not.
+
+    NaN and infinity never do.
+    """
+
+    least: float = -math.inf
+    most: float = math.inf
+    above: float = -math.inf
+    below: float = math.inf
+
+    def __contains__(self, number: Any) -> bool:
+        return math.isfinite(number) and self.least <= number <= self.most and self.above < number < self.below
+
+    def __str__(self) -> str:
+        if math.isfinite(self.least) and math.isfinite(self.most):
+            return f"{self.least} to {self.most}"
+        bounds = {
+            f"{self.least} or more": self.least,
+            f"more than {self.above}": self.above,
+            f"at most {self.most}": self.most,
+            f"less than {self.below}": self.below,
+        }
+        return " and ".join(words for words, bound in bounds.items() if math.isfinite(bound)) or "a finite number"
+
+
+PositiveInt = Annotated[int, Range(1)]
+NonNegativeInt = Annotated[int, Range(0)]
+PositiveFloat = Annotated[float, Range(above=0)]
+NonNegativeFloat = Annotated[float, Range(0)]
+FiniteFloat = Annotated[float, Range()]
+
+
+class ConfigError(ValueError):
+    """A config with a value that it may not have; the text begins with the key."""
+
+
+class Config:
+    """Base of all configs. Making one raises ConfigError for a number outside its range."""
+
+    def __post_init__(self) -> None:
+        for name, hint in hints_of(type(self)).items():
+            _check_ranges(hint, getattr(self, name), name)
+        self.check()
+
+    def check(self) -> None:
+        """The rules between fields, in a config that has some. Raises ConfigError."""
+
+
+def hints_of(cls: type) -> dict[str, Any]:
+    """The type of each field, ranges included."""
+    return typing.get_type_hints(cls, include_extras=True)
+
+
+def _check_ranges(hint: Any, value: Any, where: str) -> None:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        for bounds in (m for m in hint.__metadata__ if isinstance(m, Range)):
+            _check_number(arguments[0], bounds, value, where)
+        _check_ranges(arguments[0], value, where)
+    elif origin is tuple and isinstance(value, (list, tuple)):
+        if arguments[-1] is not Ellipsis and len(value) != len(arguments):
+            raise ConfigError(f"{where} has {len(value)} items, expected {len(arguments)}")
+        for i, item in enumerate(value):
+            _check_ranges(arguments[0 if arguments[-1] is Ellipsis else i], item, f"{where}.{i}")
+    elif origin is dict and isinstance(value, dict):
+        for key, item in value.items():
+            _check_ranges(arguments[1], item, f"{where}.{key}")
+    elif origin in UNIONS and value is not None:
+        for argument in arguments:
+            _check_ranges(argument, value, where)
+
+
+def _check_number(kind: type, bounds: Range, value: Any, where: str) -> None:
+    abstract = numbers.Integral if kind is int else numbers.Real
+    if isinstance(value, bool) or not isinstance(value, abstract):
+        raise ConfigError(f"{where} is {value!r}, expected {kind.__name__}")
+    if value not in bounds:
+        raise ConfigError(f"{where} is {value}, expected {bounds}")
 
 
 def to_dict(config: Any) -> Any:
@@ -30,15 +121,23 @@ def to_dict(config: Any) -> Any:
 
 
 def from_dict(cls: type[C], data: Any, where: str = "") -> C:
-    """The inverse of `to_dict`. Raises ValueError naming the path of a wrong, unknown or missing key."""
-    return _build(cls, data, where or cls.__name__)
+    """The inverse of `to_dict`. Raises ValueError naming the path of a wrong, unknown or missing key.
+
+    `where` says what the data come from, such as a file; without it the paths begin with the class.
+    """
+    if not where:
+        return _build(cls, data, cls.__name__)
+    try:
+        return _build(cls, data, "")
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
 
 
 def load(cls: type[C], path: Path) -> C:
     """Reads one config from a JSON file."""
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not JSON ({error})") from None
     return from_dict(cls, data, str(path))
 
@@ -49,18 +148,45 @@ def to_json(config: Any) -> str:
 
 
 def save(config: Any, path: Path) -> None:
-    """Writes one config as JSON, atomically."""
+    """Writes one config as JSON, whole or not at all. Raises OSError naming the file."""
+    write_text(path, to_json(config) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all. Raises OSError naming it."""
     draft = path.with_name(f".{path.name}.draft")
-    draft.write_text(to_json(config) + "\n", encoding="utf-8")
-    draft.replace(path)
+    try:
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise OSError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def differences(before: Any, now: Any, where: str = "") -> list[tuple[str, Any, Any]]:
+    """Where two plain data of `to_dict` differ: key path, value before, value now; None stands for a missing key."""
+    if isinstance(before, list) and isinstance(now, list):
+        before, now = (dict(zip(_steps(side), side, strict=True)) for side in (before, now))
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = [key for key in {**before, **now} if key != "type"]
+        if before.get("type") == now.get("type"):
+            return [d for key in keys for d in differences(before.get(key), now.get(key), _below(where, key))]
+    return [] if before == now else [(where, before, now)]
+
+
+def _steps(items: Any) -> list[Any]:
+    """What a key path calls the items of a tuple: their names, or else their indices."""
+    return [item["name"] if isinstance(item, dict) and "name" in item else i for i, item in enumerate(items)]
 
 
 def override(config: C, assignments: Iterable[str]) -> C:
     """Returns `config` with `key.path=value` assignments applied; values are JSON, or else plain strings.
 
-    A step of the path into a tuple is an index or the `name` of one of its items: `stages.2.num_steps=100`,
+    All are applied before any is checked, so that values which must fit each other can change together. A step of the
+    path into a tuple is an index or the `name` of one of its items: `stages.2.num_steps=100`,
     `stages.unify.num_steps=100`.
     """
+    data = to_dict(config)
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not equals:
@@ -69,10 +195,8 @@ def override(config: C, assignments: Iterable[str]) -> C:
             value = json.loads(text)
         except json.JSONDecodeError:
             value = text
-        data = to_dict(config)
         _assign(data, path.split("."), value, path)
-        config = from_dict(type(config), data)
-    return config
+    return _build(type(config), data, "")
 
 
 def _assign(data: Any, steps: list[str], value: Any, path: str) -> None:
@@ -105,25 +229,26 @@ def _build(hint: Any, data: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return data
-    if origin in (typing.Union, types.UnionType):
+    if origin in UNIONS:
         return _build_union(arguments, data, where)
     if origin is typing.Literal:
         if data not in arguments:
-            raise ValueError(f"{where}: got {data!r}, expected one of {', '.join(map(repr, arguments))}")
+            raise ValueError(f"{where} is {data!r}, expected one of {', '.join(map(repr, arguments))}")
         return data
     if origin is tuple:
         if not isinstance(data, (list, tuple)):
-            raise ValueError(f"{where}: got {data!r}, expected a list")
+            raise ValueError(f"{where} is {data!r}, expected a list")
         items = [arguments[0]] * len(data) if arguments[-1] is Ellipsis else list(arguments)
         if len(items) != len(data):
-            raise ValueError(f"{where}: got {len(data)} items, expected {len(items)}")
+            raise ValueError(f"{where} has {len(data)} items, expected {len(items)}")
         return tuple(
-            _build(item, value, f"{where}.{i}") for i, (item, value) in enumerate(zip(items, data, strict=True))
+            _build(item, value, _below(where, step))
+            for item, value, step in zip(items, data, _steps(data), strict=True)
         )
     if origin is dict:
         if not isinstance(data, dict):
-            raise ValueError(f"{where}: got {data!r}, expected a mapping")
-        return {key: _build(arguments[1], value, f"{where}.{key}") for key, value in data.items()}
+            raise ValueError(f"{where} is {data!r}, expected a mapping")
+        return {key: _build(arguments[1], value, _below(where, key)) for key, value in data.items()}
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return _build_dataclass(hint, data, where)
     if hint is float and isinstance(data, int) and not isinstance(data, bool):
@@ -131,7 +256,7 @@ def _build(hint: Any, data: Any, where: str) -> Any:
     if hint in (None, type(None)):
         hint = type(None)
     if not isinstance(data, hint) or (isinstance(data, bool) and hint is not bool):
-        raise ValueError(f"{where}: got {data!r}, expected {getattr(hint, '__name__', hint)}")
+        raise ValueError(f"{where} is {data!r}, expected {getattr(hint, '__name__', hint)}")
     return data
 
 
@@ -139,7 +264,7 @@ def _build_union(arguments: tuple[Any, ...], data: Any, where: str) -> Any:
     if isinstance(data, dict) and "type" in data:
         classes = {a.__name__: a for a in arguments if isinstance(a, type) and dataclasses.is_dataclass(a)}
         if data["type"] not in classes:
-            raise ValueError(f"{where}: unknown type {data['type']!r}{_nearest(str(data['type']), classes)}")
+            raise ValueError(_about(where, f"unknown type {data['type']!r}{_nearest(str(data['type']), classes)}"))
         return _build_dataclass(classes[data["type"]], data, where)
     errors = []
     for argument in arguments:
@@ -154,21 +279,33 @@ def _build_dataclass(cls: Any, data: Any, where: str) -> Any:
     if dataclasses.is_dataclass(data) and isinstance(data, cls):
         return data
     if not isinstance(data, dict):
-        raise ValueError(f"{where}: got {data!r}, expected a mapping of {cls.__name__}")
+        raise ValueError(f"{where or 'it'} is {data!r}, expected a mapping of {cls.__name__}")
     data = dict(data)
     named = data.pop("type", cls.__name__)
     if named != cls.__name__:
-        raise ValueError(f"{where}: got type {named!r}, expected {cls.__name__!r}")
+        raise ValueError(f"{_below(where, 'type')} is {named!r}, expected {cls.__name__!r}")
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}
     for key in data:
         if key not in fields:
-            raise ValueError(f"{where}: unknown key {key!r}{_nearest(key, fields)}")
+            raise ValueError(_about(where, f"unknown key {key!r}{_nearest(key, fields)}"))
     missing = [
         name
         for name, f in fields.items()
         if name not in data and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
     ]
     if missing:
-        raise ValueError(f"{where}: missing {', '.join(missing)}")
-    return cls(**{key: _build(hints[key], value, f"{where}.{key}") for key, value in data.items()})
+        raise ValueError(_about(where, f"missing {', '.join(missing)}"))
+    values = {key: _build(hints[key], value, _below(where, key)) for key, value in data.items()}
+    try:
+        return cls(**values)
+    except ConfigError as error:
+        raise ConfigError(_below(where, str(error))) from None
+
+
+def _below(where: str, step: Any) -> str:
+    return f"{where}.{step}" if where else str(step)
+
+
+def _about(where: str, text: str) -> str:
+    return f"{where}: {text}" if where else text

@@ -77,20 +77,20 @@ def test_missing_keys_take_their_defaults():
         ({"shape": {"type": "Cirkle"}}, r"Drawing.shape: unknown type 'Cirkle'; did you mean 'Circle'\?"),
         ({"shape": {"type": "Circle"}, "zzz": 1}, "Drawing: unknown key 'zzz'; known: shape, title"),
         ({"title": "a"}, "Drawing: missing shape"),
-        ({"shape": {"type": "Square", "side": 1.5}}, "Drawing.shape.side: got 1.5, expected int"),
-        ({"shape": {"type": "Square", "side": True}}, "Drawing.shape.side: got True, expected int"),
-        ({"shape": {"type": "Square", "color": "green"}}, "got 'green', expected one of 'red', 'blue'"),
-        ({"shape": {"type": "Circle", "radius": "1"}}, "Drawing.shape.radius: got '1', expected float"),
-        ({"shape": {"type": "Circle"}, "title": 3}, "Drawing.title: got 3, expected str"),
-        ({"shape": {"type": "Circle"}, "size": [1]}, "Drawing.size: got 1 items, expected 2"),
-        ({"shape": {"type": "Circle"}, "size": [1, "2"]}, "Drawing.size.1: got '2', expected int"),
-        ({"shape": {"type": "Circle"}, "size": 3}, "Drawing.size: got 3, expected a list"),
-        ({"shape": {"type": "Circle"}, "weights": {"a": "b"}}, "Drawing.weights.a: got 'b', expected float"),
-        ({"shape": {"type": "Circle"}, "filled": 1}, "Drawing.filled: got 1, expected bool"),
-        ({"shape": {"type": "Circle"}, "seed": "x"}, "Drawing.seed: got 'x', expected int"),
-        ({"shape": 5}, "Drawing.shape: got 5, expected a mapping of Circle"),
-        ([], "Drawing: got .*, expected a mapping of Drawing"),
-        ({"type": "Run"}, "Drawing: got type 'Run', expected 'Drawing'"),
+        ({"shape": {"type": "Square", "side": 1.5}}, "Drawing.shape.side is 1.5, expected int"),
+        ({"shape": {"type": "Square", "side": True}}, "Drawing.shape.side is True, expected int"),
+        ({"shape": {"type": "Square", "color": "green"}}, "is 'green', expected one of 'red', 'blue'"),
+        ({"shape": {"type": "Circle", "radius": "1"}}, "Drawing.shape.radius is '1', expected float"),
+        ({"shape": {"type": "Circle"}, "title": 3}, "Drawing.title is 3, expected str"),
+        ({"shape": {"type": "Circle"}, "size": [1]}, "Drawing.size has 1 items, expected 2"),
+        ({"shape": {"type": "Circle"}, "size": [1, "2"]}, "Drawing.size.1 is '2', expected int"),
+        ({"shape": {"type": "Circle"}, "size": 3}, "Drawing.size is 3, expected a list"),
+        ({"shape": {"type": "Circle"}, "weights": {"a": "b"}}, "Drawing.weights.a is 'b', expected float"),
+        ({"shape": {"type": "Circle"}, "filled": 1}, "Drawing.filled is 1, expected bool"),
+        ({"shape": {"type": "Circle"}, "seed": "x"}, "Drawing.seed is 'x', expected int"),
+        ({"shape": 5}, "Drawing.shape is 5, expected a mapping of Circle"),
+        ([], "Drawing is .*, expected a mapping of Drawing"),
+        ({"type": "Run"}, "Drawing.type is 'Run', expected 'Drawing'"),
     ],
 )
 def test_wrong_data_is_named(data, message):
@@ -143,7 +143,7 @@ def test_override(assignment, changed):
 def test_overrides_apply_in_order_and_leave_the_original():
     assert configs.override(DRAWING, ["shape.side=1", "shape.side=2"]).shape == Square(2)
     assert DRAWING.shape == Square(3)
-    assert configs.override(DRAWING, []) is DRAWING
+    assert configs.override(DRAWING, []) == DRAWING
 
 
 def test_stages_are_found_by_name_and_by_index():
@@ -172,15 +172,15 @@ def test_a_source_is_found_though_its_name_has_a_dot():
         ("more.5.radius=1", "override more.5.radius: unknown key '5'; known: 0, 1"),
         ("more.first.radius=1", "unknown key 'first'"),
         ("weights.b=1", "override weights.b: unknown key 'b'; known: a"),
-        ("weights.a=x", "weights.a: got 'x', expected float"),
+        ("weights.a=x", "weights.a is 'x', expected float"),
         ("weights.a.x=1", "override weights.a.x"),
         ("size.0.x=1", "override size.0.x"),
-        ("size.0=x", "size.0: got 'x', expected int"),
-        ("size=[1]", "size: got 1 items, expected 2"),
-        ("shape.side=1.5", "shape.side: got 1.5, expected int"),
-        ("shape.side=one", "shape.side: got 'one', expected int"),
-        ("shape.color=green", "shape.color: got 'green', expected one of"),
-        ("shape=Circle", "shape: got 'Circle', expected a mapping of Circle"),
+        ("size.0=x", "size.0 is 'x', expected int"),
+        ("size=[1]", "size has 1 items, expected 2"),
+        ("shape.side=1.5", "shape.side is 1.5, expected int"),
+        ("shape.side=one", "shape.side is 'one', expected int"),
+        ("shape.color=green", "shape.color is 'green', expected one of"),
+        ("shape=Circle", "shape is 'Circle', expected a mapping of Circle"),
         ("=1", "unknown key ''"),
     ],
 )

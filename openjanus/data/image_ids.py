@@ -127,8 +127,12 @@ def tokenize_source(
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.draft")
     meta = {"source": name, "seed": str(seed), "tokenizer": fingerprint(tokenizer)}
-    save_file({"ids": np.ascontiguousarray(np.concatenate(rows))}, draft, meta)  # it writes memory as it lies
-    draft.replace(path)
+    try:
+        save_file({"ids": np.ascontiguousarray(np.concatenate(rows))}, draft, meta)  # it writes memory as it lies
+        draft.replace(path)
+    except (OSError, SafetensorError) as error:
+        draft.unlink(missing_ok=True)
+        raise OSError(f"{path}: cannot be written ({error})") from None
 
 
 @torch.no_grad()

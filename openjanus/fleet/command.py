@@ -75,8 +75,6 @@ def server_command(model: str, revision: str | None, dtype: str, s: ServerSettin
     dtype = SHORT.get(dtype, dtype)
     if dtype not in ("auto", *DTYPES):
         raise ValueError(f"weights {dtype!r}: with vLLM expected auto, {', '.join(DTYPES)}")
-    if not 0 <= s.grace_seconds < float("inf"):
-        raise ValueError(f"grace_seconds is {s.grace_seconds}, expected 0 or more")
     read_keys(s.api_keys)
     settings = FleetSettings(
         s.limits, str(s.api_keys.absolute()) if s.api_keys else None, tuple(allowed_hosts(s.host, s.allow_host)),

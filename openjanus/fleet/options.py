@@ -1,10 +1,13 @@
 """What `openjanus serve` takes for the two engines of a fleet."""
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from openjanus.config import Config, ConfigError, PositiveInt, Range
 
 
 @dataclass(frozen=True)
-class FleetOptions:
+class FleetOptions(Config):
     """Settings of `--engine vllm` and `--engine ray`.
 
     unpaired: vLLM: no second row for guidance, half the cache; for replicas that chat.
@@ -15,16 +18,14 @@ class FleetOptions:
     """
 
     unpaired: bool = False
-    guidance: float | None = None
+    guidance: Annotated[float, Range(1)] | None = None
     paint_device: str = "cpu"
     vllm: tuple[str, ...] = ()
-    replicas: int = 2
+    replicas: PositiveInt = 2
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         for argument in self.vllm:
             if argument.startswith(("-", "=")) or not argument:
-                raise ValueError(f"{argument!r}: expected an argument of vLLM's without dashes, name or name=value")
-        if self.replicas < 1:
-            raise ValueError(f"replicas is {self.replicas}, expected 1 or more")
-        if self.guidance is not None and not 1 <= self.guidance < float("inf"):
-            raise ValueError(f"guidance is {self.guidance}, expected 1 or more")
+                raise ConfigError(
+                    f"vllm has {argument!r}, expected an argument of vLLM's without dashes, name or name=value"
+                )

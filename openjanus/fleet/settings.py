@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from openjanus import config as configs
+from openjanus.config import Config
 from openjanus.serve.limits import Limits
 
 VARIABLE = "OPENJANUS_FLEET"
 
 
 @dataclass(frozen=True)
-class FleetSettings:
+class FleetSettings(Config):
     """api_keys: a file, one a line; OPENJANUS_API_KEY counts too. hosts: names that the Host header may have, empty for
     any. paint_device: where image ids become pictures."""
 

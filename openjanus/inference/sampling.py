@@ -1,20 +1,21 @@
 """How the next id is chosen from logits: guidance, temperature, top-k, top-p, and a seed of its own for every row."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from openjanus.config import Config, NonNegativeFloat, NonNegativeInt, Range
 
 MAX_PICTURES = 64  # of one seed and prompt: each has a generator seed of its own
 MIN_TEMPERATURE = torch.finfo(torch.float32).tiny  # smaller ones are 0 in float32; this one is their limit already
 
 
 @dataclass(frozen=True)
-class SamplingOptions:
+class SamplingOptions(Config):
     """Settings of one request.
 
     temperature: divides the logits; 0 takes the most probable id.
@@ -24,25 +25,12 @@ class SamplingOptions:
     n: pictures per prompt.
     """
 
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    guidance: float = 5.0
-    seed: int = 0
-    n: int = 1
-
-    def __post_init__(self) -> None:
-        rules = {
-            "temperature": (0 <= self.temperature < math.inf, "0 or more"),
-            "top_k": (self.top_k >= 0, "0 or more"),
-            "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
-            "guidance": (1 <= self.guidance < math.inf, "1 or more"),
-            "seed": (0 <= self.seed < 2**57, "0 to 2**57 - 1"),  # times MAX_PICTURES below 2**63
-            "n": (1 <= self.n <= MAX_PICTURES, f"1 to {MAX_PICTURES}"),
-        }
-        for name, (good, expected) in rules.items():
-            if not good:  # also catches nan: every comparison with it is false
-                raise ValueError(f"{name} is {getattr(self, name)}, expected {expected}")
+    temperature: NonNegativeFloat = 1.0
+    top_k: NonNegativeInt = 0
+    top_p: Annotated[float, Range(above=0, most=1)] = 1.0
+    guidance: Annotated[float, Range(1)] = 5.0
+    seed: Annotated[int, Range(0, 2**57 - 1)] = 0  # times MAX_PICTURES below 2**63
+    n: Annotated[int, Range(1, MAX_PICTURES)] = 1
 
 
 def choose_options(base: Mapping[str, Any], **settings: float | None) -> SamplingOptions:

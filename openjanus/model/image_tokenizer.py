@@ -15,19 +15,36 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from openjanus.config import Config, ConfigError, PositiveInt
+
 
 @dataclass(frozen=True)
-class ImageTokenizerConfig:
-    image_size_px: int = 384
-    base_width: int = 128
-    width_multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
-    num_res_blocks: int = 2
-    latent_width: int = 256
-    num_ids: int = 16384
-    code_width: int = 8
-    num_groups: int = 32
-    stem_px: int = 1
+class ImageTokenizerConfig(Config):
+    image_size_px: PositiveInt = 384
+    base_width: PositiveInt = 128
+    width_multipliers: tuple[PositiveInt, ...] = (1, 1, 2, 2, 4)
+    num_res_blocks: PositiveInt = 2
+    latent_width: PositiveInt = 256
+    num_ids: PositiveInt = 16384
+    code_width: PositiveInt = 8
+    num_groups: PositiveInt = 32
+    stem_px: PositiveInt = 1
     local_encoder: bool = False
+
+    def check(self) -> None:
+        if not self.width_multipliers:
+            raise ConfigError("width_multipliers is empty, expected one number for each level")
+        square_px = self.stem_px * 2 ** (len(self.width_multipliers) - 1)
+        if self.image_size_px % square_px:
+            raise ConfigError(
+                f"image_size_px is {self.image_size_px}, expected a multiple of {square_px}, an id's side"
+            )
+        for i, multiplier in enumerate(self.width_multipliers):
+            if self.base_width * multiplier % self.num_groups:
+                raise ConfigError(
+                    f"width_multipliers.{i} is {multiplier}: {multiplier} x base_width {self.base_width} must be a "
+                    f"multiple of num_groups {self.num_groups}"
+                )
 
     @property
     def grid_side(self) -> int:

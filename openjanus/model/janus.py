@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from openjanus.config import Config, PositiveInt
 from openjanus.model.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
 from openjanus.model.language_model import LanguageModel, LanguageModelConfig
 from openjanus.model.vision_encoder import VisionEncoder, VisionEncoderConfig
@@ -21,11 +22,11 @@ from openjanus.sequence import Batch, Kind
 
 
 @dataclass(frozen=True)
-class JanusConfig:
+class JanusConfig(Config):
     language_model: LanguageModelConfig = field(default_factory=LanguageModelConfig)
     vision_encoder: VisionEncoderConfig = field(default_factory=VisionEncoderConfig)
     image_tokenizer: ImageTokenizerConfig = field(default_factory=ImageTokenizerConfig)
-    image_head_width: int = 2048
+    image_head_width: PositiveInt = 2048
 
 
 class Adaptor(nn.Module):

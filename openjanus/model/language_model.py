@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from openjanus.config import Config, ConfigError, PositiveFloat, PositiveInt
 from openjanus.model.attention import (
     CacheRows,
     KVCache,
@@ -31,20 +32,26 @@ MAX_DECODE = 32
 
 
 @dataclass(frozen=True)
-class LanguageModelConfig:
-    vocab_size: int = 102400
-    width: int = 2048
-    num_layers: int = 24
-    num_heads: int = 16
-    num_kv_heads: int = 16
-    head_width: int = 128
-    ffn_width: int = 5632
-    rms_eps: float = 1e-6
-    rope_theta: float = 10000.0
-    max_positions: int = 16384
+class LanguageModelConfig(Config):
+    vocab_size: PositiveInt = 102400
+    width: PositiveInt = 2048
+    num_layers: PositiveInt = 24
+    num_heads: PositiveInt = 16
+    num_kv_heads: PositiveInt = 16
+    head_width: PositiveInt = 128
+    ffn_width: PositiveInt = 5632
+    rms_eps: PositiveFloat = 1e-6
+    rope_theta: PositiveFloat = 10000.0
+    max_positions: PositiveInt = 16384
     qk_norm: bool = False
     qkv_bias: bool = False
     tie_text_head: bool = False
+
+    def check(self) -> None:
+        if self.num_heads % self.num_kv_heads:
+            raise ConfigError(f"num_heads is {self.num_heads}, expected a multiple of num_kv_heads {self.num_kv_heads}")
+        if self.head_width % 2:
+            raise ConfigError(f"head_width is {self.head_width}, expected an even number: rotary positions turn pairs")
 
 
 def several(linears: Sequence[nn.Module], x: Tensor) -> list[Tensor]:
@@ -130,8 +137,6 @@ class LanguageModel(nn.Module):
 
     def __init__(self, c: LanguageModelConfig):
         super().__init__()
-        if c.num_heads % c.num_kv_heads:
-            raise ValueError(f"num_heads {c.num_heads} must be a multiple of num_kv_heads {c.num_kv_heads}")
         self.config = c
         self.cache_dtype: torch.dtype | None = None
         self.decode: Decode | None = None

@@ -13,18 +13,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from openjanus.config import Config, ConfigError, PositiveInt
 from openjanus.model.attention import attend
 
 
 @dataclass(frozen=True)
-class VisionEncoderConfig:
-    image_size_px: int = 384
-    patch_px: int = 16
-    width: int = 1024
-    num_layers: int = 24
-    num_heads: int = 16
-    mlp_width: int = 4096
+class VisionEncoderConfig(Config):
+    image_size_px: PositiveInt = 384
+    patch_px: PositiveInt = 16
+    width: PositiveInt = 1024
+    num_layers: PositiveInt = 24
+    num_heads: PositiveInt = 16
+    mlp_width: PositiveInt = 4096
     pooling_head: bool = False
+
+    def check(self) -> None:
+        if self.image_size_px % self.patch_px:
+            raise ConfigError(f"image_size_px is {self.image_size_px}, expected a multiple of patch_px {self.patch_px}")
+        if self.width % self.num_heads:
+            raise ConfigError(f"width is {self.width}, expected a multiple of num_heads {self.num_heads}")
 
     @property
     def num_features(self) -> int:
@@ -97,8 +104,6 @@ class VisionEncoder(nn.Module):
 
     def __init__(self, c: VisionEncoderConfig):
         super().__init__()
-        if c.image_size_px % c.patch_px:
-            raise ValueError(f"image_size_px {c.image_size_px} must be a multiple of patch_px {c.patch_px}")
         self.config = c
         self.patch = nn.Conv2d(3, c.width, c.patch_px, stride=c.patch_px)
         self.position = nn.Parameter(torch.zeros(1, c.num_features, c.width))

@@ -15,15 +15,18 @@ import os
 import re
 from dataclasses import dataclass
 from io import BytesIO
-from typing import IO
+from typing import IO, Annotated
 
 import numpy as np
 import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from openjanus.config import Config, ConfigError, FiniteFloat, PositiveFloat, PositiveInt, Range
+
 # A small file can declare a huge picture: refuse before decoding. Pillow's own limit only warns.
 MAX_PIXELS = 64_000_000
+Level = Annotated[int, Range(0, 255)]
 # What a picture may be given as; text is a path or a data URL.
 Picture = Image.Image | str | os.PathLike[str] | np.ndarray | Tensor
 PICTURE = (
@@ -46,14 +49,18 @@ TURNS = {
 
 
 @dataclass(frozen=True)
-class PixelConfig:
+class PixelConfig(Config):
     """How the understanding eye wants its pictures: fitted into a square of `size_px`, then (x / 255 - mean) / std."""
 
-    size_px: int = 384
-    min_side_px: int = 14  # a long and narrow picture is not made narrower than this
-    background: tuple[int, int, int] = (127, 127, 127)
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    size_px: PositiveInt = 384
+    min_side_px: PositiveInt = 14  # a long and narrow picture is not made narrower than this
+    background: tuple[Level, Level, Level] = (127, 127, 127)
+    mean: tuple[FiniteFloat, FiniteFloat, FiniteFloat] = (0.5, 0.5, 0.5)
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.5, 0.5, 0.5)
+
+    def check(self) -> None:
+        if self.min_side_px > self.size_px:
+            raise ConfigError(f"min_side_px is {self.min_side_px}, expected at most size_px {self.size_px}")
 
 
 def as_image(picture: Picture) -> Image.Image:

@@ -23,6 +23,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from openjanus.config import Config, PositiveInt
 from openjanus.processing.image import PixelConfig, understanding_pixels
 from openjanus.processing.message import Conversation, Message, Part
 from openjanus.processing.text import IMAGE_PLACEHOLDER, TextTokenizer
@@ -35,12 +36,12 @@ ROLES = {
 
 
 @dataclass(frozen=True)
-class ProcessorConfig:
+class ProcessorConfig(Config):
     """`num_features`: positions that a picture to understand takes. `system_prompt`: begins every conversation that
     does not draw. `pictures_first`: a user's turn is written with its pictures before its words, because the model has
     learned no other order."""
 
-    num_features: int = 576
+    num_features: PositiveInt = 576
     pixels: PixelConfig = field(default_factory=PixelConfig)
     template: Literal["deepseek_old", "deepseek"] = "deepseek_old"
     system_prompt: str = ""

@@ -21,10 +21,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Annotated
 from urllib.parse import urlsplit
 
 from PIL import Image
 from rich.console import Console
+
+from openjanus.config import Config, NonNegativeInt, PositiveFloat, PositiveInt, Range
 
 CHAT, DRAW = "/v1/chat/completions", "/v1/images/generations"
 NOUNS = ("two red apples", "a blue car", "a yellow star", "three pink hearts", "a green tree", "a white cat")
@@ -33,18 +36,18 @@ console = Console(stderr=True, highlight=False)
 
 
 @dataclass(frozen=True)
-class BenchSettings:
+class BenchSettings(Config):
     """What `openjanus bench serve` takes; see its help."""
 
-    minutes: float = 10.0
-    clients: int = 32
-    requests: int = 32
+    minutes: PositiveFloat = 10.0
+    clients: PositiveInt = 32
+    requests: Annotated[int, Range(2)] = 32
     url: str | None = None
     out: Path | None = None
     model: str = "nano"
     device: str = "auto"
     weights: str = "auto"
-    threads: int = 0
+    threads: NonNegativeInt = 0
 
 
 @dataclass(frozen=True)
@@ -84,8 +87,6 @@ class Report:
 
 def run(s: BenchSettings) -> None:
     """Runs the test and prints its report. Raises ValueError if an answer was wrong or lost."""
-    if not (s.minutes > 0 and s.clients > 0 and s.requests > 1):
-        raise ValueError("minutes and clients must be above 0, requests 2 or more")
     with _server(s) as url:
         report = measure(url, mix(s.requests), s.clients, s.minutes * 60)
     print(report)

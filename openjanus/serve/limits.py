@@ -1,12 +1,12 @@
 """What one request, and all of them together, may ask of the server."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
-MAY_BE_ZERO = ("max_pictures", "max_partial_images", "max_stored_bytes")
+from openjanus.config import Config, NonNegativeInt, PositiveFloat, PositiveInt
 
 
 @dataclass(frozen=True)
-class Limits:
+class Limits(Config):
     """Every bound of the server; what lies beyond is refused with a status of its own (docs/security.md).
 
     max_waiting: requests that wait for rows of the batch; one more gets 429.
@@ -26,28 +26,22 @@ class Limits:
     fetch_seconds: to load one remote picture, where that is allowed.
     """
 
-    max_waiting: int = 64
-    max_in_flight: int = 64
-    max_connections: int = 512
-    max_body_bytes: int = 16 * 2**20
-    body_seconds: float = 20.0
-    max_body_values: int = 150_000
-    header_seconds: float = 10.0
-    stall_seconds: float = 30.0
-    request_seconds: float = 300.0
-    max_pictures: int = 8
-    max_picture_bytes: int = 10 * 2**20
-    max_picture_pixels: int = 16_000_000
-    max_prompt_chars: int = 100_000
-    max_prompt_tokens: int = 16_384
-    max_new_tokens: int = 4096
-    max_n: int = 16
-    max_partial_images: int = 16
-    max_stored_bytes: int = 64 * 2**20
-    fetch_seconds: float = 10.0
-
-    def __post_init__(self) -> None:
-        for f in fields(self):
-            value, may_be_zero = getattr(self, f.name), f.name in MAY_BE_ZERO
-            if not (value > 0 or (may_be_zero and value == 0)):  # also catches nan
-                raise ValueError(f"{f.name} is {value}, expected {'0 or more' if may_be_zero else 'more than 0'}")
+    max_waiting: PositiveInt = 64
+    max_in_flight: PositiveInt = 64
+    max_connections: PositiveInt = 512
+    max_body_bytes: PositiveInt = 16 * 2**20
+    body_seconds: PositiveFloat = 20.0
+    max_body_values: PositiveInt = 150_000
+    header_seconds: PositiveFloat = 10.0
+    stall_seconds: PositiveFloat = 30.0
+    request_seconds: PositiveFloat = 300.0
+    max_pictures: NonNegativeInt = 8
+    max_picture_bytes: PositiveInt = 10 * 2**20
+    max_picture_pixels: PositiveInt = 16_000_000
+    max_prompt_chars: PositiveInt = 100_000
+    max_prompt_tokens: PositiveInt = 16_384
+    max_new_tokens: PositiveInt = 4096
+    max_n: PositiveInt = 16
+    max_partial_images: NonNegativeInt = 16
+    max_stored_bytes: NonNegativeInt = 64 * 2**20
+    fetch_seconds: PositiveFloat = 10.0

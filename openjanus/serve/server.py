@@ -11,12 +11,13 @@ import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from openjanus.config import Config, NonNegativeFloat, NonNegativeInt, Range
 from openjanus.inference.engine import Engine
 from openjanus.serve import log
 from openjanus.serve.app import make_app
@@ -95,28 +96,26 @@ class Server(uvicorn.Server):
 
 
 @dataclass(frozen=True)
-class ServerSettings:
+class ServerSettings(Config):
     """What `openjanus serve` takes beside the model; see its help."""
 
     host: str = "127.0.0.1"
-    port: int = 8000
+    port: Annotated[int, Range(0, 65535)] = 8000
     name: str = "nano"
     aliases: tuple[str, ...] = ()
-    slots: int = 0
-    positions: int = 0
+    slots: NonNegativeInt = 0
+    positions: NonNegativeInt = 0
     api_keys: Path | None = None
     allow_host: tuple[str, ...] = ()
     remote_pictures: bool = False
     log_prompts: bool = False
-    grace_seconds: float = 30.0
+    grace_seconds: NonNegativeFloat = 30.0
     limits: Limits = field(default_factory=Limits)
     strict_sizes: bool = False
 
 
 def run(load: Callable[[], Engine], s: ServerSettings) -> None:
     """Serves until a signal. Raises ValueError for whatever is wrong, before the socket opens."""
-    if not 0 <= s.grace_seconds < float("inf"):
-        raise ValueError(f"grace_seconds is {s.grace_seconds}, expected 0 or more")
     keys = read_keys(s.api_keys)
     service = Service(load(), s.name, s.limits, s.slots, s.positions, s.remote_pictures, s.aliases, s.strict_sizes)
     server = make_server(service, keys, allowed_hosts(s.host, s.allow_host), s.grace_seconds)

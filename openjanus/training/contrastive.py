@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from openjanus.config import Config, ConfigError, FiniteFloat, PositiveInt
 from openjanus.data.sources import Gives, find_source, stack_pictures, text_tokenizer
 from openjanus.model.vision_encoder import EncoderBlock, VisionEncoder, VisionEncoderConfig
 from openjanus.training.loop import Measures
@@ -23,19 +24,26 @@ from openjanus.training.stage import Stage
 
 
 @dataclass(frozen=True)
-class ContrastiveTraining:
+class ContrastiveTraining(Config):
     """`vision_encoder` must have its pooling head; the text tower has the same width.
 
     `text_tokenizer`: of a file or checkpoint folder; none: the emoji world's.
     """
 
     vision_encoder: VisionEncoderConfig = field(default_factory=lambda: VisionEncoderConfig(pooling_head=True))
-    text_num_layers: int = 24
-    text_num_heads: int = 16
-    text_mlp_width: int = 4096
-    num_text_tokens: int = 64
-    bias: float = -10.0
+    text_num_layers: PositiveInt = 24
+    text_num_heads: PositiveInt = 16
+    text_mlp_width: PositiveInt = 4096
+    num_text_tokens: PositiveInt = 64
+    bias: FiniteFloat = -10.0
     text_tokenizer: str = ""
+
+    def check(self) -> None:
+        width = self.vision_encoder.width
+        if not self.vision_encoder.pooling_head:
+            raise ConfigError("vision_encoder.pooling_head is False, expected True: contrastive training reads it")
+        if width % self.text_num_heads:
+            raise ConfigError(f"text_num_heads is {self.text_num_heads}, expected a divisor of the width {width}")
 
 
 class TextTower(nn.Module):
@@ -103,8 +111,6 @@ class ContrastiveObjective:
     examples: Gives = "captioned pictures"
 
     def __init__(self, c: ContrastiveTraining, seed: int):
-        if not c.vision_encoder.pooling_head:
-            raise ValueError("contrastive training reads the pooling head: set vision_encoder.pooling_head=true")
         self.config, self.seed = c, seed
         self.text = text_tokenizer(c.text_tokenizer)
         self.model = TwoTowers(c, self.text.vocab_size)

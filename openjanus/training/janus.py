@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from openjanus import config as configs
+from openjanus.config import Config, NonNegativeFloat, PositiveInt, Range
 from openjanus.data.image_ids import ImageIds, encode
 from openjanus.data.sources import Gives, Source, find_source, text_tokenizer
 from openjanus.model.image_tokenizer import ImageTokenizer
@@ -32,7 +33,7 @@ from openjanus.weights.hub import find_checkpoint
 
 
 @dataclass(frozen=True)
-class JanusTraining:
+class JanusTraining(Config):
     """From nothing: `model` and `processor` with the eyes of two finished runs, `tokenizer_from` and `encoder_from`,
     and the text tokenizer of a file or checkpoint folder (none: the emoji world's).
 
@@ -52,11 +53,15 @@ class JanusTraining:
     start_from: str = ""
     changes: tuple[str, ...] = ()
     text_tokenizer: str = ""
-    row_tokens: int = 4096
-    micro_batch_rows: int = 8
-    drop_caption: float = 0.1
-    text_weight: float = 1.0
-    sampling: dict[str, float] = field(default_factory=dict)
+    row_tokens: PositiveInt = 4096
+    micro_batch_rows: PositiveInt = 8
+    drop_caption: Annotated[float, Range(0, 1)] = 0.1
+    text_weight: NonNegativeFloat = 1.0
+    sampling: dict[str, NonNegativeFloat] = field(default_factory=dict)
+
+    def check(self) -> None:
+        if self.model is not None and self.processor is not None:
+            CheckpointConfig(self.model, self.processor, self.sampling)  # whose parts must fit
 
 
 def image_ids_file(c: JanusTraining, source: str) -> str:
@@ -73,7 +78,6 @@ def starting_checkpoint(c: JanusTraining) -> Checkpoint:
         return _fine_tuned(c)
     if c.model is None or c.processor is None:
         raise ValueError("a training needs start_from, or else a model and a processor")
-    CheckpointConfig(c.model, c.processor).check()
     model = Janus(c.model)
     load_part(model.generation.tokenizer, c.tokenizer_from, "tokenizer.")
     load_part(model.understanding.encoder, c.encoder_from, "vision_encoder.", dropped=("pooling_head.*",))
@@ -112,10 +116,12 @@ class JanusObjective:
 
     examples: Gives = "conversations"
 
-    def __init__(self, c: JanusTraining, seed: int):
+    def __init__(self, c: JanusTraining, seed: int, start: Checkpoint | None = None):
+        """`start`: the checkpoint to begin with, whose weights may still be missing; None: what the config names."""
         self.config, self.seed = c, seed
-        start = starting_checkpoint(c)
-        self.model, self.processor, self.sampling = start.model, start.processor, start.sampling
+        begin = start or starting_checkpoint(c)
+        self.model, self.processor = begin.model, begin.processor
+        self.sampling = begin.sampling if c.start_from else c.sampling
 
     def checkpoint(self) -> Checkpoint:
         """The model with its processor and its default sampling settings."""

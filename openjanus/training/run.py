@@ -1,22 +1,30 @@
 """A run: what is trained (its type selects the objective), in which stages, from which seed."""
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from openjanus import config as configs
+from openjanus.config import Config, ConfigError, Range
 from openjanus.data.sources import find_source
+from openjanus.model.janus import Janus
+from openjanus.processing.processor import Processor
+from openjanus.processing.text import TextTokenizer
 from openjanus.runtime import Runtime
 from openjanus.training import checkpoint
 from openjanus.training.contrastive import ContrastiveObjective, ContrastiveTraining
 from openjanus.training.janus import JanusObjective, JanusTraining
-from openjanus.training.loop import Evaluator, Objective, Schedule, check_stages, fit
+from openjanus.training.loop import Evaluator, Objective, Schedule, fit
+from openjanus.training.resume import check_lengths, check_unchanged, open_keys, read_stages
 from openjanus.training.stage import Stage
 from openjanus.training.tokenizer import TokenizerObjective, TokenizerTraining
+from openjanus.weights.config import Checkpoint, CheckpointConfig
 
 OBJECTIVES: dict[type, Any] = {
     TokenizerTraining: TokenizerObjective,
@@ -26,53 +34,93 @@ OBJECTIVES: dict[type, Any] = {
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(Config):
     """A recipe's training as plain data: it can be printed, overridden by `key=value`, and stored beside its
     results."""
 
     name: str
     task: TokenizerTraining | ContrastiveTraining | JanusTraining
     stages: tuple[Stage, ...]
-    seed: int = 0
+    seed: Annotated[int, Range(0, 2**32 - 1)] = 0
     schedule: Schedule = field(default_factory=Schedule)
 
+    def check(self) -> None:
+        names = [stage.name for stage in self.stages]
+        if not names:
+            raise ConfigError("stages is empty, expected one or more")
+        for name in names:
+            if names.count(name) > 1:
+                raise ConfigError(f"stages has two stages called {name!r}, expected a name of its own for each")
 
-def make_objective(run: Run) -> Objective:
-    """The objective that the task's type selects, with parameters initialised from the run's seed. Raises ValueError,
-    before anything is built, for a source that is unknown or does not suit the task."""
+
+def make_objective(run: Run, start: Checkpoint | None = None) -> Objective:
+    """The objective that the task's type selects, with parameters initialised from the run's seed.
+
+    `start`: what a Janus begins with, instead of what its task names. Raises ValueError, before anything is built, for
+    a source that is unknown or does not suit the task.
+    """
     objective = OBJECTIVES[type(run.task)]
     for stage in run.stages:
         for name in stage.mixture:
             find_source(name, objective.examples)
     torch.manual_seed(run.seed)
-    return objective(run.task, run.seed)
+    return objective(run.task, run.seed, *([start] if start is not None else []))
 
 
 def restore(folder: Path) -> Objective:
-    """The objective of a run as its newest checkpoint left it. Raises ValueError if there is none."""
+    """The objective of a run as its newest whole checkpoint left it; nothing outside the run's folder is read.
+
+    Raises ValueError if there is no such checkpoint.
+    """
     run = configs.load(Run, folder / "run.json")
     newest = checkpoint.latest(folder / "checkpoints")
     if newest is None:
         raise ValueError(f"{folder}: no checkpoint there yet")
-    objective = make_objective(run)
+    objective = make_objective(run, kept_start(folder))
     checkpoint.restore_model(newest, objective.model)
     return objective
 
 
-# What may differ when a run goes on: it changes nothing of what is computed but rounding.
-FREE = ("micro_batch_rows", "sampling")
+def keep_start(objective: Objective, folder: Path) -> None:
+    """Writes into a run's folder what restoring it needs besides its own config and its weights."""
+    if isinstance(objective, JanusObjective):
+        start = objective.checkpoint()
+        start.processor.text.save(folder / "tokenizer.json")
+        configs.save(start.config, folder / "model.json")
 
 
-def check_same(run: Run, folder: Path) -> None:
-    """Raises ValueError if the folder holds checkpoints of a run with another task, seed or stages."""
-    if checkpoint.latest(folder / "checkpoints") is None:
-        return
-    check_stages(folder, run.stages)
-    before = configs.load(Run, folder / "run.json")
-    one, other = ({**configs.to_dict(r.task), **dict.fromkeys(FREE)} for r in (before, run))
-    changed = [key for key in one if one[key] != other.get(key)] + ["seed"] * (before.seed != run.seed)
-    if changed:
-        raise ValueError(f"{folder} holds a run with another {changed[0]}: use another folder, or remove it")
+def kept_start(folder: Path) -> Checkpoint | None:
+    """What `keep_start` wrote, with a model that waits for its weights; None for other runs, and for older ones."""
+    if not (folder / "model.json").is_file():
+        return None
+    config = configs.load(CheckpointConfig, folder / "model.json")
+    text = TextTokenizer.load(folder / "tokenizer.json")
+    return Checkpoint(Janus(config.model), Processor(config.processor, text), config.sampling)
+
+
+# What may differ when a run goes on: how it is watched, and what changes nothing of what is computed but rounding.
+FREE = ("schedule.", "task.micro_batch_rows", "task.sampling", "task.image_ids")
+
+
+def check_same(run: Run, folder: Path, newest: Path) -> None:
+    """Raises ValueError that lists what differs from the run in the folder and may not."""
+    state = checkpoint.read_state(newest)
+    before = replace(configs.load(Run, folder / "run.json"), stages=read_stages(state))
+    check_unchanged(folder, configs.to_dict(before), configs.to_dict(run), (*FREE, *open_keys(state, run.stages)))
+    check_lengths(state, run.stages)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds the lock of a run's folder, which the system opens again however the process ends.
+
+    Raises ValueError if another process holds it.
+    """
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise ValueError(f"{folder}: another process trains there; wait for it, or use another folder") from None
 
 
 def keep_inputs(objective: Objective, runtime: Runtime, folder: Path) -> None:
@@ -102,11 +150,19 @@ def train(
     evaluators_of: Callable[[Objective], Sequence[Evaluator]] = lambda objective: (),
     stop_after: int | None = None,
 ) -> Objective:
-    """Trains a run in its folder, or resumes it there; returns the objective with the trained model."""
-    check_same(run, folder)
-    objective = make_objective(run)
+    """Trains a run in its folder, or resumes it there; returns the objective with the trained model.
+
+    Raises ValueError if another process trains there, or if the run there has other settings.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    keep_inputs(objective, runtime, folder)
-    configs.save(run, folder / "run.json")
-    fit(objective, run.stages, folder, runtime, evaluators_of(objective), run.schedule, stop_after)
+    with locked(folder):
+        newest = checkpoint.latest(folder / "checkpoints")
+        if newest is not None:
+            check_same(run, folder, newest)
+        objective = make_objective(run, None if newest is None else kept_start(folder))
+        keep_inputs(objective, runtime, folder)
+        if newest is None:
+            keep_start(objective, folder)
+        configs.save(run, folder / "run.json")
+        fit(objective, run.stages, folder, runtime, evaluators_of(objective), run.schedule, stop_after)
     return objective

@@ -6,14 +6,18 @@ A *stage* says for how long, at which rate, which parameters and which mixture o
 import math
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import nn
 
+from openjanus.config import Config, ConfigError, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Range
+
+Beta = Annotated[float, Range(0, below=1)]
+
 
 @dataclass(frozen=True)
-class Stage:
+class Stage(Config):
     """One stage of a training. `mixture` is examples per step of each source: every step holds all kinds, mixed.
 
     `trainable` are patterns over parameter names (`fnmatch`); a pattern that matches nothing is an error. A pattern
@@ -21,15 +25,21 @@ class Stage:
     """
 
     name: str
-    num_steps: int
-    lr: float
-    mixture: dict[str, int]
+    num_steps: PositiveInt
+    lr: PositiveFloat
+    mixture: dict[str, NonNegativeInt]
     trainable: tuple[str, ...] = ("*",)
     schedule: Literal["constant", "cosine"] = "constant"
-    warmup_steps: int = 0
-    weight_decay: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.95)
-    clip_norm: float = 1.0
+    warmup_steps: NonNegativeInt = 0
+    weight_decay: NonNegativeFloat = 0.0
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
+    clip_norm: PositiveFloat = 1.0
+
+    def check(self) -> None:
+        if not any(self.mixture.values()):
+            raise ConfigError(f"mixture is {self.mixture}, expected a source with 1 or more examples per step")
+        if not self.trainable:
+            raise ConfigError("trainable is empty, expected a pattern over parameter names, such as '*'")
 
     def lr_at(self, step: int) -> float:
         """Learning rate of step 0, 1, ...: linear warm-up, then constant or a cosine to zero at the stage's end."""

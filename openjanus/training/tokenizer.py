@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from openjanus.config import Config, NonNegativeFloat, NonNegativeInt, PositiveInt
 from openjanus.data.sources import Gives, find_source, stack_pictures
 from openjanus.model.image_tokenizer import ImageTokenizer, ImageTokenizerConfig, code_usage
 from openjanus.training.loop import Measures
@@ -28,7 +29,7 @@ SEED_ROUNDS = 20
 
 
 @dataclass(frozen=True)
-class TokenizerTraining:
+class TokenizerTraining(Config):
     """Loss weights as LlamaGen's.
 
     All steps are counted from the beginning of the run, whatever its stages. `quantise_start` > 0: until this step
@@ -38,16 +39,16 @@ class TokenizerTraining:
     """
 
     tokenizer: ImageTokenizerConfig = field(default_factory=ImageTokenizerConfig)
-    l2_weight: float = 1.0
-    l1_weight: float = 0.0
-    perceptual_weight: float = 1.0
-    commitment_weight: float = 0.25
-    gan_weight: float = 0.5
-    discriminator_width: int = 64
-    discriminator_start: int = 20000
-    quantise_start: int = 0
-    revive_steps: int = 0
-    revive_end: int = 10000
+    l2_weight: NonNegativeFloat = 1.0
+    l1_weight: NonNegativeFloat = 0.0
+    perceptual_weight: NonNegativeFloat = 1.0
+    commitment_weight: NonNegativeFloat = 0.25
+    gan_weight: NonNegativeFloat = 0.5
+    discriminator_width: PositiveInt = 64
+    discriminator_start: NonNegativeInt = 20000
+    quantise_start: NonNegativeInt = 0
+    revive_steps: NonNegativeInt = 0
+    revive_end: NonNegativeInt = 10000
 
 
 class PatchDiscriminator(nn.Module):

@@ -126,14 +126,13 @@ def _read_config(
     folder = files.folder
     form = FORMATS[detect_format(folder)]
     text = TextTokenizer.load(folder / "tokenizer.json")
-    config = form.read_config(files, tensors, text, as_configured)
+    try:
+        config = form.read_config(files, tensors, text, as_configured)
+    except configs.ConfigError as error:
+        raise ValueError(f"{folder / 'config.json'}: {error}") from None
     vocab_size = config.model.language_model.vocab_size
     if text.vocab_size > vocab_size:
         raise ValueError(f"{folder}: the tokenizer has {text.vocab_size} ids, the model only {vocab_size}")
-    try:
-        config.check()
-    except ValueError as error:
-        raise ValueError(f"{folder}: {error}") from None
     return config, text
 
 
@@ -226,7 +225,7 @@ def load_part(part: nn.Module, run: str, prefix: str, dropped: tuple[str, ...] =
     `dropped` are patterns of tensors that the part has no use for. Raises ValueError if the run is not there or does
     not fit.
     """
-    found = sorted(Path(run).glob("checkpoints/*/model.safetensors"))
+    found = sorted(Path(run).glob("checkpoints/[0-9]*/model.safetensors"))
     if not found:
         raise ValueError(f"{run}: no checkpoint there; train it first")
     files = TensorFiles(found[-1].parent)

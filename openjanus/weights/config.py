@@ -2,29 +2,30 @@
 
 from dataclasses import dataclass, field
 
+from openjanus.config import Config, ConfigError, NonNegativeFloat
 from openjanus.model.janus import Janus, JanusConfig
 from openjanus.processing.processor import Processor, ProcessorConfig
 
 
 @dataclass(frozen=True)
-class CheckpointConfig:
+class CheckpointConfig(Config):
     """All of a checkpoint but tensors and vocabulary. `sampling`: this model's own default settings, such as guidance
     and temperature."""
 
     model: JanusConfig
     processor: ProcessorConfig
-    sampling: dict[str, float] = field(default_factory=dict)
+    sampling: dict[str, NonNegativeFloat] = field(default_factory=dict)
 
     def check(self) -> None:
-        """Raises ValueError if the processor prepares pictures that the understanding eye cannot take."""
+        """Raises ConfigError if the processor prepares pictures that the understanding eye cannot take."""
         eye, processor = self.model.vision_encoder, self.processor
         if processor.num_features != eye.num_features:
-            raise ValueError(
+            raise ConfigError(
                 f"processor.num_features is {processor.num_features}, but model.vision_encoder has {eye.num_features} "
                 "positions: they must be equal"
             )
         if processor.pixels.size_px != eye.image_size_px:
-            raise ValueError(
+            raise ConfigError(
                 f"processor.pixels.size_px is {processor.pixels.size_px}, but model.vision_encoder.image_size_px is "
                 f"{eye.image_size_px}: they must be equal"
             )
@@ -52,7 +53,7 @@ class Checkpoint:
     about: About | None = None
 
     def __post_init__(self) -> None:
-        self.config.check()
+        _ = self.config  # making it checks that the parts fit
 
     @property
     def config(self) -> CheckpointConfig:

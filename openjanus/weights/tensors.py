@@ -149,11 +149,17 @@ def _indexed(folder: Path) -> dict[str, str]:
 
 
 def write_tensors(tensors: dict[str, Tensor], folder: Path, metadata: dict[str, str]) -> list[str]:
-    """Writes model.safetensors, or shards with an index where they take more than `SHARD_SIZE`; returns the names."""
+    """Writes model.safetensors, or shards with an index where they take more than `SHARD_SIZE`; returns the names.
+
+    Raises OSError naming a file that there is no room for.
+    """
     tensors = _with_memory_of_their_own(tensors)
     plan = split_torch_state_dict_into_shards(tensors, max_shard_size=SHARD_SIZE)
     for name, members in plan.filename_to_tensors.items():
-        save_file({member: tensors[member].contiguous() for member in members}, folder / name, metadata)
+        try:
+            save_file({member: tensors[member].contiguous() for member in members}, folder / name, metadata)
+        except SafetensorError as error:
+            raise OSError(f"{folder / name}: cannot be written ({error})") from None
         (folder / name).chmod(0o644)  # safetensors makes it readable by its owner alone
     names = list(plan.filename_to_tensors)
     if plan.is_sharded:

@@ -144,5 +144,5 @@ def test_a_tied_head_is_the_embedding():
 
 
 def test_heads_must_divide_evenly():
-    with pytest.raises(ValueError, match="num_heads 4 must be a multiple of num_kv_heads 3"):
-        LanguageModel(replace(LANGUAGE_MODEL, num_kv_heads=3))
+    with pytest.raises(ValueError, match="num_heads is 4, expected a multiple of num_kv_heads 3"):
+        replace(LANGUAGE_MODEL, num_kv_heads=3)

@@ -61,7 +61,7 @@ def second_source(monkeypatch) -> None:
 
 def test_each_source_is_trained_with_its_own_drawings(run, second_source) -> None:
     objective = JanusObjective(run.task, seed=5)
-    (batch,) = objective.micro_batches(Stage("s", 1, 0.0, {FIRST: 2, SECOND: 2}), 0)
+    (batch,) = objective.micro_batches(Stage("s", 1, 1e-3, {FIRST: 2, SECOND: 2}), 0)
     trained = batch.tokens[batch.kind == Kind.GENERATE].view(-1, 16).tolist()
     wanted = []
     for name, seed in ((FIRST, 0), (SECOND, 5)):  # the first one's ids were made with seed 0

@@ -16,7 +16,7 @@ from openjanus.training.stage import Stage
 from openjanus.weights import checkpoint
 from tests import tiny
 
-STAGE = Stage("all", 1, 1e-3, {})
+STAGE = Stage("all", 1, 1e-3, {"emoji.drawings": 1})
 
 
 def moved(model: nn.Module, loss: Tensor, depth: int) -> set[str]:
@@ -103,7 +103,7 @@ def test_equal_captions_belong_to_both_pictures(siglip, monkeypatch) -> None:
     render = SOURCES["emoji.pictures"][0]("train", 0)
     told = (lambda split, seed: lambda index: (render(index), captions[index]), "captioned pictures")
     monkeypatch.setitem(SOURCES, "told", told)
-    (batch,) = siglip.micro_batches(Stage("s", 1, 0.0, {"told": 3}), 0)
+    (batch,) = siglip.micro_batches(Stage("s", 1, 1e-3, {"told": 3}), 0)
     assert batch.belongs.tolist() == [[True, False, True], [False, True, False], [True, False, True]]
     logits = cosines(siglip, batch) * math.exp(0.7) - 1.3
     z = batch.belongs.float() * 2 - 1
@@ -122,7 +122,7 @@ def task(tmp_path_factory) -> JanusTraining:
 
 
 def batch_of(objective: JanusObjective, mixture: dict[str, int]) -> Batch:
-    (batch,) = objective.micro_batches(Stage("s", 1, 0.0, mixture), 0)
+    (batch,) = objective.micro_batches(Stage("s", 1, 1e-3, mixture), 0)
     return batch
 
 

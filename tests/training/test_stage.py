@@ -19,7 +19,7 @@ def model() -> nn.Module:
 
 
 def rates(**settings) -> list[float]:
-    stage = Stage("s", lr=2.0, mixture={}, **settings)
+    stage = Stage("s", lr=2.0, mixture={"a": 1}, **settings)
     return [stage.lr_at(step) for step in range(stage.num_steps)]
 
 
@@ -32,7 +32,7 @@ def test_cosine_falls_from_the_warm_ups_end_to_zero() -> None:
     found = rates(num_steps=10, warmup_steps=2, schedule="cosine")
     assert found[:2] == pytest.approx([1.0, 2.0])
     assert found[2:] == pytest.approx([1 + math.cos(math.pi * k / 8) for k in range(8)])
-    assert Stage("s", 10, 2.0, {}, schedule="cosine", warmup_steps=2).lr_at(10) == pytest.approx(0.0)
+    assert Stage("s", 10, 2.0, {"a": 1}, schedule="cosine", warmup_steps=2).lr_at(10) == pytest.approx(0.0)
 
 
 def test_a_warm_up_longer_than_its_stage_only_rises() -> None:
@@ -74,7 +74,7 @@ def test_a_pattern_that_matches_nothing_is_named(pattern) -> None:
 
 
 def test_weight_decay_touches_matrices_alone() -> None:
-    network, stage = model(), Stage("s", 1, 0.1, {}, weight_decay=0.5, betas=(0.8, 0.9))
+    network, stage = model(), Stage("s", 1, 0.1, {"a": 1}, weight_decay=0.5, betas=(0.8, 0.9))
     trainable = choose_trainable(network, ("*", "!eye.*"))
     optimizer = make_optimizer(stage, trainable)
     assert optimizer.defaults["betas"] == (0.8, 0.9)

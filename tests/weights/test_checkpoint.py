@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from openjanus.processing.processor import Processor
@@ -109,6 +110,16 @@ def test_a_failed_first_save_leaves_nothing(tmp_path, monkeypatch) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_full_disk_names_the_file(tmp_path, monkeypatch) -> None:
+    def full(tensors, path, *_) -> None:
+        raise SafetensorError("No space left on device")  # as safetensors says it, no OSError
+
+    monkeypatch.setattr(tensors, "save_file", full)
+    with pytest.raises(OSError, match=r"model\.safetensors: cannot be written \(No space left on device\)"):
+        checkpoint.save(tiny.checkpoint(), tmp_path / "model")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_tokenizer_larger_than_the_model_is_refused(folder) -> None:
     small = replace(tiny.CONFIG, language_model=replace(tiny.LANGUAGE_MODEL, vocab_size=1000))
     checkpoint.save(tiny.checkpoint(small), folder)
@@ -127,8 +138,12 @@ def test_an_eye_is_taken_from_its_runs_newest_checkpoint(tmp_path) -> None:
         checkpoint.load_part(adaptor, str(tmp_path), "eye.")
     checkpoint.load_part(adaptor, str(tmp_path), "eye.", dropped=("head.*",))
     assert all((p == 2.0).all() for p in adaptor.parameters())
-    with pytest.raises(ValueError, match="no checkpoint there; train it first"):
-        checkpoint.load_part(adaptor, str(tmp_path / "none"), "eye.")
+    draft = tmp_path / "killed" / "checkpoints" / ".draft-1"  # of a process that was killed while it saved
+    draft.mkdir(parents=True)
+    save_file(tensors, draft / "model.safetensors")
+    for run in ("none", "killed"):
+        with pytest.raises(ValueError, match="no checkpoint there; train it first"):
+            checkpoint.load_part(adaptor, str(tmp_path / run), "eye.")
 
 
 @pytest.mark.parametrize("form", ["official", "transformers"])

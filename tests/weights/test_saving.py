@@ -221,7 +221,7 @@ def test_a_processor_that_does_not_fit_the_eye_is_refused_where_they_meet(proces
     text = text.replace(f'"num_features": {fitting.num_features}', f'"num_features": {wrong.num_features}')
     text = text.replace(f'"size_px": {fitting.pixels.size_px}', f'"size_px": {wrong.pixels.size_px}')
     (folder / "config.json").write_text(text)
-    with pytest.raises(ValueError, match=f"model: {words}"):
+    with pytest.raises(ValueError, match=rf"model/config\.json: {words}"):
         openjanus.load(folder, "cpu")
     with pytest.raises(ValueError, match=words):
         Checkpoint(tiny.janus(), tiny.processor(wrong), {})

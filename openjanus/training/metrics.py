@@ -1,0 +1,91 @@
+"""The figures of a training: metrics.jsonl, and TensorBoard where it is installed.
+
+A run that stops and goes on writes the lines that it would have written in one go: lines past the checkpoint are cut,
+and figures that wait for their line are kept in the checkpoint.
+"""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from openjanus.config import write_text
+
+# name -> (sum, count): logged as sum / count
+Measures = dict[str, tuple[Tensor | float, int]]
+
+
+class MetricsLog:
+    """Collects the measures of steps until `flush` writes their means as one line."""
+
+    def __init__(self, folder: Path, step: int, waiting: Mapping[str, Any] | None = None):
+        """`step`: of the checkpoint that a run goes on from; `waiting`: what `state` said there."""
+        self.path = folder / "metrics.jsonl"
+        lines = self.path.read_text(errors="replace").splitlines() if self.path.exists() else []
+        write_text(self.path, "".join(line + "\n" for line in lines if _step_of(line) <= step))
+        waiting = waiting or {"measures": {}, "num_steps": 0, "seconds": 0.0}
+        self.measures: Measures = {name: (value, count) for name, (value, count) in waiting["measures"].items()}
+        self.num_steps = waiting["num_steps"]
+        self.since = time.monotonic() - waiting["seconds"]
+        self.board = _tensorboard(folder / "tensorboard", step)
+
+    def state(self) -> dict[str, Any]:
+        """The figures that wait for their line, for a checkpoint."""
+        measures = {name: (float(value), count) for name, (value, count) in self.measures.items()}
+        return {"measures": measures, "num_steps": self.num_steps, "seconds": time.monotonic() - self.since}
+
+    def add(self, measures: Measures) -> None:
+        add_measures(self.measures, measures)
+        self.num_steps += 1
+
+    def flush(self, step: int, stage: str, lr: float) -> dict[str, Any]:
+        """Writes the means since the last line; returns the line."""
+        means = {name: float(value) / max(count, 1) for name, (value, count) in self.measures.items()}
+        seconds = (time.monotonic() - self.since) / max(self.num_steps, 1)
+        line = self.write(step, stage, {**means, "lr": lr, "seconds_per_step": seconds})
+        self.measures, self.num_steps, self.since = {}, 0, time.monotonic()
+        return line
+
+    def write(self, step: int, stage: str, figures: Mapping[str, float]) -> dict[str, Any]:
+        """Writes figures as a line of their own. Raises OSError naming the folder if there is no room for them."""
+        line = {"step": step, "stage": stage, **{name: round(float(v), 6) for name, v in figures.items()}}
+        if figures:
+            try:
+                with self.path.open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+                for name, value in figures.items():
+                    if self.board is not None:
+                        self.board.add_scalar(name, value, step)
+            except OSError as error:
+                raise OSError(f"{self.path}: cannot be written ({error.strerror})") from error
+        return line
+
+    def close(self) -> None:
+        if self.board is not None:
+            self.board.close()
+
+
+def add_measures(total: Measures, more: Measures) -> None:
+    """Adds the sums and counts of `more` to those of `total`."""
+    for name, (value, count) in more.items():
+        before = total.get(name, (0.0, 0))
+        total[name] = (before[0] + value, before[1] + count)
+
+
+def _step_of(line: str) -> float:
+    """The step of a whole line; infinity for one that was cut."""
+    try:
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return float("inf")
+
+
+def _tensorboard(folder: Path, step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:  # an extra; metrics.jsonl holds the same figures
+        return None
+    return SummaryWriter(str(folder), purge_step=step + 1)  # the first step that will be written again

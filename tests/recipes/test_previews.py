@@ -1,0 +1,45 @@
+"""Previews of a training: all questions in one batch, with few new ids."""
+
+from types import SimpleNamespace
+from typing import cast
+
+from PIL import Image
+
+from openjanus.inference.engine import Engine
+from openjanus.inference.scheduler import Scheduler
+from openjanus.processing.processor import Message
+from openjanus.recipes import evaluators
+from openjanus.recipes.evaluators import ANSWER_TOKENS, NUM_PREVIEWS, JanusPreview, answer_all
+from openjanus.training.janus import JanusObjective
+from tests import tiny
+
+
+def test_answers_of_a_batch_are_those_of_each_question_alone() -> None:
+    engine = Engine(tiny.checkpoint())
+    asked = [(Image.new("RGB", (16, 16), color), words) for color, words in (("red", "what is it?"), ("blue", "how?"))]
+    together = answer_all(engine, [[Message("user", [picture, words])] for picture, words in asked])
+    alone = [engine.ask(picture, words, max_new_tokens=ANSWER_TOKENS) for picture, words in asked]
+    # an answer that is cut inside a character may end with the sign for half a one
+    assert all(len(one) > 20 and other.startswith(one) for one, other in zip(alone, together, strict=True))
+    assert len(set(together)) == 2
+
+
+def test_a_preview_asks_all_its_questions_in_one_batch(tmp_path, monkeypatch) -> None:
+    """The tiny model never ends an answer by itself: one at a time with room for 512 ids would take hours."""
+    seen: list[int] = []
+    decode = Scheduler._decode
+
+    def count(scheduler: Scheduler) -> None:
+        seen.append(len(scheduler.running))
+        decode(scheduler)
+
+    monkeypatch.setattr(Scheduler, "_decode", count)
+    monkeypatch.setattr(
+        Engine, "generate", lambda engine, prompts, *_, **__: [Image.new("RGB", (64, 64))] * len(prompts)
+    )
+    monkeypatch.setattr(evaluators, "judge", lambda scene, image: SimpleNamespace(accepted=True))
+    objective = cast(JanusObjective, SimpleNamespace(checkpoint=tiny.checkpoint))
+    figures = JanusPreview(objective)(tiny.janus(), 7, tmp_path)
+    assert figures == {"preview_accepted": 1.0, "preview_answers": 0.0}
+    assert max(seen) == NUM_PREVIEWS and len(seen) < 3 * ANSWER_TOKENS
+    assert (tmp_path / "000007.png").is_file()
