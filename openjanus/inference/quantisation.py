@@ -27,6 +27,7 @@ from openjanus.inference import kernels
 from openjanus.model.language_model import MAX_DECODE
 from openjanus.runtime import Runtime
 from openjanus.weights.checkpoint import Place, place_as
+from openjanus.weights.tensors import to_dtype
 
 GROUP = 32  # inputs that share a scale; csrc/kernels.cpp
 CHANNELS = 16  # output channels that are stored together
@@ -210,9 +211,9 @@ class StoredEmbedding(nn.Module):
 
     weight: Tensor
 
-    def __init__(self, weight: Tensor, dtype: torch.dtype = torch.bfloat16):
+    def __init__(self, weight: Tensor):
         super().__init__()
-        self.register_buffer("weight", weight.to(dtype))
+        self.register_buffer("weight", weight)
 
     def forward(self, ids: Tensor) -> Tensor:  # [...] -> [..., D]
         return F.embedding(ids, self.weight).float()
@@ -254,7 +255,7 @@ def _place_on_cpu(linear: type[StoredLinear]) -> Place:
 
     def place(model: nn.Module, name: str, tensor: Tensor) -> None:
         if name == "language_model.embedding.weight" and linear is not Float32Linear:
-            model.set_submodule("language_model.embedding", StoredEmbedding(tensor, table_dtype))
+            model.set_submodule("language_model.embedding", StoredEmbedding(to_dtype(tensor, table_dtype, name)))
         elif name.startswith("generation.tokenizer."):
             fast(model, name, tensor)
         elif not any(_store_linear(model, name, tensor, form, torch.float32) for form in (linear, Float32Linear)):
@@ -277,6 +278,8 @@ def _store_linear(model: nn.Module, name: str, tensor: Tensor, linear: type[Stor
         linear = BFloat16Linear
     if linear is not Float32Linear and not fits(module):
         return False
+    if issubclass(linear, FloatLinear):
+        tensor = to_dtype(tensor, linear.dtype, name)
     bias = None if module.bias is None or module.bias.is_meta else module.bias
     model.set_submodule(path, linear(tensor, bias))
     return True

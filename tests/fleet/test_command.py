@@ -76,6 +76,7 @@ def test_settings_survive_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
     [
         (["--weights", "int8"], "weights 'int8': with vLLM expected"),
         (["--device", "cuda"], "not for --engine vllm"),
+        (["--ignore-config-keys", "x"], "give them to openjanus convert"),
         (["--api-keys", "nowhere"], "cannot read API keys"),
         (["--model", "nowhere"], "no such folder"),
         (["--grace-seconds", "-1"], "grace_seconds is -1"),

@@ -24,9 +24,9 @@ TENSOR = "language_model.layers.1.ffn.up.weight"
 OFFICIAL_TENSOR = "language_model.model.layers.1.mlp.up_proj.weight"
 
 
-def with_value(value: float) -> Checkpoint:
+def with_value(value: float, name: str = TENSOR) -> Checkpoint:
     made = tiny.checkpoint()
-    made.model.get_parameter(TENSOR).view(-1)[5] = value
+    made.model.get_parameter(name).view(-1)[5] = value
     return made
 
 
@@ -174,15 +174,25 @@ def test_an_eye_that_is_not_finite_is_refused(tmp_path) -> None:
         checkpoint.load_part(adaptor, str(tmp_path), "eye.")
 
 
-def test_values_beyond_float16_are_refused_when_stored_and_when_loaded_in_it(tmp_path, capsys) -> None:
-    checkpoint.save(with_value(-70_000.0), tmp_path / "model")
+@pytest.mark.parametrize("name", [TENSOR, "language_model.embedding.weight", "language_model.norm.weight"])
+def test_values_beyond_float16_are_refused_when_stored_and_when_loaded_in_it(name, tmp_path, capsys) -> None:
+    checkpoint.save(with_value(-70_000.0, name), tmp_path / "model")
     error = error_of(capsys, "convert", tmp_path / "model", tmp_path / "half", "--dtype", "float16")
-    assert f"{TENSOR} has values up to 7e+04" in error and "use bfloat16 or float32" in error
+    assert f"{name} has values up to 7e+04" in error and "use bfloat16 or float32" in error
     assert not (tmp_path / "half").exists()
-    with pytest.raises(ValueError, match=f"{TENSOR} has values up to 7e"):
-        openjanus.load(tmp_path / "model", "cpu", "float16")
+    with pytest.raises(ValueError, match=f"{name} has values up to 7e"):
+        checkpoint.load(tmp_path / "model", dtype=torch.float16)
     main(["convert", str(tmp_path / "model"), str(tmp_path / "brain"), "--dtype", "bfloat16"])
-    assert checkpoint.load(tmp_path / "brain").model.get_parameter(TENSOR).min() < -69_000
+    assert checkpoint.load(tmp_path / "brain").model.get_parameter(name).min() < -69_000
+
+
+@pytest.mark.parametrize("name", [TENSOR, "language_model.embedding.weight"])
+def test_values_beyond_float16_are_refused_by_an_engine_that_stores_them_so(name, tmp_path) -> None:
+    folder = tiny_checkpoint(tmp_path / "model")
+    set_value(folder / "model.safetensors", name, 70_000.0)
+    with pytest.raises(ValueError, match=f"{name} has values up to 7e"):
+        openjanus.load(folder, "cpu", "float16")
+    assert openjanus.load(folder, "cpu", "bfloat16")
 
 
 def test_the_image_tokenizer_may_hold_larger_values_where_it_stays_in_float32(tmp_path) -> None:
