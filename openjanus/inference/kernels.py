@@ -2,7 +2,8 @@
 
 Where they cannot be built, one warning says why, `available` is False, and the plain torch formulas of quantisation.py
 and of model/language_model.py run instead. These are much slower, and they give slightly other numbers: sums have
-another order and, in int8 and int4, activations are not rounded to 8 bits. The same seed may then draw another picture.
+another order, which depends on the rows that run together, and in int8 and int4 activations are not rounded to 8 bits.
+The same seed may then draw another picture.
 """
 
 import functools

@@ -7,9 +7,12 @@
 
 namespace {
 
-template void run_layers<16>(const Step<c10::BFloat16>&, const std::vector<LayerWeights>&, float*);
-template void run_layers<8>(const Step<c10::BFloat16>&, const std::vector<LayerWeights>&, float*);
-template void run_layers<4>(const Step<float>&, const std::vector<LayerWeights>&, float*);
+using Layers = std::vector<LayerWeights>;
+template void run_layers<float>(const Step<float>&, const Layers&, const float*, float*);
+template void run_layers<c10::Half>(const Step<c10::BFloat16>&, const Layers&, const float*, float*);
+template void run_layers<c10::BFloat16>(const Step<c10::BFloat16>&, const Layers&, const float*, float*);
+template void run_layers<Packed<8>>(const Step<c10::BFloat16>&, const Layers&, const float*, float*);
+template void run_layers<Packed<4>>(const Step<float>&, const Layers&, const float*, float*);
 
 constexpr int64_t K = 3 * GROUP, O = 2 * BLOCK;
 std::mt19937 noise(0);
@@ -31,6 +34,13 @@ std::vector<uint8_t> pack(const std::vector<int>& whole, int bits) {
   return packed;
 }
 
+// size: of the sum that it is, every term taken as positive.
+bool is_near(double got, double expected, double size, int64_t m, int64_t M, int64_t o) {
+  if (std::abs(got - expected) <= 1e-5 * size) return true;
+  std::printf("row %ld of %ld, channel %ld: %g instead of %g\n", long(m), long(M), long(o), got, expected);
+  return false;
+}
+
 // extreme: all numbers as large as they may be.
 template <int BITS>
 bool is_right(int64_t M, bool extreme) {
@@ -46,9 +56,9 @@ bool is_right(int64_t M, bool extreme) {
   const char* scale = BITS == 8 ? (const char*)scale8.data() : (const char*)scale4.data();
   const Matrix matrix{(const char*)packed.data(), scale, nullptr, O};
 
-  Activations<BITS> inputs(M, K);
+  Activations<Packed<BITS>> inputs(M, K);
   for (int64_t m = 0; m < M; ++m) inputs.set(m, 0, &x[m * K], K);
-  for (int64_t b = 0; b < O / BLOCK; ++b) product<BITS>(inputs, 0, M, matrix, b, &y[b * BLOCK], O);
+  for (int64_t b = 0; b < O / BLOCK; ++b) product<Packed<BITS>>(inputs, 0, M, matrix, b, &y[b * BLOCK], O);
   for (int64_t m = 0; m < M; ++m)
     for (int64_t o = 0; o < O; ++o) {
       double expected = 0, size = 0;
@@ -58,11 +68,30 @@ bool is_right(int64_t M, bool extreme) {
         const double term = weight * inputs.q[m * K + k] * inputs.scale[group];
         expected += term, size += std::abs(term);
       }
-      if (!(std::abs(y[m * O + o] - expected) <= 1e-5 * size)) {
-        std::printf("%d bits, row %ld of %ld, channel %ld: %g instead of %g\n", BITS, long(m), long(M), long(o),
-                    double(y[m * O + o]), expected);
-        return false;
+      if (!is_near(y[m * O + o], expected, size, m, M, o)) return false;
+    }
+  return true;
+}
+
+// Weights as W stores them: what is computed with is what was stored.
+template <typename W>
+bool is_right(int64_t M) {
+  std::vector<float> x(M * K), y(M * O);
+  std::vector<W> weights(O * K);
+  for (float& v : x) v = uniform(-1000, 1000) / 300.0f;
+  for (W& w : weights) w = uniform(-1000, 1000) / 300.0f;
+  const Matrix matrix{(const char*)weights.data(), nullptr, nullptr, O};
+  Activations<W> inputs(M, K);
+  for (int64_t m = 0; m < M; ++m) inputs.set(m, 0, &x[m * K], K);
+  for (int64_t b = 0; b < O / BLOCK; ++b) product<W>(inputs, 0, M, matrix, b, &y[b * BLOCK], O);
+  for (int64_t m = 0; m < M; ++m)
+    for (int64_t o = 0; o < O; ++o) {
+      double expected = 0, size = 0;
+      for (int64_t k = 0; k < K; ++k) {
+        const double term = double(float(weights[o * K + k])) * x[m * K + k];
+        expected += term, size += std::abs(term);
       }
+      if (!is_near(y[m * O + o], expected, size, m, M, o)) return false;
     }
   return true;
 }
@@ -93,8 +122,10 @@ bool can_run() {
 
 int main() {
   if (!can_run()) return 77;
-  for (const bool extreme : {false, true})
-    for (const int64_t M : {1, 2, 3, 4, 7, 8, 9, 17})
+  for (const int64_t M : {1, 2, 3, 4, 7, 8, 9, 17}) {
+    if (!is_right<float>(M) || !is_right<c10::Half>(M) || !is_right<c10::BFloat16>(M)) return 1;
+    for (const bool extreme : {false, true})
       if (!is_right<8>(M, extreme) || !is_right<4>(M, extreme)) return 1;
+  }
   return 0;
 }

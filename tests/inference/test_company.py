@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from openjanus.inference import kernels
 from openjanus.inference.engine import Engine, load
 from openjanus.inference.quantisation import LINEAR
 from openjanus.inference.sampling import Sampler, SamplingOptions
@@ -20,7 +19,7 @@ from openjanus.testing import tiny_checkpoint
 from openjanus.weights import checkpoint
 from tests import tiny
 
-pytestmark = pytest.mark.skipif(not kernels.available(), reason="no C++ compiler here: the kernels cannot be built")
+pytestmark = pytest.mark.usefixtures("compiled_kernels")
 THREADS = pytest.mark.parametrize("num_threads", [1, 2, 4])
 WORDS = "a two three red green blue cat dog apple heart and on under beside grass".split()  # noqa: SIM905
 CHUNK_TOKENS = 40  # prompts have several chunks; longer than `MAX_DECODE`, so that both ways to compute one are taken
