@@ -34,9 +34,9 @@ def check_messages(messages: Sequence[ChatMessage], limits: Limits) -> None:
             "too_many_images",
         )
     number = max((i for i, m in enumerate(messages) if m.role not in SYSTEM), default=0)
-    last = messages[number]
-    if last.role != "user":
+    if not messages or messages[number].role != "user":
         raise invalid("the last message must be the user's", "messages")
+    last = messages[number]
     if not any(isinstance(part, ImagePart) or part.text.strip() for part in _parts(last)):
         raise invalid("empty message: say something", f"messages.{number}.content")
     for i, message in enumerate(messages):

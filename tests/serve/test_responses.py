@@ -257,6 +257,7 @@ REFUSED = {
     "number": ({"input": 7}, "input"),
     "file": ({"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "a"}]}]}, "input.0.content.0"),
     "tool's output": ({"input": [{"type": "function_call_output", "call_id": "a", "output": "b"}]}, "input.0"),
+    "nothing that says anything": ({"input": [{"type": "reasoning", "summary": []}]}, "input"),
     "assistant last": ({"input": [{"role": "assistant", "content": "a"}]}, "input"),
     "metadata": ({"metadata": {str(i): "a" for i in range(17)}}, "metadata"),
     "not a picture": (
