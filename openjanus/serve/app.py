@@ -129,7 +129,8 @@ def _card(service: Service) -> ModelCard:
         guidance_scale=options.guidance, temperature=options.temperature, sizes=service.canvas.sizes,
         max_n=min(service.limits.max_n, service.worker.scheduler.cache.num_rows // 2),
     )  # fmt: skip
-    about = service.engine.about and ModelAbout.model_validate(service.engine.about, from_attributes=True)
+    said = service.engine.about
+    about = ModelAbout.model_validate(said, from_attributes=True) if said is not None else None
     return ModelCard(id=service.name, created=service.created, drawing=drawing, about=about)
 
 

@@ -170,9 +170,11 @@ def press(page: Page, name: str) -> None:
 
 def back_to(page: Page, name: str, kind: str = "") -> None:
     """Shift+Tab until the thing of this name, and of this type, has the focus."""
-    named = """(kind) => { const it = document.activeElement;
-        return kind && it.type !== kind ? "" : (it.getAttribute("aria-label") ?? it.labels?.[0]?.textContent ?? it.querySelector("img")?.alt
-                ?? it.textContent).trim(); }"""
+    named = """(kind) => {
+        const it = document.activeElement;
+        const names = [it.getAttribute("aria-label"), it.labels?.[0]?.textContent, it.querySelector("img")?.alt];
+        return kind && it.type !== kind ? "" : (names.find(Boolean) ?? it.textContent).trim();
+    }"""
     for _ in range(80):
         page.keyboard.press("Shift+Tab")
         if page.evaluate(named, kind).startswith(name):
