@@ -58,60 +58,126 @@ def test_axe_finds_nothing_while_pictures_grow(page) -> None:
     assert complaints(page) == []
 
 
-def test_keys_alone_ask_draw_enlarge_edit_and_delete(page) -> None:
-    answer_with(page, "an answer")
-    question = page.get_by_label("Question", exact=True)
-    expect(question).to_be_focused()
+@pytest.mark.parametrize("size", SIZES)
+def test_keys_alone_lead_through_every_corner(browser, server, size) -> None:
+    with opened(browser, server, SIZES[size]) as page:
+        answer_with(page, "an answer")
+        expect(page.get_by_label("Question", exact=True)).to_be_focused()
+        ask_by_keys(page)
+        meet_trouble_by_keys(page)
+        start_anew_by_keys(page)
+        draw_by_keys(page, is_low=SIZES[size][1] < 500)
+        change_by_keys(page)
+
+
+def ask_by_keys(page: Page) -> None:
+    with page.expect_file_chooser() as choosing:
+        press(page, "Add picture")
+    choosing.value.set_files(PICTURE)
+    expect(attached(page)).to_have_count(1)
+    expect(page.get_by_label("Question", exact=True)).to_be_focused()
     page.keyboard.type("one")
     page.keyboard.press("Shift+Enter")
     page.keyboard.type("two")
     page.keyboard.press("Enter")
     expect(page.locator(".mine p")).to_have_text("one\ntwo")
-    expect(page.locator(".answer[aria-busy=false]")).to_be_attached()
-    page.keyboard.press("Tab")
-    page.keyboard.press("ArrowRight")
-    expect(page.locator("#settings")).to_be_visible()
-    page.keyboard.press("Shift+Tab")
-    expect(page.locator("#seed")).to_be_focused()
-    for _ in range(4):
-        page.keyboard.press("Shift+Tab")
-    page.keyboard.type("a blue car")
+    expect(page.locator(".said")).to_have_text("an answer")
+
+
+def meet_trouble_by_keys(page: Page) -> None:
+    page.unroute("**/v1/chat/completions")
+    page.keyboard.insert_text("a red cat " * 400)
     page.keyboard.press("Enter")
-    expect(page.locator(".frame .picture")).to_have_count(4)
-    back_to(page, "Download picture 4")
-    back_to(page, "a blue car, picture 4")
+    expect(page.locator(".problem")).to_be_visible()
+    answer_with(page, "an answer")
+    page.keyboard.type("three")
     page.keyboard.press("Enter")
-    expect(page.get_by_role("dialog")).to_be_visible()
-    expect(page.get_by_role("button", name="Close")).to_be_focused()
-    page.keyboard.press("Escape")
-    expect(page.get_by_role("button", name="a blue car, picture 4")).to_be_focused()
-    back_to(page, "Edit question")
+    expect(page.locator(".said").last).to_have_text("an answer")
+    back_to(page, "Try again")
+    press(page, "Delete")  # of the turn before
+    expect(page.locator(".problem")).to_have_count(1)
+    expect(page.locator(".turn")).to_have_count(2)
+
+
+def start_anew_by_keys(page: Page) -> None:
+    page.route("**/v1/chat/completions", lambda route: None)  # never answered
+    page.keyboard.type("four")
     page.keyboard.press("Enter")
-    expect(question).to_be_focused()
-    expect(question).to_have_value("one\ntwo")
-    page.keyboard.type("!")
-    page.keyboard.press("Enter")
-    expect(page.locator(".mine.ask p")).to_have_text("one\ntwo!")
-    expect(page.locator("[aria-busy=true]")).to_have_count(0)
-    back_to(page, "Delete")
-    page.keyboard.press("Enter")
-    expect(page.locator(".turn")).to_have_count(1)
-    expect(question).to_be_focused()
-    back_to(page, "Menu")
-    page.keyboard.press("Enter")
-    page.keyboard.press("Tab")
-    page.keyboard.press("Tab")
-    page.keyboard.press("Enter")
+    expect(page.locator("[aria-busy=true]")).to_have_count(1)
+    press(page, "New")
+    expect(page.locator(".turn")).to_have_count(0)
+    expect(page.get_by_label("Question", exact=True)).to_be_focused()
+    press(page, "Undo")
+    expect(page.locator(".turn")).to_have_count(3)
+    press(page, "New")
     expect(page.locator(".turn")).to_have_count(0)
 
 
-def back_to(page: Page, name: str) -> None:
-    """Shift+Tab until the thing of this name has the focus."""
-    named = """() => { const it = document.activeElement;
-        return it.getAttribute("aria-label") ?? it.querySelector("img")?.alt ?? it.textContent.trim(); }"""
-    for _ in range(60):
+def draw_by_keys(page: Page, is_low: bool) -> None:
+    back_to(page, "Ask", "radio")
+    page.keyboard.press("ArrowRight")
+    if is_low:
+        press(page, "Settings")
+    back_to(page, "Pictures")
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowRight")
+    back_to(page, "What to draw")
+    page.keyboard.type("a blue car")
+    page.keyboard.press("Enter")
+    expect(page.locator(".frame .picture")).to_have_count(2)
+    press(page, "a blue car, picture 2")
+    expect(page.get_by_role("dialog")).to_be_visible()
+    expect(page.get_by_role("button", name="Close")).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("button", name="a blue car, picture 2")).to_be_focused()
+    press(page, "a blue car, picture 2")
+    press(page, "Ask about it")
+    answer_with(page, "an answer")
+    page.keyboard.type("is it blue?")
+    page.keyboard.press("Enter")
+    expect(page.locator(".said")).to_have_text("an answer")
+
+
+def change_by_keys(page: Page) -> None:
+    answer_with(page, "another answer")
+    press(page, "Retry")
+    expect(page.locator(".said")).to_have_text("another answer")
+    press(page, "Edit question")
+    question = page.get_by_label("Question", exact=True)
+    expect(question).to_be_focused()
+    page.keyboard.type("!")
+    page.keyboard.press("Enter")
+    expect(page.locator(".mine.ask p")).to_have_text("is it blue?!")
+    expect(page.locator("[aria-busy=true]")).to_have_count(0)
+    press(page, "Delete")
+    expect(page.locator(".turn")).to_have_count(1)
+    expect(question).to_be_focused()
+    press(page, "Menu")
+    press(page, "API key")
+    page.keyboard.type("a key")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    assert page.evaluate("sessionStorage.getItem('openjanus-key')") == "a key"
+    press(page, "Menu")
+    press(page, "Delete conversation")
+    expect(page.locator(".turn")).to_have_count(0)
+
+
+def press(page: Page, name: str) -> None:
+    back_to(page, name)
+    page.keyboard.press("Enter")
+
+
+def back_to(page: Page, name: str, kind: str = "") -> None:
+    """Shift+Tab until the thing of this name, and of this type, has the focus."""
+    named = """(kind) => {
+        const it = document.activeElement;
+        const names = [it.getAttribute("aria-label"), it.labels?.[0]?.textContent, it.querySelector("img")?.alt];
+        return kind && it.type !== kind ? "" : (names.find(Boolean) ?? it.textContent).trim();
+    }"""
+    for _ in range(80):
         page.keyboard.press("Shift+Tab")
-        if page.evaluate(named) == name:
+        if page.evaluate(named, kind).startswith(name):
             return
     raise AssertionError(f"{name} cannot be reached by Shift+Tab")
 
