@@ -115,8 +115,7 @@ def answer_with(page: Page, reply: Reply | Callable[[dict[str, Any]], Reply]) ->
         else:
             route.fulfill(status=said[0], json={"error": {"type": "server_error", **said[1]}})
 
-    page.unroute("**/v1/chat/completions")
-    page.route("**/v1/chat/completions", handle)
+    page.route("**/v1/chat/completions", handle)  # the newest route counts
     return bodies
 
 

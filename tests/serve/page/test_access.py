@@ -85,7 +85,7 @@ def ask_by_keys(page: Page) -> None:
 
 
 def meet_trouble_by_keys(page: Page) -> None:
-    page.unroute("**/v1/chat/completions")
+    answer_with(page, (400, {"message": "the messages take 812 positions", "code": "context_length_exceeded"}))
     page.keyboard.insert_text("a red cat " * 400)
     page.keyboard.press("Enter")
     expect(page.locator(".problem")).to_be_visible()
