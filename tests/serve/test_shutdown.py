@@ -126,7 +126,7 @@ def test_a_port_that_is_taken(model, capsys) -> None:
     taken = listen("127.0.0.1", 0)
     assert "cannot listen on 127.0.0.1" in refused(capsys, "--model", model, "--port", taken.getsockname()[1])
     taken.close()
-    assert "cannot listen on" in refused(capsys, "--model", model, "--port", 70000)
+    assert "port is 70000, expected 0 to 65535" in refused(capsys, "--model", model, "--port", 70000)
     started = time.monotonic()
     assert "cannot listen on" in refused(capsys, "--model", model, "--host", "no such host")
     assert time.monotonic() - started < 60

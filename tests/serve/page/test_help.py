@@ -61,7 +61,7 @@ def test_what_a_checkpoint_says_of_itself_is_saved_and_checked(tmp_path) -> None
     checkpoint.save(replace(tiny.checkpoint(), about=about), tmp_path / "model")
     assert checkpoint.load(tmp_path / "model").about == about
     (tmp_path / "model" / "about.json").write_text('{"description": 3}', encoding="utf-8")
-    with pytest.raises(ValueError, match=r"about\.json\.description: got 3, expected str"):
+    with pytest.raises(ValueError, match=r"about\.json: description is 3, expected str"):
         checkpoint.load(tmp_path / "model")
 
 
