@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
@@ -113,9 +114,9 @@ def fit(
                 step += 1
                 if step % schedule.log_steps == 0 or step == last:
                     line = log.flush(step, stage.name, stage.lr_at(step - 1 - first))
-                    progress.update(bar, note=_note(line))
-                    if not progress.console.is_terminal and step % (10 * schedule.log_steps) == 0:
-                        progress.console.print(f"{stage.name} {step - first}/{stage.num_steps}  {_note(line)}")
+                    progress.update(bar, note=f"loss {line['loss']:.4g}" if "loss" in line else "")
+                    if step % (10 * schedule.log_steps) == 0 or step == last:
+                        _say(progress, f"{stage.name} {step - first}/{stage.num_steps}  {_note(line)}")
                 progress.update(bar, completed=step - first)
                 evaluates = bool(evaluators) and (step % schedule.evaluate_steps == 0 or step == total_steps)
                 due = time.monotonic() - saved_at > schedule.checkpoint_seconds
@@ -124,10 +125,10 @@ def fit(
                     checkpoint.save(folder / "checkpoints", model, optimizer, state)
                     saved_at, interruption.saved = time.monotonic(), True
                 if interruption.requested:
-                    progress.console.print(f"saved at step {step}; the same command goes on from there")
+                    _say(progress, f"saved at step {step}; the same command goes on from there")
                 interruption.end_if_requested()
                 if evaluates:
-                    progress.console.print(f"{stage.name} {step - first}/{stage.num_steps}  making previews")
+                    _say(progress, f"{stage.name} {step - first}/{stage.num_steps}  making previews")
                     log.write(step, stage.name, _evaluate(evaluators, model, step, folder))
             first = last
 
@@ -184,11 +185,20 @@ def _note(line: dict[str, Any]) -> str:
 
 
 def _progress() -> Progress:
+    """One bar for each stage, within 80 columns. In a file only the lines of `say` stand."""
+    console = Console()
     return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=16),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
+        console=console,
+        disable=not console.is_terminal,
     )
+
+
+def _say(progress: Progress, line: str) -> None:
+    """A line that stays above the bars, and that a file gets whole."""
+    progress.console.print(line, markup=False, highlight=False, soft_wrap=True)

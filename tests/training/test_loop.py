@@ -105,6 +105,13 @@ def test_a_run_in_bfloat16_stays_near_float32(kind, janus_task, tmp_path) -> Non
     assert losses(tmp_path / "rough") == pytest.approx(losses(tmp_path / "exact"), rel=0.05)
 
 
+def test_a_log_file_gets_whole_lines_and_no_bars(janus_task, tmp_path, capsys) -> None:
+    train(run_of("tokenizer", janus_task), tmp_path)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("all 5/5  ") and " steps/s  " in line and "  loss " in line and "…" not in line
+    assert len(line) > 80  # not wrapped
+
+
 def test_only_what_a_stage_trains_changes(janus_task, tmp_path) -> None:
     run = run_of("janus", janus_task)
     before = {name: t.clone() for name, t in make_objective(run).model.state_dict().items()}
