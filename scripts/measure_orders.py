@@ -24,8 +24,8 @@ def orders(words: str, picture: str) -> dict[str, list[dict]]:
     talk = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hello"}]
     return {
         "picture, words (the page)": [picture_first],
-        "words, picture (openai, llm, AI SDK)": [words_first],
-        "system note, words, picture (LangChain, Open WebUI)": [NOTE, words_first],
+        "words, picture (what the clients send)": [words_first],
+        "system note, words, picture (Open WebUI with a prompt set)": [NOTE, words_first],
         "an earlier turn of words, then words, picture": [*talk, words_first],
     }
 

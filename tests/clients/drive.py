@@ -3,6 +3,7 @@
 
 import base64
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -41,12 +42,12 @@ def openai_python(url: str, picture: str) -> Found:
 
 
 def langchain(url: str, picture: str) -> Found:
-    from langchain_core.messages import HumanMessage, SystemMessage
+    from langchain_core.messages import HumanMessage
     from langchain_openai import ChatOpenAI
 
     model = ChatOpenAI(base_url=url, api_key="none", model="nano")
-    messages = [SystemMessage("You are a helpful assistant."), HumanMessage(parts(picture))]
-    return [model.invoke(messages[1:]).content, "".join(c.content for c in model.stream(messages[1:]))], []
+    messages = [HumanMessage(parts(picture))]
+    return [model.invoke(messages).content, "".join(chunk.content for chunk in model.stream(messages))], []
 
 
 def litellm_sdk(url: str, picture: str) -> Found:
@@ -60,9 +61,19 @@ def litellm_sdk(url: str, picture: str) -> Found:
     return [whole.choices[0].message.content, streamed], [drawing.data[0].b64_json]
 
 
-def llm(url: str, picture: str) -> Found:
-    import os
+def litellm_proxy(url: str, picture: str) -> Found:
+    """url: the proxy's."""
+    from openai import OpenAI
 
+    client = OpenAI(base_url=url, api_key="none")
+    whole = client.chat.completions.create(model="nano", messages=user(picture))
+    stream = client.chat.completions.create(model="nano", messages=user(picture), stream=True)
+    streamed = "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
+    drawing = client.images.generate(model="nano", prompt=PROMPT)
+    return [whole.choices[0].message.content, streamed], [drawing.data[0].b64_json]
+
+
+def llm(url: str, picture: str) -> Found:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "extra-openai-models.yaml").write_text(
             f"- model_id: janus\n  model_name: nano\n  api_base: {url}\n  api_key_name: janus\n  vision: true\n"
@@ -114,6 +125,7 @@ CLIENTS: dict[str, Callable[[str, str], Found]] = {
     "openai-python": openai_python,
     "langchain-openai": langchain,
     "litellm": litellm_sdk,
+    "litellm-proxy": litellm_proxy,
     "llm": llm,
     "pydantic-ai": pydantic_ai,
     "open-webui": open_webui,
