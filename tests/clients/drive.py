@@ -1,5 +1,5 @@
-"""Runs in the environment of the clients: `drive.py CLIENT URL PICTURE` asks and draws as CLIENT does by default and prints
-{"answers": [...], "pictures": [...]}: each answer about PICTURE, each drawing in base64. See test_clients.py."""
+"""Runs in the environment of the clients: `drive.py CLIENT URL PICTURE` asks and draws as CLIENT does by default and
+prints {"answers": [...], "pictures": [...]}: each answer about PICTURE, each drawing in base64. See test_clients.py."""
 
 import base64
 import json
@@ -80,7 +80,16 @@ def llm(url: str, picture: str) -> Found:
         )
         file = Path(folder, "picture.png")
         file.write_bytes(base64.b64decode(picture.partition(",")[2]))
-        program = [str(Path(sys.executable).with_name("llm")), "-m", "janus", QUESTION, "-a", str(file), "--key", "none"]
+        program = [
+            str(Path(sys.executable).with_name("llm")),
+            "-m",
+            "janus",
+            QUESTION,
+            "-a",
+            str(file),
+            "--key",
+            "none",
+        ]
         environment = {**os.environ, "LLM_USER_PATH": folder}
         runs = [
             subprocess.run([*program, *more], env=environment, check=True, capture_output=True, text=True, timeout=120)
@@ -115,7 +124,7 @@ def open_webui(url: str, picture: str) -> Found:
     lines = [s[6:] for s in post("chat/completions", chat).text.splitlines() if s.startswith("data: {")]
     choices = [choice for line in lines for choice in json.loads(line)["choices"]]
     answer = "".join(choice["delta"].get("content") or "" for choice in choices)
-    title = [{"role": "user", "content": "### Task:\nGenerate a concise title as JSON: {\"title\": \"...\"}\n" + QUESTION}]
+    title = [{"role": "user", "content": '### Task:\nGenerate a concise title as JSON: {"title": "..."}\n' + QUESTION}]
     post("chat/completions", {"model": "nano", "messages": title, "stream": False, "max_completion_tokens": 1000})
     body = {"model": "nano", "prompt": PROMPT, "n": 1, "size": "512x512", "response_format": "b64_json"}
     return [answer], [post("images/generations", body).json()["data"][0]["b64_json"]]
