@@ -85,7 +85,7 @@ def picture(server, tmp_path_factory) -> Path:
 
 
 def needs(kind: str) -> None:
-    """Skips where the clients of a kind (python or node) could not be installed. Fails where nobody tried to."""
+    """Skips where the clients of a kind (python, proxy or node) could not be installed. Fails where nobody tried to."""
     reason = CLIENTS / f"{kind}.reason"
     if reason.exists():
         pytest.skip(reason.read_text().strip())
@@ -105,8 +105,8 @@ def drive(command: list[str], expected: tuple[int, int], cwd: Path) -> None:
         assert Image.open(BytesIO(base64.b64decode(drawn))).size == (64, 64)
 
 
-def python(client: str, url: str, picture: Path) -> list[str]:
-    return [str(CLIENTS / "python/bin/python"), str(HERE / "drive.py"), client, url, str(picture)]
+def python(client: str, url: str, picture: Path, kind: str = "python") -> list[str]:
+    return [str(CLIENTS / kind / "bin/python"), str(HERE / "drive.py"), client, url, str(picture)]
 
 
 @pytest.mark.parametrize("client", PYTHON)
@@ -122,15 +122,15 @@ def test_a_client_of_node_asks_and_draws(client, server, picture):
 
 
 def test_openai_asks_and_draws_through_the_proxy_of_litellm(server, picture, tmp_path):
-    needs("python")
+    needs("proxy")
     model = {"model": "openai/nano", "api_base": server, "api_key": "none"}
     config = tmp_path / "config.yaml"
     config.write_text(json.dumps({"model_list": [{"model_name": "nano", "litellm_params": model}]}))
     port = free_port()
-    program = str(CLIENTS / "python/bin/litellm")
+    program = str(CLIENTS / "proxy/bin/litellm")
     command = [program, "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "DATABASE_URL")}
     environment["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
     url = f"http://127.0.0.1:{port}"
     with process(command, f"{url}/health/liveliness", tmp_path / "log", cwd=tmp_path, env=environment):
-        drive(python("litellm-proxy", f"{url}/v1", picture), (2, 1), CLIENTS)
+        drive(python("litellm-proxy", f"{url}/v1", picture, kind="proxy"), (2, 1), CLIENTS)
