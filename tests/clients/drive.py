@@ -65,7 +65,7 @@ def litellm_proxy(url: str, picture: str) -> Found:
     """url: the proxy's."""
     from openai import OpenAI
 
-    client = OpenAI(base_url=url, api_key="none")
+    client = OpenAI(base_url=url, api_key=os.environ["LITELLM_MASTER_KEY"])
     whole = client.chat.completions.create(model="nano", messages=user(picture))
     stream = client.chat.completions.create(model="nano", messages=user(picture), stream=True)
     streamed = "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)

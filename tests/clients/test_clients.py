@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import re
+import secrets
 import socket
 import subprocess
 import sys
@@ -121,8 +122,9 @@ def test_a_client_of_node_asks_and_draws(client, server, picture):
     drive(["node", str(HERE / "drive.mjs"), client, server, str(picture)], NODE[client], CLIENTS / "node")
 
 
-def test_openai_asks_and_draws_through_the_proxy_of_litellm(server, picture, tmp_path):
+def test_openai_asks_and_draws_through_the_proxy_of_litellm(server, picture, tmp_path, monkeypatch):
     needs("proxy")
+    monkeypatch.setenv("LITELLM_MASTER_KEY", f"sk-{secrets.token_hex(32)}")  # the proxy does not start without one
     model = {"model": "openai/nano", "api_base": server, "api_key": "none"}
     config = tmp_path / "config.yaml"
     config.write_text(json.dumps({"model_list": [{"model_name": "nano", "litellm_params": model}]}))
