@@ -1,13 +1,14 @@
-# make demo | test | test-slow | test-gpu | test-vllm | clean. Needs Python >= 3.11 (with venv) and a package index; PYTHON=/path/to/python picks one.
+# make demo | test | test-slow | test-gpu | test-vllm | test-clients | clean. Needs Python >= 3.11 (with venv) and a package index; PYTHON=/path/to/python picks one.
 
 SHELL := /bin/bash
 VENV := .venv
 VENV_VLLM := .venv-vllm
+VENV_CLIENTS := .venv-clients
 PY := $(VENV)/bin/python
 PIP_INSTALL := $(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt
 NEEDS := pyproject.toml constraints.txt
 
-.PHONY: demo test test-slow test-gpu test-vllm clean
+.PHONY: demo test test-slow test-gpu test-vllm test-clients clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -19,9 +20,9 @@ test: $(VENV)/.installed-dev
 	$(PY) -m mypy openjanus
 	$(PY) -m pytest
 
-# Every test but those that need a GPU or vLLM.
+# Every test but those that need a GPU, vLLM or the clients.
 test-slow: $(VENV)/.installed-dev
-	$(PY) -m pytest -m "not gpu and not vllm"
+	$(PY) -m pytest -m "not gpu and not vllm and not clients"
 
 # What needs a GPU, by the machine's own torch, in ten minutes, and one report in OUT or gpu-report; one line where no GPU is.
 test-gpu:
@@ -33,8 +34,14 @@ test-vllm:
 	if [ $$code = 77 ]; then exit 0; elif [ $$code != 0 ]; then exit $$code; fi; \
 	$(VENV_VLLM)/bin/python -m pytest -m vllm tests/fleet
 
+# Real clients of Python and Node against the bundled model, in environments of their own; skipped with a reason where
+# they cannot be installed.
+test-clients: $(VENV)/.installed-dev
+	@requirements/clients-venv $(VENV_CLIENTS) $(PY)
+	OPENJANUS_CLIENTS=$(VENV_CLIENTS) $(PY) -m pytest -m clients -rs tests/clients
+
 clean:
-	rm -rf $(VENV) $(VENV_VLLM) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV_VLLM) $(VENV_CLIENTS) build dist .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.installed: $(NEEDS) | $(PY)

@@ -1,0 +1,147 @@
+"""Runs in the environment of the clients: `drive.py CLIENT URL PICTURE` asks and draws as CLIENT does by default and
+prints {"answers": [...], "pictures": [...]}: each answer about PICTURE, each drawing in base64. See test_clients.py."""
+
+import base64
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+QUESTION = "how many apples are there?"
+PROMPT = "two red apples"
+Found = tuple[list[str], list[str]]
+
+
+def parts(picture: str) -> list[dict]:
+    return [{"type": "text", "text": QUESTION}, {"type": "image_url", "image_url": {"url": picture}}]
+
+
+def user(picture: str) -> list[dict]:
+    return [{"role": "user", "content": parts(picture)}]
+
+
+def openai_python(url: str, picture: str) -> Found:
+    from openai import OpenAI
+
+    client = OpenAI(base_url=url, api_key="none")
+    whole = client.chat.completions.create(model="nano", messages=user(picture))
+    stream = client.chat.completions.create(model="nano", messages=user(picture), stream=True)
+    streamed = "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
+    content = [{"type": "input_text", "text": QUESTION}, {"type": "input_image", "image_url": picture}]
+    question = [{"role": "user", "content": content}]
+    response = client.responses.create(model="nano", input=question)
+    events = client.responses.create(model="nano", input=question, stream=True)
+    deltas = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+    drawing = client.images.generate(model="nano", prompt=PROMPT)
+    drawn = [event.b64_json for event in client.images.generate(model="nano", prompt=PROMPT, stream=True)]
+    answers = [whole.choices[0].message.content, streamed, response.output_text, deltas]
+    return answers, [drawing.data[0].b64_json, drawn[-1]]
+
+
+def langchain(url: str, picture: str) -> Found:
+    from langchain_core.messages import HumanMessage
+    from langchain_openai import ChatOpenAI
+
+    model = ChatOpenAI(base_url=url, api_key="none", model="nano")
+    messages = [HumanMessage(parts(picture))]
+    return [model.invoke(messages).content, "".join(chunk.content for chunk in model.stream(messages))], []
+
+
+def litellm_sdk(url: str, picture: str) -> Found:
+    import litellm
+
+    settings = {"model": "openai/nano", "api_base": url, "api_key": "none"}
+    whole = litellm.completion(messages=user(picture), **settings)
+    stream = litellm.completion(messages=user(picture), stream=True, **settings)
+    streamed = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+    drawing = litellm.image_generation(prompt=PROMPT, **settings)
+    return [whole.choices[0].message.content, streamed], [drawing.data[0].b64_json]
+
+
+def litellm_proxy(url: str, picture: str) -> Found:
+    """url: the proxy's."""
+    from openai import OpenAI
+
+    client = OpenAI(base_url=url, api_key=os.environ["LITELLM_MASTER_KEY"])
+    whole = client.chat.completions.create(model="nano", messages=user(picture))
+    stream = client.chat.completions.create(model="nano", messages=user(picture), stream=True)
+    streamed = "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
+    drawing = client.images.generate(model="nano", prompt=PROMPT)
+    return [whole.choices[0].message.content, streamed], [drawing.data[0].b64_json]
+
+
+def llm(url: str, picture: str) -> Found:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "extra-openai-models.yaml").write_text(
+            f"- model_id: janus\n  model_name: nano\n  api_base: {url}\n  api_key_name: janus\n  vision: true\n"
+        )
+        file = Path(folder, "picture.png")
+        file.write_bytes(base64.b64decode(picture.partition(",")[2]))
+        program = [
+            str(Path(sys.executable).with_name("llm")),
+            "-m",
+            "janus",
+            QUESTION,
+            "-a",
+            str(file),
+            "--key",
+            "none",
+        ]
+        environment = {**os.environ, "LLM_USER_PATH": folder}
+        runs = [
+            subprocess.run([*program, *more], env=environment, check=True, capture_output=True, text=True, timeout=120)
+            for more in ([], ["--no-stream"])
+        ]
+    return [run.stdout for run in runs], []
+
+
+def pydantic_ai(url: str, picture: str) -> Found:
+    from pydantic_ai import Agent, BinaryContent
+    from pydantic_ai.models.openai import OpenAIChatModel
+    from pydantic_ai.providers.openai import OpenAIProvider
+
+    agent = Agent(OpenAIChatModel("nano", provider=OpenAIProvider(base_url=url, api_key="none")))
+    data = base64.b64decode(picture.partition(",")[2])
+    return [agent.run_sync([QUESTION, BinaryContent(data=data, media_type="image/png")]).output], []
+
+
+def open_webui(url: str, picture: str) -> Found:
+    """Its own requests, by hand: see docs/serve.md."""
+    import httpx
+
+    def post(path: str, body: dict) -> httpx.Response:
+        answer = httpx.post(f"{url}/{path}", json=body, headers={"Authorization": "Bearer none"}, timeout=120)
+        if answer.is_error:
+            raise RuntimeError(answer.text)
+        return answer
+
+    function = {"name": "get_current_timestamp", "description": "", "parameters": {"type": "object", "properties": {}}}
+    tools = [{"type": "function", "function": function}]
+    chat = {"stream": True, "model": "nano", "messages": user(picture), "tools": tools}
+    lines = [s[6:] for s in post("chat/completions", chat).text.splitlines() if s.startswith("data: {")]
+    choices = [choice for line in lines for choice in json.loads(line)["choices"]]
+    answer = "".join(choice["delta"].get("content") or "" for choice in choices)
+    title = [{"role": "user", "content": '### Task:\nGenerate a concise title as JSON: {"title": "..."}\n' + QUESTION}]
+    post("chat/completions", {"model": "nano", "messages": title, "stream": False, "max_completion_tokens": 1000})
+    body = {"model": "nano", "prompt": PROMPT, "n": 1, "size": "512x512", "response_format": "b64_json"}
+    return [answer], [post("images/generations", body).json()["data"][0]["b64_json"]]
+
+
+CLIENTS: dict[str, Callable[[str, str], Found]] = {
+    "openai-python": openai_python,
+    "langchain-openai": langchain,
+    "litellm": litellm_sdk,
+    "litellm-proxy": litellm_proxy,
+    "llm": llm,
+    "pydantic-ai": pydantic_ai,
+    "open-webui": open_webui,
+}
+
+if __name__ == "__main__":
+    client, url, file = sys.argv[1:]
+    picture = "data:image/png;base64," + base64.b64encode(Path(file).read_bytes()).decode()
+    answers, pictures = CLIENTS[client](url, picture)
+    print(json.dumps({"answers": answers, "pictures": pictures}))
