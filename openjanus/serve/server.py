@@ -145,7 +145,9 @@ def listen(host: str, port: int) -> socket.socket:
         raise ValueError(f"cannot listen on {host}:{port}: expected a port of 0 to 65535")
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        return socket.create_server(address[:2], family=family, backlog=2048)
+        opened = socket.create_server(address[:2], family=family, backlog=2048)
+        # asyncio sends small answers at once (TCP_NODELAY) only where a socket says that it is TCP.
+        return socket.socket(proto=socket.IPPROTO_TCP, fileno=opened.detach())
     except OSError as error:
         raise ValueError(f"cannot listen on {host}:{port}: {error}") from None
 

@@ -53,6 +53,15 @@ def slow(running, seconds: float = 0.02):
     scheduler.step = step
 
 
+def test_a_kept_connection_sends_its_answers_at_once(served) -> None:
+    """A small answer must not wait for the client to acknowledge the one before it, which takes 40 ms."""
+    with connected(served.port):
+        until(lambda: served.server.server_state.connections)
+        for connection in list(served.server.server_state.connections):
+            it = connection.transport.get_extra_info("socket")
+            assert it.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def test_a_full_queue_answers_429_at_once(engine) -> None:
     with run_server(engine, Limits(max_waiting=3)) as running, ThreadPoolExecutor(8) as pool:
         client = running.client()
