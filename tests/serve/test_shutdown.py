@@ -20,7 +20,7 @@ from tests import tiny
 from tests.serve.conftest import run_server, until
 from tests.serve.raw import answer, connected, head
 from tests.serve.test_contract import alone, ask, text_of
-from tests.serve.test_faults import CHAT, chat_body, slow
+from tests.serve.test_faults import CHAT, chat_body, counted, slow, slow_to_paint
 
 
 def ends(running) -> None:
@@ -64,6 +64,19 @@ def test_after_the_grace_time_running_requests_end_with_an_error(engine) -> None
         with pytest.raises(openai.InternalServerError) as error:
             whole.result()
         assert (error.value.status_code, error.value.code) == (503, "shutting_down")
+
+
+def test_a_drawing_that_is_painted_when_the_grace_time_ends_says_why(engine, monkeypatch) -> None:
+    slow_to_paint(engine, monkeypatch, 0.4)
+    with run_server(engine) as running, slow(running, 0.01):
+        running.server.grace_seconds = 0.3
+        drawing = running.client().images.generate(prompt="a cat", n=4, stream=True, partial_images=12)
+        next(iter(drawing))
+        ends(running)
+        with pytest.raises(openai.APIError, match="shutting down") as error:
+            list(drawing)
+        assert error.value.code == "shutting_down"
+        assert not counted(running, "openjanus_errors_total", code="internal_error")
 
 
 @pytest.fixture(scope="module")
