@@ -33,8 +33,8 @@ logger = logging.getLogger("openjanus.serve")
 class Ticket:
     """One request's way through the engine, as its handler sees it.
 
-    tokens: text ids so far. num_ids: of either kind. is_done: all ids are there, and it did not fail. wake_at: the counts of ids at which a
-    drawing's handler is woken; an answer's handler is woken at each.
+    tokens: text ids so far. num_ids: of either kind. is_done: all ids are there; a request that failed never is.
+    wake_at: the counts of ids at which a drawing's handler is woken; an answer's handler is woken at each.
     """
 
     def __init__(self) -> None:
