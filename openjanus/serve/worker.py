@@ -154,7 +154,7 @@ class Worker:
         """Takes nothing new, and ends what still runs after the grace time."""
         if self.is_accepting:
             self.is_accepting = False
-            self._loop.call_later(grace_seconds, self._end_all, shutting_down)
+            self._loop.call_later(grace_seconds, self.end_all)
 
     def stop(self) -> None:
         """Ends the engine thread."""
@@ -164,6 +164,15 @@ class Worker:
             self._news.notify()
         if self._thread.is_alive():
             self._thread.join(timeout=30)
+
+    @property
+    def is_stepping(self) -> bool:
+        """Whether the engine thread still runs."""
+        return self._thread.is_alive()
+
+    def end_all(self) -> None:
+        """Ends what still runs: the server is shutting down."""
+        self._end_all(shutting_down)
 
     def _end_all(self, reason: Callable[[], ApiError]) -> None:
         for ticket in list(self.open):
