@@ -1,6 +1,7 @@
 """openjanus serve: the OpenAI API and the page."""
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,6 +11,7 @@ from openjanus.cli.console import console
 from openjanus.cli.options import ModelOptions, Which
 from openjanus.fleet.options import FleetOptions
 from openjanus.serve.limits import Limits
+from openjanus.serve.signals import end_at_once, handled
 
 
 def serve(
@@ -31,35 +33,37 @@ def serve(
     which: Which = ModelOptions(),  # noqa: B008  (frozen)
 ) -> None:
     """Serve the OpenAI API and a page to talk and draw with, until SIGTERM."""
-    from openjanus.serve.server import ServerSettings, run
+    # Before torch is imported. vLLM and Ray handle signals themselves.
+    with handled(end_at_once) if engine == "embedded" else nullcontext():
+        from openjanus.serve.server import ServerSettings, run
 
-    settings = ServerSettings(
-        host, port, name or name_of(which.model), alias, slots, positions, api_keys, allow_host, remote_pictures,
-        log_prompts, grace_seconds, limits, strict_sizes,
-    )  # fmt: skip
-    if engine == "embedded":
-        run(which.engine, settings)
-    elif engine == "vllm":
-        from openjanus.fleet.command import server_command
-
-        if which.device != "auto" or which.threads:
-            raise ValueError("--device and --threads are not for --engine vllm: see --fleet.vllm")
-        if which.as_configured or which.ignore_config_keys:
-            raise ValueError(
-                "--as-configured and --ignore-config-keys are not for --engine vllm: give them to openjanus convert, "
-                "and serve the folder that it writes"
-            )
-        command = server_command(which.model, which.revision, which.weights, settings, fleet)
-        console.print(str(command), style="dim")
-        command.become()
-    else:
-        from openjanus.fleet.ray_serve import EngineSource, run_replicas
-
-        source = EngineSource(
-            which.model, which.device, which.weights, which.threads, which.revision, which.as_configured,
-            which.ignore_config_keys,
+        settings = ServerSettings(
+            host, port, name or name_of(which.model), alias, slots, positions, api_keys, allow_host, remote_pictures,
+            log_prompts, grace_seconds, limits, strict_sizes,
         )  # fmt: skip
-        run_replicas(source, settings, fleet.replicas)
+        if engine == "embedded":
+            run(which.engine, settings)
+        elif engine == "vllm":
+            from openjanus.fleet.command import server_command
+
+            if which.device != "auto" or which.threads:
+                raise ValueError("--device and --threads are not for --engine vllm: see --fleet.vllm")
+            if which.as_configured or which.ignore_config_keys:
+                raise ValueError(
+                    "--as-configured and --ignore-config-keys are not for --engine vllm: give them to openjanus "
+                    "convert, and serve the folder that it writes"
+                )
+            command = server_command(which.model, which.revision, which.weights, settings, fleet)
+            console.print(str(command), style="dim")
+            command.become()
+        else:
+            from openjanus.fleet.ray_serve import EngineSource, run_replicas
+
+            source = EngineSource(
+                which.model, which.device, which.weights, which.threads, which.revision, which.as_configured,
+                which.ignore_config_keys,
+            )  # fmt: skip
+            run_replicas(source, settings, fleet.replicas)
 
 
 def name_of(model: str) -> str:

@@ -26,7 +26,7 @@ from openjanus.runtime import one_core_pool
 from openjanus.serve.app import EventStream
 from openjanus.serve.body import parse
 from openjanus.serve.drawing import Drawing, sse
-from openjanus.serve.errors import ApiError, invalid, of_fault
+from openjanus.serve.errors import ApiError, invalid, note, of_fault
 from openjanus.serve.log import log_fault, log_prompt
 from openjanus.serve.schemas.images import ImagesRequest
 
@@ -78,6 +78,7 @@ class ImagesEndpoint:
             return JSONResponse(drawing.response(pictures, len(ids)).model_dump(exclude_none=True))
         except Exception as error:
             refused = self._refusal(error)
+            note(request.scope, refused)
             return JSONResponse(refused.body(), refused.status, refused.headers)
 
     def _refusal(self, error: Exception) -> ApiError:

@@ -80,7 +80,7 @@ async def pieces(service: Service, question: Question, answer: Answer) -> AsyncG
     check_messages(question.messages, service.limits)
     with service.worker.admit() as ticket:
         log_prompt("chat", " | ".join(map(words_of, question.messages)))
-        request = await service.read(lambda: _request(service, question))
+        request = await ticket.during(service.read(lambda: _request(service, question)))
         answer.num_prompt_tokens = num_tokens(request.documents[0])
         service.worker.submit(ticket, request)
         stream, stops = TextStream(service.engine.processor.text), StopStrings(question.stops)

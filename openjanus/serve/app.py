@@ -21,10 +21,9 @@ from starlette.exceptions import HTTPException
 from openjanus import __version__
 from openjanus.serve import chat, images, responses
 from openjanus.serve.body import describe, reads
-from openjanus.serve.errors import ApiError, of_fault
+from openjanus.serve.errors import ApiError, note, of_fault
 from openjanus.serve.guard import App, Guard, Keys, Receive, Send
 from openjanus.serve.log import log_fault
-from openjanus.serve.metrics import Metrics
 from openjanus.serve.page import FILES
 from openjanus.serve.schemas.base import ErrorAnswer, Status
 from openjanus.serve.schemas.chat import ChatCompletion, ChatRequest
@@ -67,11 +66,12 @@ class EventStream(Response):
                 await self._give(send, self.first)
                 async for event in self.events:
                     await self._give(send, event)
-            except ApiError as error:
-                await self._give(send, self.failure(error))
             except Exception as error:
-                log_fault(error)
-                await self._give(send, self.failure(of_fault(error)))
+                if not isinstance(error, ApiError):
+                    log_fault(error)
+                failed = of_fault(error)
+                note(scope, failed)
+                await self._give(send, self.failure(failed))
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     @staticmethod
@@ -106,7 +106,7 @@ def make_app(service: Service, keys: Keys | None = None, hosts: Collection[str] 
         title="openjanus", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
         redirect_slashes=False, responses=ERRORS,
     )  # fmt: skip
-    _add_errors(app, service.metrics)
+    _add_errors(app)
     _add_api(app, service)
     _add_status(app, service)
     describe(app, {CHAT: ChatRequest, IMAGES: ImagesRequest, RESPONSES: ResponsesRequest})
@@ -216,14 +216,14 @@ def _file(content: bytes, media_type: str) -> Callable[[], Awaitable[Response]]:
     return file
 
 
-def _add_errors(app: FastAPI, metrics: Metrics) -> None:
+def _add_errors(app: FastAPI) -> None:
     async def answer(request: Request, error: Exception) -> JSONResponse:
         if isinstance(error, HTTPException):
             status, path = error.status_code, request.url.path
             message = {404: NOT_HERE.get(path, NOTHING_HERE), 405: "this address does not take that method"}
             error = ApiError(status, message.get(status, "the request cannot be read"), headers=error.headers)
         refused = of_fault(error)
-        metrics.errors.labels(refused.code or str(refused.status)).inc()
+        note(request.scope, refused)
         return JSONResponse(refused.body(), refused.status, refused.headers)
 
     for kind in (ApiError, HTTPException, Exception):

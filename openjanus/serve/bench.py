@@ -100,11 +100,13 @@ def measure(url: str, requests: list[Load], clients: int, seconds: float) -> Rep
     """Each request alone, then all clients at once."""
     started = time.monotonic()
     right = []
+    client = Client(url)
     for request in requests:
-        status, answer = _answer(url, request)
+        status, answer = client.answer(request)
         if status != 200:
             raise ValueError(f"a request alone was answered {status}: nothing to compare with")
         right.append(answer)
+    client.close()
     alone = len(requests) / (time.monotonic() - started)
     console.print(f"[dim]{len(requests)} requests alone: {alone:.2f} a second; now {clients} clients[/dim]")
     found, memory = Counter[str](), list[tuple[float, float]]()
@@ -112,20 +114,24 @@ def measure(url: str, requests: list[Load], clients: int, seconds: float) -> Rep
     started = time.monotonic()
     stop = started + seconds
 
-    def client() -> None:
+    def ask() -> None:
+        client = Client(url)
         while time.monotonic() < stop:
             with lock:
                 number = next(numbers) % len(requests)
-            kind = _judge(url, requests[number], right[number], stop)
+            kind = _judge(client, requests[number], right[number])
             with lock:
                 found[kind] += 1
+        client.close()
 
-    threads = [threading.Thread(target=client) for _ in range(clients)]
+    threads = [threading.Thread(target=ask) for _ in range(clients)]
     for thread in threads:
         thread.start()
+    watcher = Client(url)
     while time.monotonic() < stop:
-        memory.append((time.monotonic() - started, _memory_mib(url)))
+        memory.append((time.monotonic() - started, watcher.memory_mib()))
         time.sleep(min(2.0, seconds / 50))
+    watcher.close()
     for thread in threads:
         thread.join()
     took = time.monotonic() - started
@@ -138,9 +144,9 @@ def measure(url: str, requests: list[Load], clients: int, seconds: float) -> Rep
     )  # fmt: skip
 
 
-def _judge(url: str, request: Load, right: object, stop: float) -> str:
+def _judge(client: "Client", request: Load, right: object) -> str:
     try:
-        status, got = _answer(url, request)
+        status, got = client.answer(request)
     except (OSError, http.client.HTTPException, ValueError):
         return "lost"
     if status == 429:
@@ -175,14 +181,17 @@ def _picture(seed: int) -> str:
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def _answer(url: str, request: Load) -> tuple[int, object]:
-    """Status, and what of the answer must be the same each time: the text, or the finished pictures."""
-    parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=TIMEOUT_SECONDS)
-    try:
-        connection.request("POST", request.path, request.body, {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        raw = response.read()
+class Client:
+    """One client of the server. It keeps its connection, and makes a new one where the server has closed it."""
+
+    def __init__(self, url: str):
+        parts = urlsplit(url)
+        self._connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=TIMEOUT_SECONDS)
+        self.num_connections = 0
+
+    def answer(self, request: Load) -> tuple[int, object]:
+        """Status, and what of the answer must be the same each time: the text, or the finished pictures."""
+        response, raw = self._ask("POST", request.path, request.body)
         if response.status != 200:
             return response.status, None
         if response.headers.get_content_type() == "text/event-stream":
@@ -191,8 +200,37 @@ def _answer(url: str, request: Load) -> tuple[int, object]:
         if request.path == DRAW:
             return 200, [picture["b64_json"] for picture in told["data"]]
         return 200, told["choices"][0]["message"]["content"]
-    finally:
-        connection.close()
+
+    def memory_mib(self) -> float:
+        """Resident memory of the server, as its metrics tell."""
+        text = self._ask("GET", "/metrics")[1].decode()
+        found = re.search(r"^process_resident_memory_bytes (\S+)", text, flags=re.MULTILINE)
+        return float(found[1]) / 2**20 if found else float("nan")
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _ask(self, method: str, path: str, body: str | None = None) -> tuple[http.client.HTTPResponse, bytes]:
+        """The head of the answer, and its body."""
+        try:
+            response = self._sent(method, path, body)
+            return response, response.read()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def _sent(self, method: str, path: str, body: str | None) -> http.client.HTTPResponse:
+        """The server may close a kept connection just as it is used again: that is no lost answer."""
+        is_kept = self._connection.sock is not None
+        self.num_connections += not is_kept
+        try:
+            self._connection.request(method, path, body, {"Content-Type": "application/json"})
+            return self._connection.getresponse()
+        except ConnectionError:
+            if not is_kept:
+                raise
+            self._connection.close()
+            return self._sent(method, path, body)
 
 
 def _of_stream(text: str) -> object:
@@ -206,19 +244,6 @@ def _of_stream(text: str) -> object:
     if datas[-1:] != ["[DONE]"]:
         raise ValueError("the stream broke off")
     return "".join(choice["delta"].get("content") or "" for event in events for choice in event["choices"])
-
-
-def _memory_mib(url: str) -> float:
-    """Resident memory of the server, as its metrics tell."""
-    parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=TIMEOUT_SECONDS)
-    try:
-        connection.request("GET", "/metrics")
-        text = connection.getresponse().read().decode()
-    finally:
-        connection.close()
-    found = re.search(r"^process_resident_memory_bytes (\S+)", text, flags=re.MULTILINE)
-    return float(found[1]) / 2**20 if found else float("nan")
 
 
 def _tenths(memory: list[tuple[float, float]], seconds: float) -> list[float]:

@@ -1,6 +1,6 @@
 """Errors in the API's own shape: {"error": {message, type, param, code}} with the status that OpenAI gives them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 from openjanus.serve.schemas.base import ErrorAnswer, ErrorBody
@@ -11,6 +11,7 @@ TYPES = {
 }  # fmt: skip
 MESSAGES = {"extra_forbidden": "unknown parameter", "missing": "it is missing"}
 CODES = {"extra_forbidden": "unknown_parameter", "unsupported": "unsupported_parameter"}
+OUTCOME = "openjanus.outcome"  # where a request's scope holds what became of it
 MAX_NAME_CHARS, MAX_MESSAGE_CHARS = 64, 300
 
 
@@ -34,6 +35,12 @@ class ApiError(Exception):
             message=self.message, type=TYPES.get(self.status, "server_error"), param=self.param, code=self.code
         )
         return ErrorAnswer(error=error).model_dump()
+
+
+def note(scope: MutableMapping[str, Any], error: ApiError) -> None:
+    """Tells the guard, which counts and logs, why a request failed, wherever in the API that was."""
+    if OUTCOME in scope:
+        scope[OUTCOME].error = error
 
 
 def invalid(message: str, param: str | None = None, code: str | None = None) -> ApiError:

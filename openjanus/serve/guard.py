@@ -17,10 +17,11 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from openjanus.serve.errors import RETRY, ApiError, of_fault
+from openjanus.serve.errors import OUTCOME, RETRY, ApiError, of_fault
 from openjanus.serve.limits import Limits
 from openjanus.serve.log import log_fault
 from openjanus.serve.metrics import Metrics
@@ -56,22 +57,44 @@ class Keys:
         self.digests = [_digest(key.encode()) for key in dict.fromkeys(keys)]
 
     def find(self, authorization: bytes) -> str | None:
-        """A name for the key in `Authorization: Bearer KEY`, or None where it is not one of ours."""
+        """The number, from 1, of the key in `Authorization: Bearer KEY`, or None where it is not one of ours."""
         scheme, _, key = authorization.partition(b" ")
         given = _digest(key.strip())
         same = [hmac.compare_digest(given, digest) for digest in self.digests]
-        return f"key {same.index(True)}" if any(same) and scheme.lower() == b"bearer" else None
+        return str(same.index(True) + 1) if any(same) and scheme.lower() == b"bearer" else None
 
 
 def _digest(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()
 
 
+@dataclass
+class Outcome:
+    """What became of a request, for the log and the metrics. key: the name of its API key."""
+
+    key: str | None = None
+    error: ApiError | None = None
+    has_left: bool = False  # the client went away before it had its answer
+
+    def status(self, sent: int) -> int:
+        """sent: the status that went out. A stream that failed has the error's; 499: the client left."""
+        if self.error is not None:
+            return self.error.status
+        return 499 if self.has_left or not sent else sent
+
+    def code(self, sent: int) -> str | None:
+        """The error's code; an error that the API inside kept to itself has its status."""
+        if self.error is not None:
+            return self.error.code or str(self.error.status)
+        return str(sent) if sent >= 400 else None
+
+
 class Response:
-    """What goes out: remembers whether it has begun, and adds the headers that every answer has."""
+    """What goes out: remembers whether it has begun and ended, and adds the headers that every answer has."""
 
     def __init__(self, send: Send, id: str):
         self._send, self.id, self.status, self.close = send, id, 0, False
+        self.is_whole = False
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -81,6 +104,8 @@ class Response:
             more = [(k.lower().encode(), v.encode()) for k, v in extra.items() if k.lower().encode() not in there]
             message = {**message, "headers": [*message.get("headers", ()), *more]}
         await self._send(message)
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            self.is_whole = True
 
     async def error(self, error: ApiError) -> None:
         body = json.dumps(error.body()).encode()
@@ -102,23 +127,26 @@ class Guard:
             await self.app(scope, receive, send)
             return
         started, response = time.monotonic(), Response(send, secrets.token_hex(8))
-        body = _Body(receive, self.limits)
+        body, outcome = _Body(receive, self.limits), Outcome()
+        scope[OUTCOME] = outcome
         headers = {name: value for name, value in scope["headers"]}
         try:
             self._check_host(headers)
-            with self._counted(scope, self._identify(scope, headers)):
+            outcome.key = self._identify(scope, headers)
+            with self._counted(scope, outcome.key or _address(scope)):
                 await body.read(headers)
                 await self._run(scope, body, response)
         except _Gone:
-            pass
-        except ApiError as error:
-            await self._refuse(error, body, response)
+            outcome.has_left = True
         except Exception as error:
-            log_fault(error)
+            if not isinstance(error, ApiError):
+                log_fault(error)
+            outcome.error = of_fault(error)
             if not response.status:
-                await self._refuse(of_fault(error), body, response)
+                response.close = not await body.discard()
+                await response.error(outcome.error)
         finally:
-            self._note(scope, response, time.monotonic() - started)
+            self._note(scope, response, outcome, time.monotonic() - started)
 
     def _check_host(self, headers: dict[bytes, bytes]) -> None:
         """A page elsewhere must not talk to a server on this machine, neither openly nor by rebinding its name."""
@@ -129,10 +157,10 @@ class Guard:
         if origin and urlsplit(origin).netloc != host:
             raise ApiError(403, "requests from other sites are not answered (Origin header)", "origin_not_allowed")
 
-    def _identify(self, scope: MutableMapping[str, Any], headers: dict[bytes, bytes]) -> str:
-        client = str((scope.get("client") or ("unknown",))[0])
+    def _identify(self, scope: MutableMapping[str, Any], headers: dict[bytes, bytes]) -> str | None:
+        """The name of a request's key, None where none is needed."""
         if not self.keys.digests or not scope["path"].startswith(NEEDS_KEY):
-            return client
+            return None
         name = self.keys.find(headers.get(b"authorization", b""))
         if name is None:
             raise ApiError(
@@ -167,27 +195,28 @@ class Guard:
             await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
             if work.done():
                 work.result()
+            elif not response.is_whole:
+                raise _Gone
         finally:
             for task in (work, gone):
                 task.cancel()
                 with suppress(asyncio.CancelledError, Exception):
                     await task
 
-    async def _refuse(self, error: ApiError, body: "_Body", response: Response) -> None:
-        self.metrics.errors.labels(error.code or str(error.status)).inc()
-        if not response.status:
-            response.close = not await body.discard()
-            await response.error(error)
-
-    def _note(self, scope: MutableMapping[str, Any], response: Response, seconds: float) -> None:
+    def _note(self, scope: MutableMapping[str, Any], response: Response, outcome: Outcome, seconds: float) -> None:
         path = scope["path"]
         endpoint = path if path in ENDPOINTS else "other"
-        self.metrics.answered(endpoint, response.status or 499, seconds)
+        status, code = outcome.status(response.status), outcome.code(response.status)
+        self.metrics.answered(endpoint, status, seconds)
+        if code is not None:
+            self.metrics.errors.labels(code).inc()
         if endpoint not in ("/health", "/ready", "/metrics"):
             shown = path if endpoint != "other" else scope["raw_path"][:80].decode("latin-1")
+            more = {"id": response.id, "client": _address(scope), "key": outcome.key, "error": code}
             logger.info(
-                "%s %s %s %.0f ms %s", scope["method"], shown, response.status or 499, seconds * 1e3, response.id
-            )
+                "%s %s %d %.0f ms %s", scope["method"], shown, status, seconds * 1e3,
+                " ".join(f"{name}={value}" for name, value in more.items() if value is not None),
+            )  # fmt: skip
 
 
 class _Gone(Exception):
@@ -243,6 +272,11 @@ class _Body:
     async def until_gone(self) -> None:
         while (await self.receive())["type"] != "http.disconnect":
             pass
+
+
+def _address(scope: MutableMapping[str, Any]) -> str:
+    """Of the client; behind a proxy, the proxy's."""
+    return str((scope.get("client") or ("unknown",))[0])
 
 
 def _host_name(host: str) -> str:

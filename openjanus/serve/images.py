@@ -20,8 +20,8 @@ async def whole(service: Service, body: ImagesRequest) -> ImagesResponse:
         request = await _begin(service, drawing, ticket)
         while not ticket.is_done:
             await ticket.changed()
-        drawn = await service.paint(partial(request.drawn, request.num_new))
-        pictures = [await _finished(service, drawing, drawn[index], index) for index in range(request.n)]
+        drawn = await ticket.during(service.paint(partial(request.drawn, request.num_new)))
+        pictures = [await _finished(service, ticket, drawing, drawn[index], index) for index in range(request.n)]
     return drawing.response(pictures, num_tokens(request.documents[0]))
 
 
@@ -47,13 +47,13 @@ async def shown(service: Service, body: ImagesRequest) -> AsyncGenerator[Partial
             if ticket.is_done or count < drawing.next_mark(newest):
                 continue
             newest = count
-            drawn = await service.paint(partial(request.drawn, count))
+            drawn = await ticket.during(service.paint(partial(request.drawn, count)))
             for index in range(request.n):
-                picture = await service.paint(partial(drawing.partial_picture, drawn[index]))
+                picture = await ticket.during(service.paint(partial(drawing.partial_picture, drawn[index])))
                 yield drawing.partial_event(common, picture, index, count)
-        drawn = await service.paint(partial(request.drawn, request.num_new))
+        drawn = await ticket.during(service.paint(partial(request.drawn, request.num_new)))
         for index in range(request.n):
-            picture = await _finished(service, drawing, drawn[index], index)
+            picture = await _finished(service, ticket, drawing, drawn[index], index)
             yield drawing.completed_event(common, picture, index, num_tokens(request.documents[0]))
 
 
@@ -66,7 +66,7 @@ async def _begin(service: Service, drawing: Drawing, ticket: Ticket) -> Request:
         _check_room(service, request)
         return request
 
-    request = await service.read(prepare)
+    request = await ticket.during(service.read(prepare))
     service.worker.submit(ticket, request, drawing.partial_at)
     return request
 
@@ -84,7 +84,7 @@ def _check_room(service: Service, request: Request) -> None:
         raise invalid(f"the prompt takes {taken} positions, at most {most}", "prompt", "context_length_exceeded")
 
 
-async def _finished(service: Service, drawing: Drawing, ids: list[int], index: int) -> str:
-    picture = await service.paint(partial(drawing.picture, ids, index))
+async def _finished(service: Service, ticket: Ticket, drawing: Drawing, ids: list[int], index: int) -> str:
+    picture = await ticket.during(service.paint(partial(drawing.picture, ids, index)))
     service.metrics.images.inc()
     return picture

@@ -27,7 +27,11 @@ class Metrics:
             "openjanus_time_to_first_id_seconds", "From arrival to the first id", ["kind"], registry=r, buckets=SECONDS
         )
         self.seconds = Histogram(
-            "openjanus_request_seconds", "From head to end", ["endpoint"], registry=r, buckets=SECONDS
+            "openjanus_request_seconds",
+            "From head to end, of requests that were answered",
+            ["endpoint"],
+            registry=r,
+            buckets=SECONDS,
         )
         self.waiting = Gauge("openjanus_requests_waiting", "Requests without rows in the batch yet", registry=r)
         self.open = Gauge("openjanus_requests_open", "Requests waiting or in the batch", registry=r)
@@ -48,8 +52,10 @@ class Metrics:
         self.first.labels(KINDS[kind]).observe(seconds)
 
     def answered(self, endpoint: str, status: int, seconds: float) -> None:
+        """Counts a request. A refusal is quick: the times are those of answers alone."""
         self.requests.labels(endpoint, str(status)).inc()
-        self.seconds.labels(endpoint).observe(seconds)
+        if status < 400:
+            self.seconds.labels(endpoint).observe(seconds)
 
     def text(self) -> bytes:
         return generate_latest(self.registry)

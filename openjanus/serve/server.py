@@ -1,14 +1,18 @@
 """The server's life: socket, start, signals, end.
 
-    model is there ─► socket opens ─► serve ─► SIGTERM: nothing new, running ones finish ─► grace is over: they end
+    port is taken ─► model loads ─► socket opens ─► serve
+    ─► signal: new requests get 503, running ones finish ─► grace is over, or a second Ctrl-C: they end ─► socket closes
 
 A connection is closed that does not send the head of its request in time, or takes nothing of its answer.
 """
 
 import asyncio
+import os
 import signal
 import socket
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,9 +29,12 @@ from openjanus.serve.guard import Guard, Keys
 from openjanus.serve.keys import read_keys
 from openjanus.serve.limits import Limits
 from openjanus.serve.service import Service
+from openjanus.serve.signals import handled, leave
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
-END_SECONDS = 5  # from the end of the grace time until what does not end by itself is cut off
+END_SECONDS = 5.0  # from the end of the grace time until what does not end by itself is cut off
+HURRY_SECONDS = 1.0  # the same after a second Ctrl-C
+BACKLOG = 2048
 
 
 class Protocol(H11Protocol):
@@ -85,14 +92,60 @@ class Server(uvicorn.Server):
         protocol = type("BoundProtocol", (Protocol,), {"limits": service.limits})
         config = uvicorn.Config(
             app, http=protocol, ws="none", lifespan="on", log_config=None, access_log=False, server_header=False,
-            proxy_headers=False, timeout_graceful_shutdown=int(grace_seconds + END_SECONDS + 1),
+            proxy_headers=False, timeout_graceful_shutdown=int(END_SECONDS),
         )  # fmt: skip
         super().__init__(config)
         self.service, self.grace_seconds = service, grace_seconds
+        self.is_hurried = False
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        with handled(self._hear):
+            yield
+
+    def _hear(self, number: int) -> None:
+        """Any signal ends the server, once; only Ctrl-C makes it end faster."""
+        if self.is_hurried and number == signal.SIGINT:
+            leave(128 + number)
+        self.is_hurried = self.should_exit and (self.is_hurried or number == signal.SIGINT)
+        self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self.service.worker.drain(self.grace_seconds)
+        """As long as answers run, the socket stays open: `/ready` says 503 to whoever spreads the load, new work gets
+        503. Then every connection ends; a process in a hurry does not wait for its threads."""
+        worker, connections = self.service.worker, self.server_state.connections
+        worker.drain(self.grace_seconds)
+        self._close_idle()
+        if worker.open:
+            log.logger.info(
+                "ending: %d requests have %g s to finish; Ctrl-C ends them at once",
+                len(worker.open), self.grace_seconds,
+            )  # fmt: skip
+        await _until(lambda: not worker.open or self.is_hurried, self.grace_seconds + END_SECONDS)
+        worker.end_all()
+        for server in self.servers:
+            server.close()
+        self._close_idle()
+        began = time.monotonic()
+        await _until(
+            lambda: not connections or (self.is_hurried and time.monotonic() > began + HURRY_SECONDS), END_SECONDS
+        )
+        for connection in list(connections):
+            connection.transport.abort()  # its request ends as that of a client who left
+        if self.is_hurried:
+            leave(128 + signal.SIGINT)
         await super().shutdown(sockets)
+
+    def _close_idle(self) -> None:
+        """Closes connections that wait for a request; those with one close behind its answer."""
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+
+
+async def _until(happens: Callable[[], bool], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not happens() and time.monotonic() < end:
+        await asyncio.sleep(0.02)
 
 
 @dataclass(frozen=True)
@@ -115,23 +168,27 @@ class ServerSettings(Config):
 
 
 def run(load: Callable[[], Engine], s: ServerSettings) -> None:
-    """Serves until a signal. Raises ValueError for whatever is wrong, before the socket opens."""
+    """Serves until a signal. Raises ValueError for whatever is wrong, before the socket opens.
+
+    The port is taken first, so that it is known to be free before minutes go into loading; it opens when the model is
+    there.
+    """
     keys = read_keys(s.api_keys)
-    service = Service(load(), s.name, s.limits, s.slots, s.positions, s.remote_pictures, s.aliases, s.strict_sizes)
-    server = make_server(service, keys, allowed_hosts(s.host, s.allow_host), s.grace_seconds)
-    log.set_up(s.log_prompts)
-    opened = listen(s.host, s.port)
-    port = opened.getsockname()[1]
-    shown = f"[{s.host}]" if ":" in s.host else s.host
-    cache = service.worker.scheduler.cache
-    warn_if_open(s)
-    log.logger.info(
-        "%s on http://%s:%d (%d slots of %d positions)", s.name, shown, port, cache.num_rows, cache.num_positions
-    )
-    # uvicorn raises the signal again once it has ended; that must not kill a process that has ended well.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
-    server.run([opened])
+    with bind(s.host, s.port) as opened:
+        service = Service(load(), s.name, s.limits, s.slots, s.positions, s.remote_pictures, s.aliases, s.strict_sizes)
+        server = make_server(service, keys, allowed_hosts(s.host, s.allow_host), s.grace_seconds)
+        log.set_up(s.log_prompts)
+        _open(opened, s.host, s.port)
+        port = opened.getsockname()[1]
+        shown = f"[{s.host}]" if ":" in s.host else s.host
+        cache = service.worker.scheduler.cache
+        warn_if_open(s)
+        log.logger.info(
+            "%s on http://%s:%d (%d slots of %d positions)", s.name, shown, port, cache.num_rows, cache.num_positions
+        )
+        server.run([opened])
+    if service.worker.is_stepping:
+        leave(0)
 
 
 def warn_if_open(s: ServerSettings) -> None:
@@ -141,12 +198,37 @@ def warn_if_open(s: ServerSettings) -> None:
 
 def listen(host: str, port: int) -> socket.socket:
     """An open socket. Raises ValueError with what is wrong."""
+    opened = bind(host, port)
+    _open(opened, host, port)
+    return opened
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket with that port, at which nobody can connect yet. Raises ValueError with what is wrong."""
     if not 0 <= port <= 65535:  # the resolver would take it modulo 65536
         raise ValueError(f"cannot listen on {host}:{port}: expected a port of 0 to 65535")
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        return socket.create_server(address[:2], family=family, backlog=2048)
     except OSError as error:
+        raise ValueError(f"cannot listen on {host}:{port}: {error}") from None
+    # asyncio sends small answers at once (TCP_NODELAY) only where a socket says that it is TCP.
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    if family == socket.AF_INET6:
+        bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    if os.name == "posix":
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind(address[:2])
+    except OSError as error:
+        bound.close()
+        raise ValueError(f"cannot listen on {host}:{port}: {error}") from None
+    return bound
+
+
+def _open(bound: socket.socket, host: str, port: int) -> None:
+    try:
+        bound.listen(BACKLOG)
+    except OSError as error:  # another process took the port at the same time, and was faster
         raise ValueError(f"cannot listen on {host}:{port}: {error}") from None
 
 

@@ -13,9 +13,10 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from typing import TypeVar
 
 from openjanus.inference.engine import Engine
 from openjanus.inference.scheduler import Request
@@ -25,14 +26,15 @@ from openjanus.serve.limits import Limits
 from openjanus.serve.log import log_fault
 from openjanus.serve.metrics import Metrics
 
+T = TypeVar("T")
 logger = logging.getLogger("openjanus.serve")
 
 
 class Ticket:
     """One request's way through the engine, as its handler sees it.
 
-    tokens: text ids so far. num_ids: of either kind. is_done: all ids are there. wake_at: the counts of ids at which a
-    drawing's handler is woken; an answer's handler is woken at each.
+    tokens: text ids so far. num_ids: of either kind. is_done: all ids are there; a request that failed never is.
+    wake_at: the counts of ids at which a drawing's handler is woken; an answer's handler is woken at each.
     """
 
     def __init__(self) -> None:
@@ -43,7 +45,7 @@ class Ticket:
         self.arrived = time.monotonic()
         self.is_running = self.is_done = False
         self.failure: ApiError | None = None
-        self._event = asyncio.Event()
+        self._event, self._has_failed = asyncio.Event(), asyncio.Event()
 
     async def changed(self) -> None:
         """Waits for news. Raises the ApiError that ended the request."""
@@ -53,18 +55,34 @@ class Ticket:
         if self.failure is not None:
             raise self.failure
 
+    async def during(self, work: Awaitable[T]) -> T:
+        """What `work` gives. Raises the ApiError that ended the request meanwhile, without waiting for `work`."""
+        doing, failing = asyncio.ensure_future(work), asyncio.ensure_future(self._has_failed.wait())
+        try:
+            await asyncio.wait({doing, failing}, return_when=asyncio.FIRST_COMPLETED)
+            if self.failure is not None:
+                raise self.failure
+            return doing.result()
+        finally:
+            failing.cancel()
+            doing.cancel()
+            if doing.done() and not doing.cancelled():
+                doing.exception()  # asked for, or asyncio would complain that nobody did
+
     def fail(self, failure: ApiError) -> None:
         """Ends the request early, for its handler and in the batch."""
         self.failure = self.failure or failure
         if self.request is not None:
             self.request.cancel()
         self._event.set()
+        self._has_failed.set()
 
     def wake(self, is_done: bool) -> None:
         assert self.request is not None
         if self.request.error is not None and self.failure is None:
             self.failure = of_fault(self.request.error)
-        self.is_done = is_done
+            self._has_failed.set()
+        self.is_done = is_done and self.failure is None
         self._event.set()
 
     def news(self) -> int:
@@ -136,7 +154,7 @@ class Worker:
         """Takes nothing new, and ends what still runs after the grace time."""
         if self.is_accepting:
             self.is_accepting = False
-            self._loop.call_later(grace_seconds, self._end_all, shutting_down)
+            self._loop.call_later(grace_seconds, self.end_all)
 
     def stop(self) -> None:
         """Ends the engine thread."""
@@ -146,6 +164,15 @@ class Worker:
             self._news.notify()
         if self._thread.is_alive():
             self._thread.join(timeout=30)
+
+    @property
+    def is_stepping(self) -> bool:
+        """Whether the engine thread still runs."""
+        return self._thread.is_alive()
+
+    def end_all(self) -> None:
+        """Ends what still runs: the server is shutting down."""
+        self._end_all(shutting_down)
 
     def _end_all(self, reason: Callable[[], ApiError]) -> None:
         for ticket in list(self.open):

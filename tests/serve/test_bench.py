@@ -6,8 +6,8 @@ import pytest
 
 from openjanus.cli import main
 from openjanus.serve import bench
-from openjanus.serve.bench import Load, measure, mix
-from tests.serve.conftest import run_server
+from openjanus.serve.bench import Client, Load, measure, mix
+from tests.serve.conftest import run_server, until
 from tests.serve.test_faults import CHAT, chat_body
 
 
@@ -36,18 +36,35 @@ def test_wrong_and_lost_answers_are_counted(engine, tmp_path, monkeypatch) -> No
         chance = Load(CHAT, json.dumps(chat_body(temperature=1.0)))
         report = measure(running.url, [chance, chance], clients=2, seconds=0.5)
         assert report.wrong > 0 and report.lost == 0
-        judged = [bench._judge(running.url, Load(CHAT, "{}"), "right", 0)]
+        client = Client(running.url)
+        judged = [bench._judge(client, Load(CHAT, "{}"), "right")]
         running.service.worker.num_waiting += 1000
-        judged.append(bench._judge(running.url, chance, "right", 0))
+        judged.append(bench._judge(client, chance, "right"))
         running.service.worker.num_waiting -= 1000
         assert judged == ["lost", "refused"]
-        assert bench._judge("http://127.0.0.1:9", chance, "right", 0) == "lost"
+        client.close()
+        assert bench._judge(Client("http://127.0.0.1:9"), chance, "right") == "lost"
         monkeypatch.setattr(bench, "mix", lambda num: [chance] * num)
         with pytest.raises(SystemExit) as stop:
             words = ["--minutes", "0.01", "--clients", "2", "--requests", "2", "--out", str(tmp_path / "report.json")]
             main(["bench", "serve", "--url", running.url, *words])
         assert stop.value.code == 2
         assert json.loads((tmp_path / "report.json").read_text())["wrong"] > 0
+
+
+def test_a_client_keeps_its_connection_and_makes_a_new_one_if_the_server_closed_it(engine) -> None:
+    request = Load(CHAT, json.dumps(chat_body(max_tokens=2)))
+    with run_server(engine) as running:
+        client = Client(running.url)
+        first = client.answer(request)
+        assert first[0] == 200 and client.answer(request) == first and client.memory_mib() > 10
+        assert client.num_connections == 1
+        for connection in list(running.server.server_state.connections):
+            running.loop.call_soon_threadsafe(connection.transport.close)
+        until(lambda: not running.server.server_state.connections)
+        assert client.answer(request) == first
+        assert client.num_connections == 2
+        client.close()
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Whatever one client does, or one request meets, every other request has its right answer and /health never fails."""
 
+import asyncio
 import base64
 import io
 import json
@@ -19,7 +20,10 @@ import pytest
 import torch
 from PIL import Image
 
+from openjanus.inference.sampling import SamplingOptions
+from openjanus.serve.errors import ApiError
 from openjanus.serve.limits import Limits
+from openjanus.serve.worker import Ticket
 from tests.serve.conftest import run_server, until
 from tests.serve.raw import answer, connected, head, send
 from tests.serve.test_contract import RED, alone, ask, drawn_alone, picture_of, picture_part, text_of
@@ -51,6 +55,15 @@ def slow(running, seconds: float = 0.02):
     scheduler.step = lambda: (time.sleep(seconds), step())[1]
     yield
     scheduler.step = step
+
+
+def test_a_kept_connection_sends_its_answers_at_once(served) -> None:
+    """A small answer must not wait for the client to acknowledge the one before it, which takes 40 ms."""
+    with connected(served.port):
+        until(lambda: served.server.server_state.connections)
+        for connection in list(served.server.server_state.connections):
+            it = connection.transport.get_extra_info("socket")
+            assert it.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_a_full_queue_answers_429_at_once(engine) -> None:
@@ -241,6 +254,77 @@ def test_a_request_that_takes_too_long_ends(engine) -> None:
         with pytest.raises(openai.APIError, match="took longer than"):
             list(ask(client, "a red cat", max_tokens=100, stream=True))
         running.settles()
+
+
+def slow_to_paint(engine, monkeypatch, seconds: float) -> None:
+    decode = engine.decode_images
+    monkeypatch.setattr(engine, "decode_images", lambda ids: (time.sleep(seconds), decode(ids))[1])
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_a_drawing_that_takes_too_long_says_so(engine, monkeypatch, streams) -> None:
+    """Also if time is over while a picture is painted, whole or not."""
+    slow_to_paint(engine, monkeypatch, 0.25)
+    with run_server(engine, Limits(request_seconds=0.6)) as running, slow(running, 0.01):
+        for partials in (None, 12) if streams else (None,):
+            with pytest.raises(openai.APIError) as error:
+                extra = {"partial_images": partials, "stream": True} if streams else {}
+                drawn = running.client().images.generate(prompt="a cat", n=6, **extra)
+                list(drawn)
+            assert error.value.code == "timeout" and "took longer than 0.6 seconds" in error.value.message
+        running.settles()
+        assert counted(running, "openjanus_errors_total", code="timeout") == (2 if streams else 1)
+        assert not counted(running, "openjanus_errors_total", code="internal_error")
+
+
+def counted(running, name: str, **labels: str) -> float:
+    return running.service.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+def test_a_request_that_failed_is_never_done(engine) -> None:
+    """Its handler may sleep over both: the failure, and the step in which the batch lets the request go."""
+    ticket = Ticket()
+    ticket.request = engine.answer([{"role": "user", "content": "a red cat"}], SamplingOptions(), 5)
+    ticket.fail(ApiError(504, "too long", "timeout"))
+    ticket.wake(True)
+    assert not ticket.is_done
+    with pytest.raises(ApiError, match="too long"):
+        asyncio.run(ticket.changed())
+
+
+def test_metrics_tell_an_error_inside_a_stream(engine) -> None:
+    with run_server(engine, Limits(request_seconds=0.4)) as running, slow(running, 0.05):
+        with pytest.raises(openai.APIError, match="took longer than"):
+            list(ask(running.client(), "a red cat", max_tokens=100, stream=True))
+        running.settles()
+        until(lambda: counted(running, "openjanus_requests_total", endpoint=CHAT, status="504"))
+        assert not counted(running, "openjanus_requests_total", endpoint=CHAT, status="200")
+        assert counted(running, "openjanus_errors_total", code="timeout") == 1
+
+
+def test_metrics_tell_a_client_that_left_amid_a_stream(engine) -> None:
+    data = json.dumps(chat_body(max_tokens=150, stream=True)).encode()
+    with run_server(engine) as running, slow(running):
+        with connected(running.port) as it:
+            it.sendall(head(CHAT, len(data)) + data)
+            it.recv(200)
+        until(lambda: counted(running, "openjanus_requests_total", endpoint=CHAT, status="499"))
+        assert not counted(running, "openjanus_requests_total", endpoint=CHAT, status="200")
+
+
+def test_refusals_do_not_make_answers_look_quick(engine) -> None:
+    with run_server(engine, Limits(max_waiting=1)) as running, ThreadPoolExecutor(1) as pool:
+        with held(running):
+            first = pool.submit(ask, running.client(), "a red cat")
+            until(lambda: running.service.worker.num_waiting == 1)
+            for _ in range(5):
+                assert send(running.port, CHAT, chat_body())[0] == 429
+            assert send(running.port, CHAT, {"messages": 3})[0] == 400
+        first.result()
+        until(lambda: counted(running, "openjanus_requests_total", endpoint=CHAT, status="200"))
+        assert counted(running, "openjanus_request_seconds_count", endpoint=CHAT) == 1
+        assert counted(running, "openjanus_errors_total", code="queue_full") == 5
+        assert counted(running, "openjanus_requests_total", endpoint=CHAT, status="429") == 5
 
 
 BROKEN = {

@@ -50,7 +50,7 @@ def test_keys_open_the_api_and_nothing_else_does(locked) -> None:
             assert headers["www-authenticate"] == "Bearer"
     with pytest.raises(openai.AuthenticationError):
         ask(locked.client("wrong"), "hello")
-    assert bearer and Keys(["ключ"]).find("bearer ключ".encode()) == "key 0"
+    assert bearer and Keys(["ключ"]).find("bearer ключ".encode()) == "1"
     for path in ("/health", "/ready", "/"):
         assert send(locked.port, path, b"", "GET")[0] == 200
 
@@ -62,7 +62,7 @@ def test_a_comparison_looks_at_every_key(monkeypatch) -> None:
     original = hmac.compare_digest
     monkeypatch.setattr(hmac, "compare_digest", lambda a, b: seen.append(b) or original(a, b))
     keys = Keys(["one", "two", "three"])
-    for given, name in (("one", "key 0"), ("three", "key 2"), ("four", None), ("", None)):
+    for given, name in (("one", "1"), ("three", "3"), ("four", None), ("", None)):
         seen.clear()
         assert keys.find(f"Bearer {given}".encode()) == name
         assert seen == keys.digests
