@@ -65,7 +65,7 @@ class ConfigError(ValueError):
 
 
 class Config:
-    """Base of all configs. Making one raises ConfigError for a number outside its range."""
+    """Base of all configs. Making one raises ConfigError for a number outside its range, or if `check` refuses it."""
 
     def __post_init__(self) -> None:
         for name, hint in hints_of(type(self)).items():
@@ -87,17 +87,23 @@ def _check_ranges(hint: Any, value: Any, where: str) -> None:
         for bounds in (m for m in hint.__metadata__ if isinstance(m, Range)):
             _check_number(arguments[0], bounds, value, where)
         _check_ranges(arguments[0], value, where)
-    elif origin is tuple and isinstance(value, (list, tuple)):
+    elif origin is tuple:
+        if not isinstance(value, tuple):
+            raise ConfigError(f"{where} is {value!r}, expected a tuple")
         if arguments[-1] is not Ellipsis and len(value) != len(arguments):
             raise ConfigError(f"{where} has {len(value)} items, expected {len(arguments)}")
         for i, item in enumerate(value):
             _check_ranges(arguments[0 if arguments[-1] is Ellipsis else i], item, f"{where}.{i}")
-    elif origin is dict and isinstance(value, dict):
+    elif origin is dict:
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where} is {value!r}, expected a mapping")
         for key, item in value.items():
             _check_ranges(arguments[1], item, f"{where}.{key}")
     elif origin in UNIONS and value is not None:
         for argument in arguments:
-            _check_ranges(argument, value, where)
+            container = typing.get_origin(argument)
+            if container not in (tuple, dict) or isinstance(value, container):
+                _check_ranges(argument, value, where)
 
 
 def _check_number(kind: type, bounds: Range, value: Any, where: str) -> None:
@@ -164,7 +170,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def differences(before: Any, now: Any, where: str = "") -> list[tuple[str, Any, Any]]:
-    """Where two plain data of `to_dict` differ: key path, value before, value now; None stands for a missing key."""
+    """Lists the differences of two plain data of `to_dict`: key path, value before, value now (None: no such key)."""
     if isinstance(before, list) and isinstance(now, list):
         before, now = (dict(zip(_steps(side), side, strict=True)) for side in (before, now))
     if isinstance(before, dict) and isinstance(now, dict):
@@ -175,7 +181,7 @@ def differences(before: Any, now: Any, where: str = "") -> list[tuple[str, Any, 
 
 
 def _steps(items: Any) -> list[Any]:
-    """What a key path calls the items of a tuple: their names, or else their indices."""
+    """Names the items of a tuple for a key path: by their `name`, or else by their index."""
     return [item["name"] if isinstance(item, dict) and "name" in item else i for i, item in enumerate(items)]
 
 

@@ -25,7 +25,7 @@ def orders(words: str, picture: str) -> dict[str, list[dict]]:
     return {
         "picture, words (the page)": [picture_first],
         "words, picture (what the clients send)": [words_first],
-        "system note, words, picture (Open WebUI with a prompt set)": [NOTE, words_first],
+        "system note, words, picture (Open WebUI with a system prompt set)": [NOTE, words_first],
         "an earlier turn of words, then words, picture": [*talk, words_first],
     }
 

@@ -219,6 +219,8 @@ def test_values_that_must_fit_each_other_change_together() -> None:
     ("make", "message"),
     [
         (lambda: Stage("s", 1, 0.1, {}), "mixture is {}"),
+        (lambda: Stage("s", 1, 0.1, "emoji.texts"), "mixture is 'emoji.texts', expected a mapping"),
+        (lambda: Stage("s", 1, 0.1, {"a": 1}, betas=0.9), "betas is 0.9, expected a tuple"),
         (lambda: LanguageModelConfig(width=0), "width is 0"),
         (lambda: VisionEncoderConfig(num_heads=3), "width is 1024, expected a multiple of num_heads 3"),
         (lambda: ImageTokenizerConfig(width_multipliers=(1, "2")), "width_multipliers.1 is '2', expected int"),  # type: ignore[arg-type]

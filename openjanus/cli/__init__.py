@@ -2,8 +2,9 @@
 bench.
 
 One file a command. Results go to stdout, messages to stderr. Exit codes: 0 done; 2 a mistake that the user can mend,
-told in one line; 130 interrupted; 141 the reader of the results closed the pipe; 143 a training that SIGTERM ended,
-saved; 1 a fault of openjanus.
+told in one line; 130 interrupted (Ctrl-C), 129 hung up (SIGHUP) and 143 terminated (SIGTERM), a training
+being saved first; 141 the reader of the results closed the pipe; 1 a fault of openjanus. A server that has ended well
+after a signal gives 0 (docs/serve.md).
 """
 
 import codecs

@@ -238,6 +238,27 @@ class Engine:
         images = [as_image(picture) for picture in pictures]
         return "".join(self.chat([Message("user", [*images, question.strip()])], options, max_new_tokens, **settings))
 
+    def answers(
+        self,
+        conversations: Sequence[Iterable[Message | Mapping[str, Any]]],
+        options: SamplingOptions | None = None,
+        max_new_tokens: int = 512,
+        **settings: Unpack[Settings],
+    ) -> list[str]:
+        """The next answer of each conversation, all in one batch; each is what `chat` gives, whole.
+
+        Raises ValueError as `chat` does.
+        """
+        options = self.options(options or SamplingOptions(temperature=0.0), **settings)
+        requests = [self.answer(messages, options, max_new_tokens) for messages in conversations]
+        if not requests:
+            return []
+        self._check_room(requests)
+        for _ in self._run(requests):
+            pass
+        streams = [TextStream(self.processor.text) for _ in requests]
+        return [s.add(request.text_ids) + s.flush() for s, request in zip(streams, requests, strict=True)]
+
     def scheduler(self, num_rows: int, num_positions: int) -> Scheduler:
         """An empty batch of this model, for requests of `drawing` and `answer`."""
         return Scheduler(self.model, num_rows, num_positions, self._text_logits)

@@ -21,7 +21,7 @@ from openjanus.inference.picture_files import contact_sheet
 from openjanus.inference.sampling import SamplingOptions
 from openjanus.model.image_tokenizer import ImageTokenizer
 from openjanus.processing.image import to_images
-from openjanus.processing.processor import Conversation, Message
+from openjanus.processing.processor import Message
 from openjanus.training.janus import JanusObjective
 from openjanus.training.loop import Evaluator, Objective
 from openjanus.training.run import Run
@@ -87,24 +87,10 @@ class JanusPreview:
         accepted = [judge(scene, in_world_size(image)).accepted for scene, image in zip(scenes, images, strict=True)]
         questions = [grammar.question(s, stream("seen", PREVIEW_SEED, i, 2)) for i, s in enumerate(scenes)]
         pictures = [Image.fromarray(world.render(scene)) for scene in scenes]
-        given = answer_all(engine, [[Message("user", [p, q.text])] for p, q in zip(pictures, questions, strict=True)])
+        asked = [[Message("user", [p, q.text])] for p, q in zip(pictures, questions, strict=True)]
+        given = engine.answers(asked, max_new_tokens=ANSWER_TOKENS)
         right = [answer == question.answer for answer, question in zip(given, questions, strict=True)]
         return {"preview_accepted": float(np.mean(accepted)), "preview_answers": float(np.mean(right))}
-
-
-def answer_all(engine: Engine, conversations: Sequence[Conversation]) -> list[str]:
-    """The most probable answers, of at most `ANSWER_TOKENS` ids each, in one batch."""
-    options = SamplingOptions(temperature=0.0)
-    requests = [engine.answer(conversation, options, ANSWER_TOKENS) for conversation in conversations]
-    scheduler = engine.scheduler(sum(r.num_rows for r in requests), max(r.num_positions for r in requests))
-    for request in requests:
-        scheduler.submit(request)
-    scheduler.run()
-    for request in requests:
-        if request.error is not None:
-            raise request.error
-    text = engine.processor.text
-    return [text.decode(int(id) for id in request.ids).removeprefix(" ") for request in requests]
 
 
 def evaluate_emoji_world(engine: Engine, options: SamplingOptions, n: int, seed: int) -> WorldReport:

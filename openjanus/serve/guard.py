@@ -70,7 +70,7 @@ def _digest(key: bytes) -> bytes:
 
 @dataclass
 class Outcome:
-    """What became of a request, for the log and the metrics. key: the name of its API key."""
+    """Holds how a request ended, for the log and the metrics. key: the name of its API key."""
 
     key: str | None = None
     error: ApiError | None = None
@@ -90,7 +90,7 @@ class Outcome:
 
 
 class Response:
-    """What goes out: remembers whether it has begun and ended, and adds the headers that every answer has."""
+    """Sends an answer, with the headers that every answer has, and remembers whether it has begun and ended."""
 
     def __init__(self, send: Send, id: str):
         self._send, self.id, self.status, self.close = send, id, 0, False

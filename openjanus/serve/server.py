@@ -196,17 +196,8 @@ def warn_if_open(s: ServerSettings) -> None:
         log.logger.warning("anybody who reaches %s may use this server: set --api-keys or OPENJANUS_API_KEY", s.host)
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """An open socket. Raises ValueError with what is wrong."""
-    opened = bind(host, port)
-    _open(opened, host, port)
-    return opened
-
-
 def bind(host: str, port: int) -> socket.socket:
-    """A socket with that port, at which nobody can connect yet. Raises ValueError with what is wrong."""
-    if not 0 <= port <= 65535:  # the resolver would take it modulo 65536
-        raise ValueError(f"cannot listen on {host}:{port}: expected a port of 0 to 65535")
+    """Takes a port (0: a free one), at which nobody can connect yet. Raises ValueError with what is wrong."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except OSError as error:

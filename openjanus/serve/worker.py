@@ -56,7 +56,7 @@ class Ticket:
             raise self.failure
 
     async def during(self, work: Awaitable[T]) -> T:
-        """What `work` gives. Raises the ApiError that ended the request meanwhile, without waiting for `work`."""
+        """Returns the result of `work`; raises the ApiError that ends the request meanwhile, and does not wait then."""
         doing, failing = asyncio.ensure_future(work), asyncio.ensure_future(self._has_failed.wait())
         try:
             await asyncio.wait({doing, failing}, return_when=asyncio.FIRST_COMPLETED)

@@ -185,7 +185,7 @@ def _note(line: dict[str, Any]) -> str:
 
 
 def _progress() -> Progress:
-    """One bar for each stage, within 80 columns. In a file only the lines of `say` stand."""
+    """One bar for each stage, within 80 columns. A file gets the lines of `_say` only."""
     console = Console()
     return Progress(
         TextColumn("{task.description}", markup=False),
@@ -200,5 +200,5 @@ def _progress() -> Progress:
 
 
 def _say(progress: Progress, line: str) -> None:
-    """A line that stays above the bars, and that a file gets whole."""
+    """Prints a line that stays above the bars. A file gets it whole, however long it is."""
     progress.console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -109,7 +109,7 @@ def pydantic_ai(url: str, picture: str) -> Found:
 
 
 def open_webui(url: str, picture: str) -> Found:
-    """Its own requests, by hand: see docs/serve.md."""
+    """Requests in the form of Open WebUI, written by hand: see docs/serve.md for what is its own."""
     import httpx
 
     def post(path: str, body: dict) -> httpx.Response:

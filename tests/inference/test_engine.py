@@ -114,6 +114,13 @@ def script(engine: Engine, monkeypatch, ids: list[int]) -> None:
     monkeypatch.setattr(engine.model, "text_logits", logits)
 
 
+def test_answers_of_a_batch_are_those_of_each_question_alone(engine) -> None:
+    asked = [(Image.new("RGB", (16, 16), color), words) for color, words in (("red", "what is it?"), ("blue", "how?"))]
+    together = engine.answers([[Message("user", [picture, words])] for picture, words in asked], max_new_tokens=16)
+    assert together == [engine.ask(picture, words, max_new_tokens=16) for picture, words in asked]
+    assert len(set(together)) == 2 and engine.answers([]) == []
+
+
 def test_an_answer_ends_at_the_end_of_sentence(engine, monkeypatch) -> None:
     text = engine.processor.text
     script(engine, monkeypatch, [*text.encode(" a cat"), text.eos_id, *text.encode(" never")])

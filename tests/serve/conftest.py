@@ -15,7 +15,7 @@ from openai import OpenAI
 
 from openjanus.inference.engine import Engine
 from openjanus.serve.limits import Limits
-from openjanus.serve.server import Server, listen, make_server
+from openjanus.serve.server import Server, bind, make_server
 from openjanus.serve.service import Service
 from tests import tiny
 
@@ -52,7 +52,7 @@ def until(happens, seconds: float = 60) -> None:
 def run_server(engine: Engine, limits: Limits | None = None, keys=(), hosts=(), **settings) -> Iterator[Running]:
     service = Service(engine, settings.pop("name", "tiny"), limits, **{"slots": 16, **settings})
     server, loop = make_server(service, keys, hosts, grace_seconds=5), asyncio.new_event_loop()
-    socket = listen("127.0.0.1", 0)
+    socket = bind("127.0.0.1", 0)
 
     def run() -> None:
         asyncio.set_event_loop(loop)

@@ -22,7 +22,7 @@ import pytest
 from openjanus.cli import main
 from openjanus.cli.options import ModelOptions
 from openjanus.serve import server
-from openjanus.serve.server import bind, listen
+from openjanus.serve.server import bind
 from openjanus.serve.signals import handled
 from openjanus.weights import checkpoint
 from tests import tiny
@@ -269,7 +269,8 @@ def test_a_model_that_is_missing_or_broken_is_told_before_the_socket_opens(
 
 def test_a_port_that_is_taken_is_told_before_the_model_is_loaded(model, capsys, monkeypatch) -> None:
     monkeypatch.setattr(ModelOptions, "engine", lambda _: pytest.fail("the model was loaded"))
-    with listen("127.0.0.1", 0) as taken:
+    with bind("127.0.0.1", 0) as taken:
+        taken.listen()
         assert "cannot listen on 127.0.0.1" in refused(capsys, "--model", model, "--port", taken.getsockname()[1])
     assert "port is 70000, expected 0 to 65535" in refused(capsys, "--model", model, "--port", 70000)
     started = time.monotonic()
