@@ -11,7 +11,8 @@ class Limits(Config):
 
     max_waiting: requests that wait for rows of the batch; one more gets 429.
     max_in_flight: requests at a time of one API key, or of one address where no keys are set; one more gets 429.
-    max_connections: open connections at a time; one more is closed.
+    max_wrong_keys: wrong API keys from one address within a minute; for the rest of it that address gets 429.
+    max_connections: open connections at a time; one more closes one that has sent no whole request, or is closed.
     max_body_bytes, body_seconds: size of a request's body (413), time until it is there (408).
     max_body_values: braces, brackets, commas and colons of a body beside those that its text may have (400).
     header_seconds: time until a connection has sent the head of a request; then it is closed.
@@ -28,6 +29,7 @@ class Limits(Config):
 
     max_waiting: PositiveInt = 64
     max_in_flight: PositiveInt = 64
+    max_wrong_keys: PositiveInt = 20
     max_connections: PositiveInt = 512
     max_body_bytes: PositiveInt = 16 * 2**20
     body_seconds: PositiveFloat = 20.0

@@ -26,12 +26,12 @@ from openjanus.inference.engine import Engine
 from openjanus.serve import log
 from openjanus.serve.app import make_app
 from openjanus.serve.guard import Guard, Keys
+from openjanus.serve.hosts import allowed_hosts, is_local
 from openjanus.serve.keys import read_keys
 from openjanus.serve.limits import Limits
 from openjanus.serve.service import Service
 from openjanus.serve.signals import handled, leave
 
-LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 END_SECONDS = 5.0  # from the end of the grace time until what does not end by itself is cut off
 HURRY_SECONDS = 1.0  # the same after a second Ctrl-C
 BACKLOG = 2048
@@ -230,15 +230,6 @@ def _open(bound: socket.socket, host: str, port: int) -> None:
         bound.listen(BACKLOG)
     except OSError as error:  # another process took the port at the same time, and was faster
         raise ValueError(f"cannot listen on {host}:{port}: {error}") from None
-
-
-def allowed_hosts(host: str, more: Sequence[str]) -> list[str]:
-    """Names that the Host header may have: on loopback this machine's, elsewhere any where none are given."""
-    return [*LOOPBACK, *more] if is_local(host) else list(more)
-
-
-def is_local(host: str) -> bool:
-    return host in ("127.0.0.1", "localhost", "::1")
 
 
 def make_server(

@@ -43,6 +43,12 @@ def cache_size(engine: Engine, slots: int = 0, positions: int = 0) -> tuple[int,
         raise ValueError(f"slots is {slots}, expected 2 or more: a guided drawing needs two rows")
     row_bytes = model.position_bytes() * num_positions
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_bytes()
+    if slots * row_bytes > free:
+        taken, there = slots * row_bytes / 2**30, free / 2**30
+        raise ValueError(
+            f"slots is {slots:,}: with {num_positions} positions each they take {taken:,.1f} GiB, but {there:,.1f} GiB "
+            f"are free, which hold {free // row_bytes:,}"
+        )
     return slots or max(2, min(MAX_SLOTS, int(free * CACHE_SHARE / row_bytes) // 2 * 2)), num_positions
 
 
