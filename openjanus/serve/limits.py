@@ -16,6 +16,7 @@ class Limits(Config):
     max_body_bytes, body_seconds: size of a request's body (413), time until it is there (408).
     max_body_values: braces, brackets, commas and colons of a body beside those that its text may have (400).
     header_seconds: time until a connection has sent the head of a request; then it is closed.
+    keep_alive_seconds: between two requests of a connection; then it is closed.
     stall_seconds: a client that takes nothing of its answer for so long is dropped.
     request_seconds: from the whole body to the end of the answer (504).
     max_pictures, max_picture_bytes, max_picture_pixels: pictures of one conversation; of each, encoded size and decoded
@@ -35,6 +36,7 @@ class Limits(Config):
     body_seconds: PositiveFloat = 20.0
     max_body_values: PositiveInt = 150_000
     header_seconds: PositiveFloat = 10.0
+    keep_alive_seconds: PositiveFloat = 75.0
     stall_seconds: PositiveFloat = 30.0
     request_seconds: PositiveFloat = 300.0
     max_pictures: NonNegativeInt = 8
