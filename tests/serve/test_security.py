@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import openai
 import pytest
@@ -272,6 +272,12 @@ class Pictures(http.server.BaseHTTPRequestHandler):
             self.end_headers()
             return
         self.send_response(200)
+        if self.path == "/slow-head":
+            self.flush_headers()
+            with suppress(OSError):
+                for byte in b"X-Padding: " + b"x" * 60:
+                    self.wfile.write(bytes([byte]))
+                    time.sleep(0.1)
         self.end_headers()
         if self.path == "/large":
             self.wfile.write(b"x" * 100_000)
@@ -286,6 +292,13 @@ class Pictures(http.server.BaseHTTPRequestHandler):
         pass
 
 
+def connect_to(address, timeout: float) -> socket.socket:
+    it = socket.socket()
+    it.settimeout(timeout)
+    it.connect(address)
+    return it
+
+
 @pytest.fixture
 def pictures(monkeypatch):
     """A host of pictures that passes for a public one, on the standard port as far as the fetcher knows."""
@@ -293,14 +306,10 @@ def pictures(monkeypatch):
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
 
-    def connect(_, timeout):
-        it = socket.socket()
-        it.settimeout(timeout)
-        it.connect(server.server_address)
-        return it
-
     resolves_to(monkeypatch, ["8.8.8.8"])
-    monkeypatch.setattr(fetch.socket, "create_connection", connect)
+    monkeypatch.setattr(
+        fetch.socket, "create_connection", lambda _, timeout: connect_to(server.server_address, timeout)
+    )
     yield "http://pictures.test"
     server.shutdown()
     server.server_close()
@@ -308,10 +317,45 @@ def pictures(monkeypatch):
 
 def test_a_remote_picture_is_loaded_within_bounds(pictures, engine) -> None:
     assert fetch_picture(f"{pictures}/a.png", 10_000, 5) == png()
-    for path, words in (("/redirect", "answered 302"), ("/large", "larger than 50,000"), ("/slow", "too slow")):
+    for path, words in (
+        ("/redirect", "answered 302"),
+        ("/large", "larger than 50,000"),
+        ("/slow", "too slow"),
+        ("/slow-head", "too slow"),
+    ):
         started = time.monotonic()
         with pytest.raises(ApiError, match=words):
             fetch_picture(pictures + path, 50_000, 0.5)
+        assert time.monotonic() - started < 2.5
+
+
+def test_a_slow_look_up_of_a_name_counts(monkeypatch) -> None:
+    monkeypatch.setattr(fetch.socket, "getaddrinfo", lambda *_, **__: time.sleep(5))
+    started = time.monotonic()
+    with pytest.raises(ApiError, match="too slow"):
+        fetch_picture("http://slow.test/a.png", 1000, 0.2)
+    assert time.monotonic() - started < 2
+
+
+def test_a_slow_tls_handshake_counts(monkeypatch) -> None:
+    """A host that begins a record of TLS and sends the rest of it byte by byte."""
+    with socket.create_server(("127.0.0.1", 0)) as host:
+
+        def drip() -> None:
+            with suppress(OSError), host.accept()[0] as it:
+                it.sendall(b"\x16\x03\x03\x40\x00")
+                for _ in range(60):
+                    it.sendall(b"\x00")
+                    time.sleep(0.1)
+
+        threading.Thread(target=drip, daemon=True).start()
+        resolves_to(monkeypatch, ["8.8.8.8"])
+        monkeypatch.setattr(
+            fetch.socket, "create_connection", lambda _, timeout: connect_to(host.getsockname(), timeout)
+        )
+        started = time.monotonic()
+        with pytest.raises(ApiError, match="too slow"):
+            fetch_picture("https://slow.test/a.png", 1000, 0.5)
         assert time.monotonic() - started < 2.5
 
 
