@@ -54,6 +54,7 @@ class _Connection(http.client.HTTPConnection):
         super().__init__(host, port, timeout=seconds)
         self.address, self.context = address, context
         self._opened: socket.socket | None = None  # `sock` is None as soon as an answer has begun that ends with it
+        self._is_cut = False
 
     def connect(self) -> None:
         self.sock = self._opened = socket.create_connection((self.address, self.port), self.timeout)
@@ -62,6 +63,8 @@ class _Connection(http.client.HTTPConnection):
             self.sock = self._opened = self.context.wrap_socket(
                 self.sock, server_hostname=self.host, do_handshake_on_connect=False
             )
+            if self._is_cut:
+                raise TimeoutError
             self.sock.do_handshake()
 
     @contextmanager
@@ -70,6 +73,7 @@ class _Connection(http.client.HTTPConnection):
         byte."""
 
         def cut() -> None:
+            self._is_cut = True
             if self._opened is not None:
                 with suppress(OSError):
                     socket.socket.shutdown(self._opened, socket.SHUT_RDWR)

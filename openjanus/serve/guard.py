@@ -25,6 +25,7 @@ from openjanus.serve.keys import WrongKeys
 from openjanus.serve.limits import Limits
 from openjanus.serve.log import log_fault
 from openjanus.serve.metrics import Metrics
+from openjanus.serve.painter import CLIENT
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -135,7 +136,9 @@ class Guard:
         try:
             self._check_host(headers)
             outcome.key = self._identify(scope, headers)
-            with self._counted(scope, outcome.key or _address(scope)):
+            client = outcome.key or _address(scope)
+            CLIENT.set(client)
+            with self._counted(scope, client):
                 await body.read(headers)
                 await self._run(scope, body, response)
         except _Gone:
