@@ -89,12 +89,12 @@ class _Connection(http.client.HTTPConnection):
 
 def _look_up(host: str, port: int, seconds: float) -> str:
     """`public_address` in bounded time: the resolver itself has no limit."""
-    found: queue.Queue[str | ApiError] = queue.Queue()
+    found: queue.Queue[str | Exception] = queue.Queue()
 
     def look() -> None:
         try:
             found.put(public_address(host, port))
-        except ApiError as error:
+        except Exception as error:
             found.put(error)
 
     threading.Thread(target=look, daemon=True).start()
@@ -102,7 +102,7 @@ def _look_up(host: str, port: int, seconds: float) -> str:
         address = found.get(timeout=seconds)
     except queue.Empty:
         raise _too_slow() from None
-    if isinstance(address, ApiError):
+    if isinstance(address, Exception):
         raise address
     return address
 
