@@ -14,8 +14,9 @@ from openjanus.fleet.options import FleetOptions
 from openjanus.fleet.plugin import NAME
 from openjanus.fleet.settings import FleetSettings
 from openjanus.runtime import DTYPES, SHORT
+from openjanus.serve.hosts import allowed_hosts
 from openjanus.serve.keys import read_keys
-from openjanus.serve.server import ServerSettings, allowed_hosts
+from openjanus.serve.server import ServerSettings
 from openjanus.weights.hub import find_checkpoint
 
 SUPPORTED = "0.32"  # one minor version: what lies beyond was never tested

@@ -13,8 +13,9 @@ from typing import Any
 
 from openjanus.serve import log
 from openjanus.serve.guard import Guard, Keys
+from openjanus.serve.hosts import allowed_hosts
 from openjanus.serve.keys import read_keys
-from openjanus.serve.server import ServerSettings, allowed_hosts, warn_if_open
+from openjanus.serve.server import ServerSettings, warn_if_open
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,19 @@
 """Remote pictures, where the operator allows them: only from public addresses, without redirects, within size and time.
 
 The name is resolved once, every address that it has must be public, and the connection goes to the address that was
-checked: a name that resolves differently the second time gains nothing.
+checked: a name that resolves differently the second time gains nothing. One deadline holds for all of it, the name, the
+connection, TLS, head and body: a host that sends a byte now and then gets no further.
 """
 
 import http.client
 import ipaddress
+import queue
 import socket
 import ssl
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from urllib.parse import urlsplit
 
 from openjanus.serve.errors import ApiError, invalid
@@ -48,11 +53,62 @@ class _Connection(http.client.HTTPConnection):
     def __init__(self, host: str, port: int, address: str, seconds: float, context: ssl.SSLContext | None):
         super().__init__(host, port, timeout=seconds)
         self.address, self.context = address, context
+        self._opened: socket.socket | None = None  # `sock` is None as soon as an answer has begun that ends with it
+        self._is_cut = False
 
     def connect(self) -> None:
-        self.sock = socket.create_connection((self.address, self.port), self.timeout)
+        self.sock = self._opened = socket.create_connection((self.address, self.port), self.timeout)
         if self.context is not None:
-            self.sock = self.context.wrap_socket(self.sock, server_hostname=self.host)
+            # The deadline cuts `_opened`, so the handshake comes after it is known.
+            self.sock = self._opened = self.context.wrap_socket(
+                self.sock, server_hostname=self.host, do_handshake_on_connect=False
+            )
+            if self._is_cut:
+                raise TimeoutError
+            self.sock.do_handshake()
+
+    @contextmanager
+    def cut_at(self, deadline: float) -> Iterator[None]:
+        """Whatever waits for the host inside ends at the deadline. A timeout of the socket would begin anew with each
+        byte."""
+
+        def cut() -> None:
+            self._is_cut = True
+            if self._opened is not None:
+                with suppress(OSError):
+                    socket.socket.shutdown(self._opened, socket.SHUT_RDWR)
+
+        timer = threading.Timer(max(deadline - time.monotonic(), 0), cut)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+
+def _look_up(host: str, port: int, seconds: float) -> str:
+    """`public_address` in bounded time: the resolver itself has no limit."""
+    found: queue.Queue[str | Exception] = queue.Queue()
+
+    def look() -> None:
+        try:
+            found.put(public_address(host, port))
+        except Exception as error:
+            found.put(error)
+
+    threading.Thread(target=look, daemon=True).start()
+    try:
+        address = found.get(timeout=seconds)
+    except queue.Empty:
+        raise _too_slow() from None
+    if isinstance(address, Exception):
+        raise address
+    return address
+
+
+def _too_slow() -> ApiError:
+    return invalid("the picture's host is too slow", code="invalid_image_url")
 
 
 def fetch_picture(url: str, max_bytes: int, seconds: float) -> bytes:
@@ -68,32 +124,34 @@ def fetch_picture(url: str, max_bytes: int, seconds: float) -> bytes:
         )
     deadline = time.monotonic() + seconds
     context = ssl.create_default_context() if parts.scheme == "https" else None
-    connection = _Connection(host, port, public_address(host, port), seconds, context)
+    address = _look_up(host, port, seconds)
+    connection = _Connection(host, port, address, max(deadline - time.monotonic(), 0.001), context)
     try:
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        connection.request("GET", target, headers={"Accept": "image/*", "User-Agent": "openjanus"})
-        response = connection.getresponse()
-        if response.status != 200:  # a redirect, too: it could lead anywhere
-            raise invalid(f"the picture's host answered {response.status}", code="invalid_image_url")
-        return _read(response, connection, max_bytes, deadline)
+        with connection.cut_at(deadline):
+            connection.request("GET", target, headers={"Accept": "image/*", "User-Agent": "openjanus"})
+            response = connection.getresponse()
+            if response.status != 200:  # a redirect, too: it could lead anywhere
+                raise invalid(f"the picture's host answered {response.status}", code="invalid_image_url")
+            data = _read(response, max_bytes)
+        if time.monotonic() >= deadline:  # it may have been cut
+            raise _too_slow()
+        return data
     except ApiError:
         raise
     except (OSError, http.client.HTTPException, ValueError):
+        if time.monotonic() >= deadline:
+            raise _too_slow() from None
         raise invalid("the picture could not be loaded from its host", code="invalid_image_url") from None
     finally:
         connection.close()
 
 
-def _read(response: http.client.HTTPResponse, connection: _Connection, max_bytes: int, deadline: float) -> bytes:
-    """The body, as long as size and time allow: a host that sends a byte now and then gets no further."""
+def _read(response: http.client.HTTPResponse, max_bytes: int) -> bytes:
+    """The body, as long as size allows."""
     data = bytearray()
     while chunk := response.read1(CHUNK_BYTES):
         data += chunk
-        left = deadline - time.monotonic()
         if len(data) > max_bytes:
             raise invalid(f"the picture is larger than {max_bytes:,} bytes", code="image_too_large")
-        if left <= 0:
-            raise invalid("the picture's host is too slow", code="invalid_image_url")
-        if connection.sock is not None:
-            connection.sock.settimeout(left)
     return bytes(data)

@@ -11,7 +11,6 @@ import hashlib
 import hmac
 import json
 import logging
-import re
 import secrets
 import time
 from collections import Counter
@@ -19,12 +18,14 @@ from collections.abc import Awaitable, Callable, Collection, Iterator, MutableMa
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 from openjanus.serve.errors import OUTCOME, RETRY, ApiError, of_fault
+from openjanus.serve.hosts import is_allowed, plain_name
+from openjanus.serve.keys import WrongKeys
 from openjanus.serve.limits import Limits
 from openjanus.serve.log import log_fault
 from openjanus.serve.metrics import Metrics
+from openjanus.serve.painter import CLIENT
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -119,7 +120,9 @@ class Guard:
     """Wraps the API. hosts: names that the Host header may have; empty for any."""
 
     def __init__(self, app: App, limits: Limits, metrics: Metrics, keys: Keys, hosts: Collection[str] = ()):
-        self.app, self.limits, self.metrics, self.keys, self.hosts = app, limits, metrics, keys, hosts
+        self.app, self.limits, self.metrics, self.keys = app, limits, metrics, keys
+        self.hosts = frozenset(map(plain_name, hosts))
+        self.wrong_keys = WrongKeys(limits.max_wrong_keys)
         self._in_flight: Counter[str] = Counter()
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
@@ -133,7 +136,9 @@ class Guard:
         try:
             self._check_host(headers)
             outcome.key = self._identify(scope, headers)
-            with self._counted(scope, outcome.key or _address(scope)):
+            client = outcome.key or _address(scope)
+            CLIENT.set(client)
+            with self._counted(scope, client):
                 await body.read(headers)
                 await self._run(scope, body, response)
         except _Gone:
@@ -151,18 +156,26 @@ class Guard:
     def _check_host(self, headers: dict[bytes, bytes]) -> None:
         """A page elsewhere must not talk to a server on this machine, neither openly nor by rebinding its name."""
         host = headers.get(b"host", b"").decode("latin-1").lower()
-        if self.hosts and _host_name(host) not in self.hosts:
+        if self.hosts and not is_allowed(plain_name(host), self.hosts):
             raise ApiError(403, "this server does not go by that name (Host header)", "host_not_allowed")
         origin = headers.get(b"origin", b"").decode("latin-1").lower()
-        if origin and urlsplit(origin).netloc != host:
+        if origin and origin.partition("://")[2] != host:
             raise ApiError(403, "requests from other sites are not answered (Origin header)", "origin_not_allowed")
 
     def _identify(self, scope: MutableMapping[str, Any], headers: dict[bytes, bytes]) -> str | None:
         """The name of a request's key, None where none is needed."""
         if not self.keys.digests or not scope["path"].startswith(NEEDS_KEY):
             return None
-        name = self.keys.find(headers.get(b"authorization", b""))
+        address, given = _address(scope), headers.get(b"authorization", b"")
+        if seconds := self.wrong_keys.wait_seconds(address):  # also with the right key: it would be found that way
+            raise ApiError(
+                429, f"too many wrong API keys came from this address: wait {seconds} seconds", "too_many_wrong_keys",
+                headers={"Retry-After": str(seconds)},
+            )  # fmt: skip
+        name = self.keys.find(given)
         if name is None:
+            if given:
+                self.wrong_keys.add(address)
             raise ApiError(
                 401, "missing or wrong API key: send Authorization: Bearer KEY", "invalid_api_key",
                 headers={"WWW-Authenticate": "Bearer"},
@@ -277,7 +290,3 @@ class _Body:
 def _address(scope: MutableMapping[str, Any]) -> str:
     """Of the client; behind a proxy, the proxy's."""
     return str((scope.get("client") or ("unknown",))[0])
-
-
-def _host_name(host: str) -> str:
-    return re.sub(r":\d+$", "", host)

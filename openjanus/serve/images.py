@@ -1,8 +1,9 @@
 """Image generations by the embedded engine: a prompt in, n pictures out, whole or as they are drawn."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from functools import partial
+from typing import TypeVar
 
 from openjanus.inference.scheduler import Request
 from openjanus.sequence import num_tokens
@@ -13,6 +14,8 @@ from openjanus.serve.schemas.images import CompletedImage, ImagesRequest, Images
 from openjanus.serve.service import Service
 from openjanus.serve.worker import Ticket
 
+T = TypeVar("T")
+
 
 async def whole(service: Service, body: ImagesRequest) -> ImagesResponse:
     drawing = Drawing.of(body, service.limits, service.canvas)
@@ -20,7 +23,7 @@ async def whole(service: Service, body: ImagesRequest) -> ImagesResponse:
         request = await _begin(service, drawing, ticket)
         while not ticket.is_done:
             await ticket.changed()
-        drawn = await ticket.during(service.paint(partial(request.drawn, request.num_new)))
+        drawn = await _whole(service, ticket, partial(request.drawn, request.num_new))
         pictures = [await _finished(service, ticket, drawing, drawn[index], index) for index in range(request.n)]
     return drawing.response(pictures, num_tokens(request.documents[0]))
 
@@ -35,7 +38,8 @@ async def events(service: Service, body: ImagesRequest) -> AsyncGenerator[str, N
 async def shown(service: Service, body: ImagesRequest) -> AsyncGenerator[PartialImage | CompletedImage, None]:
     """Unfinished pictures as they grow, then each finished one.
 
-    Where drawing is faster than showing, unfinished pictures are skipped: the newest is what matters.
+    Where drawing is faster than showing, unfinished pictures are skipped: the newest is what matters. Those whose turn
+    has not come when the drawing is done are skipped, too.
     """
     drawing = Drawing.of(body, service.limits, service.canvas)
     common, newest = drawing.event_fields(), 0
@@ -47,11 +51,13 @@ async def shown(service: Service, body: ImagesRequest) -> AsyncGenerator[Partial
             if ticket.is_done or count < drawing.next_mark(newest):
                 continue
             newest = count
-            drawn = await ticket.during(service.paint(partial(request.drawn, count)))
-            for index in range(request.n):
-                picture = await ticket.during(service.paint(partial(drawing.partial_picture, drawn[index])))
+            known = await _unfinished(service, ticket, partial(request.drawn, count))
+            for index, ids in enumerate(known or ()):
+                picture = await _unfinished(service, ticket, partial(drawing.partial_picture, ids))
+                if picture is None:
+                    break
                 yield drawing.partial_event(common, picture, index, count)
-        drawn = await ticket.during(service.paint(partial(request.drawn, request.num_new)))
+        drawn = await _whole(service, ticket, partial(request.drawn, request.num_new))
         for index in range(request.n):
             picture = await _finished(service, ticket, drawing, drawn[index], index)
             yield drawing.completed_event(common, picture, index, num_tokens(request.documents[0]))
@@ -85,6 +91,20 @@ def _check_room(service: Service, request: Request) -> None:
 
 
 async def _finished(service: Service, ticket: Ticket, drawing: Drawing, ids: list[int], index: int) -> str:
-    picture = await ticket.during(service.paint(partial(drawing.picture, ids, index)))
+    picture = await _whole(service, ticket, partial(drawing.picture, ids, index))
     service.metrics.images.inc()
     return picture
+
+
+async def _whole(service: Service, ticket: Ticket, call: Callable[[], T]) -> T:
+    return await ticket.during(service.painter.submit(call, is_whole=True).result)
+
+
+async def _unfinished(service: Service, ticket: Ticket, call: Callable[[], T]) -> T | None:
+    """What `call` gives; None if the drawing was done before its turn came."""
+    job = service.painter.submit(call, is_whole=False)
+    try:
+        await ticket.done_or(job.result)
+        return None if ticket.is_done and job.withdraw() else await ticket.during(job.result)
+    finally:
+        job.withdraw()

@@ -1,6 +1,11 @@
-"""API keys from where an operator keeps them."""
+"""API keys from where an operator keeps them, and who tries others."""
 
+import ipaddress
+import math
 import os
+import time
+from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -9,12 +14,48 @@ def read_keys(path: Path | None) -> list[str]:
     keys = []
     if path is not None:
         try:
-            lines = [line.strip() for line in path.read_text().splitlines()]
+            lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"{path}: cannot read API keys there ({error})") from None
         keys = [line for line in lines if line and not line.startswith("#")]
         if not keys:
             raise ValueError(f"{path}: no API key in it, expected one a line")
-    if key := os.environ.get("OPENJANUS_API_KEY", "").strip():
+    if key := os.environ.get("OPENJANUS_API_KEY", "").strip("\ufeff \t\r\n"):
         keys.append(key)
     return keys
+
+
+class WrongKeys:
+    """How many wrong keys came from each address within a minute, which begins with the first.
+
+    most: then the address has to wait. Memory is bounded: the address that has tried nothing for longest is forgotten.
+    """
+
+    SECONDS, MAX_ADDRESSES = 60.0, 10_000
+
+    def __init__(self, most: int, clock: Callable[[], float] = time.monotonic):
+        self.most, self.clock = most, clock
+        self._tried: OrderedDict[str, tuple[int, float]] = OrderedDict()  # count, and when its minute ends
+
+    def wait_seconds(self, address: str) -> int:
+        """How long this address must wait; 0: it may try."""
+        count, end = self._tried.get(_network(address), (0, 0.0))
+        return max(math.ceil(end - self.clock()), 0) if count >= self.most else 0
+
+    def add(self, address: str) -> None:
+        name, now = _network(address), self.clock()
+        count, end = self._tried.pop(name, (0, 0.0))
+        self._tried[name] = (count + 1, end) if end > now else (1, now + self.SECONDS)
+        if len(self._tried) > self.MAX_ADDRESSES:
+            self._tried.popitem(last=False)
+
+
+def _network(address: str) -> str:
+    """One client of IPv6 has 2**64 addresses: they count as one."""
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if ip.version == 4 or ip.ipv4_mapped is not None:
+        return str(ip)
+    return str(ipaddress.ip_network((ip, 64), strict=False))

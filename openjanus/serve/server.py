@@ -1,9 +1,7 @@
 """The server's life: socket, start, signals, end.
 
-    port is taken ─► model loads ─► socket opens ─► serve
-    ─► signal: new requests get 503, running ones finish ─► grace is over, or a second Ctrl-C: they end ─► socket closes
-
-A connection is closed that does not send the head of its request in time, or takes nothing of its answer.
+port is taken ─► model loads ─► socket opens ─► serve
+─► signal: new requests get 503, running ones finish ─► grace is over, or a second Ctrl-C: they end ─► socket closes
 """
 
 import asyncio
@@ -15,84 +13,36 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import h11
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from openjanus.config import Config, NonNegativeFloat, NonNegativeInt, Range
 from openjanus.inference.engine import Engine
 from openjanus.serve import log
 from openjanus.serve.app import make_app
+from openjanus.serve.connection import Connection
 from openjanus.serve.guard import Guard, Keys
+from openjanus.serve.hosts import allowed_hosts, is_local
 from openjanus.serve.keys import read_keys
 from openjanus.serve.limits import Limits
 from openjanus.serve.service import Service
 from openjanus.serve.signals import handled, leave
 
-LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 END_SECONDS = 5.0  # from the end of the grace time until what does not end by itself is cut off
 HURRY_SECONDS = 1.0  # the same after a second Ctrl-C
 BACKLOG = 2048
-
-
-class Protocol(H11Protocol):
-    """uvicorn's HTTP with three bounds that it lacks: time for a request's head, for taking an answer, and connections
-    of one server. `limits` is set by a subclass made for the server."""
-
-    limits: Limits
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self._timer: asyncio.TimerHandle | None = None
-        self._stall: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        if len(self.connections) > self.limits.max_connections:
-            transport.abort()
-        else:
-            self._watch_head()
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        self._watch_head()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        for timer in (self._timer, self._stall):
-            if timer is not None:
-                timer.cancel()
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._stall = self.loop.call_later(self.limits.stall_seconds, self.transport.abort)
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        if self._stall is not None:
-            self._stall.cancel()
-            self._stall = None
-
-    def _watch_head(self) -> None:
-        """Runs a timer while a request's head is outstanding; more bytes of it do not start the timer anew."""
-        is_waiting = self.conn.their_state is h11.IDLE and not self.transport.is_closing()
-        if is_waiting and self._timer is None:
-            self._timer = self.loop.call_later(self.limits.header_seconds, self.transport.abort)
-        elif not is_waiting and self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
 
 class Server(uvicorn.Server):
     """uvicorn's server, with an end of our own: requests that run have `grace_seconds`."""
 
     def __init__(self, app: Guard, service: Service, grace_seconds: float):
-        protocol = type("BoundProtocol", (Protocol,), {"limits": service.limits})
+        protocol = type("BoundConnection", (Connection,), {"limits": service.limits})
         config = uvicorn.Config(
             app, http=protocol, ws="none", lifespan="on", log_config=None, access_log=False, server_header=False,
             proxy_headers=False, timeout_graceful_shutdown=int(END_SECONDS),
+            timeout_keep_alive=service.limits.keep_alive_seconds,  # type: ignore[arg-type]  # any number of seconds
         )  # fmt: skip
         super().__init__(config)
         self.service, self.grace_seconds = service, grace_seconds
@@ -221,15 +171,6 @@ def _open(bound: socket.socket, host: str, port: int) -> None:
         bound.listen(BACKLOG)
     except OSError as error:  # another process took the port at the same time, and was faster
         raise ValueError(f"cannot listen on {host}:{port}: {error}") from None
-
-
-def allowed_hosts(host: str, more: Sequence[str]) -> list[str]:
-    """Names that the Host header may have: on loopback this machine's, elsewhere any where none are given."""
-    return [*LOOPBACK, *more] if is_local(host) else list(more)
-
-
-def is_local(host: str) -> bool:
-    return host in ("127.0.0.1", "localhost", "::1")
 
 
 def make_server(

@@ -19,6 +19,7 @@ from openjanus.serve.fetch import fetch_picture
 from openjanus.serve.grammar import Grammars
 from openjanus.serve.limits import Limits
 from openjanus.serve.metrics import Metrics
+from openjanus.serve.painter import Painter
 from openjanus.serve.stored import Store
 from openjanus.serve.worker import Worker
 
@@ -43,6 +44,12 @@ def cache_size(engine: Engine, slots: int = 0, positions: int = 0) -> tuple[int,
         raise ValueError(f"slots is {slots}, expected 2 or more: a guided drawing needs two rows")
     row_bytes = model.position_bytes() * num_positions
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_bytes()
+    if slots * row_bytes > free:
+        taken, there = slots * row_bytes / 2**30, free / 2**30
+        raise ValueError(
+            f"slots is {slots:,}: with {num_positions} positions each they take {taken:,.1f} GiB, but {there:,.1f} GiB "
+            f"are free, which hold {free // row_bytes:,}"
+        )
     return slots or max(2, min(MAX_SLOTS, int(free * CACHE_SHARE / row_bytes) // 2 * 2)), num_positions
 
 
@@ -77,8 +84,7 @@ class Service:
             )
         self._readers = one_core_pool(READERS, "reader")
         self._parser = ThreadPoolExecutor(1, "parser")  # one body at a time: what parsing takes does not add up
-        # One thread: pictures are decoded one after another, beside the batch and not in its way.
-        self._painter = one_core_pool(1, "painter")
+        self.painter = Painter()  # beside the batch, and not in its way
 
     async def parse(self, call: Callable[[], T]) -> T:
         """Runs what turns a body into a request."""
@@ -88,10 +94,6 @@ class Service:
         """Runs what prepares a request."""
         return await asyncio.get_running_loop().run_in_executor(self._readers, call)
 
-    async def paint(self, call: Callable[[], T]) -> T:
-        """Runs what turns ids into pictures."""
-        return await asyncio.get_running_loop().run_in_executor(self._painter, call)
-
     def check_model(self, name: str | None) -> None:
         """Raises ApiError for a name that is neither the model's nor an alias."""
         if name is not None and name not in self.names:
@@ -99,5 +101,6 @@ class Service:
 
     def stop(self) -> None:
         self.worker.stop()
-        for pool in (self._parser, self._readers, self._painter):
+        self.painter.stop()
+        for pool in (self._parser, self._readers):
             pool.shutdown(wait=False, cancel_futures=True)

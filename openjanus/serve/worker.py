@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from openjanus.inference.engine import Engine
 from openjanus.inference.scheduler import Request
@@ -45,7 +45,7 @@ class Ticket:
         self.arrived = time.monotonic()
         self.is_running = self.is_done = False
         self.failure: ApiError | None = None
-        self._event, self._has_failed = asyncio.Event(), asyncio.Event()
+        self._event, self._has_failed, self._has_ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def changed(self) -> None:
         """Waits for news. Raises the ApiError that ended the request."""
@@ -69,6 +69,14 @@ class Ticket:
             if doing.done() and not doing.cancelled():
                 doing.exception()  # asked for, or asyncio would complain that nobody did
 
+    async def done_or(self, work: "asyncio.Future[Any]") -> None:
+        """Waits for `work`, or for the end of the request, whichever comes first. Neither is cancelled."""
+        ending: asyncio.Future[Any] = asyncio.ensure_future(self._has_ended.wait())
+        try:
+            await asyncio.wait({work, ending}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ending.cancel()
+
     def fail(self, failure: ApiError) -> None:
         """Ends the request early, for its handler and in the batch."""
         self.failure = self.failure or failure
@@ -76,6 +84,7 @@ class Ticket:
             self.request.cancel()
         self._event.set()
         self._has_failed.set()
+        self._has_ended.set()
 
     def wake(self, is_done: bool) -> None:
         assert self.request is not None
@@ -83,6 +92,8 @@ class Ticket:
             self.failure = of_fault(self.request.error)
             self._has_failed.set()
         self.is_done = is_done and self.failure is None
+        if is_done:
+            self._has_ended.set()
         self._event.set()
 
     def news(self) -> int:

@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import openai
 import pytest
@@ -15,11 +15,12 @@ from openjanus.serve import fetch, log, service
 from openjanus.serve.errors import ApiError
 from openjanus.serve.fetch import fetch_picture, is_public, public_address
 from openjanus.serve.guard import Keys
+from openjanus.serve.hosts import allowed_hosts, is_local
+from openjanus.serve.keys import WrongKeys, read_keys
 from openjanus.serve.limits import Limits
 from openjanus.serve.page import FILES
-from openjanus.serve.server import allowed_hosts, read_keys
 from openjanus.serve.service import Service, cache_size
-from tests.serve.conftest import run_server
+from tests.serve.conftest import run_server, until
 from tests.serve.raw import send
 from tests.serve.test_contract import ask
 from tests.serve.test_faults import CHAT, chat_body, png
@@ -27,7 +28,8 @@ from tests.serve.test_faults import CHAT, chat_body, png
 
 @pytest.fixture(scope="module")
 def locked(engine):
-    with run_server(engine, keys=("first-key", "ключ"), hosts=allowed_hosts("127.0.0.1", ["janus.test"])) as running:
+    hosts = allowed_hosts("127.0.0.1", ["Janus.test."])
+    with run_server(engine, Limits(max_wrong_keys=1000), keys=("first-key", "ключ"), hosts=hosts) as running:
         yield running
 
 
@@ -73,6 +75,9 @@ def test_keys_come_from_a_file_and_the_environment(tmp_path, monkeypatch) -> Non
     assert read_keys(tmp_path / "keys") == ["one", "two"]
     monkeypatch.setenv("OPENJANUS_API_KEY", "three")
     assert read_keys(tmp_path / "keys") == ["one", "two", "three"] and read_keys(None) == ["three"]
+    monkeypatch.delenv("OPENJANUS_API_KEY")
+    (tmp_path / "keys").write_bytes(b"\xef\xbb\xbfone\r\ntwo\r\n")  # as an editor on Windows leaves it
+    assert read_keys(tmp_path / "keys") == ["one", "two"]
     (tmp_path / "keys").write_text("# none\n")
     with pytest.raises(ValueError, match="no API key in it"):
         read_keys(tmp_path / "keys")
@@ -80,19 +85,72 @@ def test_keys_come_from_a_file_and_the_environment(tmp_path, monkeypatch) -> Non
         read_keys(tmp_path)
 
 
+def test_who_tries_many_wrong_keys_must_wait(engine) -> None:
+    with run_server(engine, Limits(max_wrong_keys=3), keys=("right",)) as running:
+
+        def asks(key: str | None) -> tuple[int, dict, dict]:
+            return send(running.port, "/v1/models", b"", "GET", **({"Authorization": f"Bearer {key}"} if key else {}))
+
+        assert [asks(key)[0] for key in (None, None, None, None, "a", "b", "right", "c")] == [401] * 6 + [200, 401]
+        for key in ("d", "right"):
+            status, headers, body = asks(key)
+            assert (status, body["error"]["code"]) == (429, "too_many_wrong_keys")
+            assert 0 < int(headers["retry-after"]) <= 60
+        assert send(running.port, "/health", b"", "GET")[0] == 200
+
+
+def test_wrong_keys_are_counted_by_address_for_a_minute_in_bounded_memory(monkeypatch) -> None:
+    monkeypatch.setattr(WrongKeys, "MAX_ADDRESSES", 5)
+    now = [100.0]
+    wrong = WrongKeys(2, lambda: now[0])
+    for _ in range(2):
+        assert wrong.wait_seconds("10.0.0.1") == 0
+        wrong.add("10.0.0.1")
+    wrong.add("2001:db8::1")
+    wrong.add("2001:db8::2:1")
+    assert wrong.wait_seconds("10.0.0.1") == 60 and wrong.wait_seconds("2001:db8::3") == 60
+    assert wrong.wait_seconds("10.0.0.2") == 0 == wrong.wait_seconds("2001:db8:0:1::1")
+    now[0] += 59.5
+    assert wrong.wait_seconds("10.0.0.1") == 1
+    now[0] += 1
+    assert wrong.wait_seconds("10.0.0.1") == 0
+    wrong.add("10.0.0.1")
+    assert wrong.wait_seconds("10.0.0.1") == 0
+    for i in range(100):
+        wrong.add(f"10.0.1.{i}")
+    assert len(wrong._tried) == 5
+
+
 def test_a_page_elsewhere_cannot_ask(locked) -> None:
     key = {"Authorization": "Bearer first-key"}
-    for host in ("127.0.0.1", f"localhost:{locked.port}", "[::1]:80", "janus.test"):
+    names = ("127.0.0.1", f"localhost:{locked.port}", "[::1]:80", "janus.test", "JANUS.TEST.:80")
+    more = ("127.0.0.2:9", "127.255.255.254", "localhost.", "LOCALHOST:1", "[::ffff:127.0.0.1]", "a.localhost")
+    for host in (*names, *more):
         assert send(locked.port, "/v1/models", b"", "GET", Host=host, **key)[0] == 200
-    for host in ("evil.example", "127.0.0.1.evil.example", "", "localhost@evil.example"):
+    for host in (
+        "evil.example", "127.0.0.1.evil.example", "", "localhost@evil.example", "127.evil.example", "0.0.0.0",
+        "localhost.evil.example", "127.0.0.1:80.evil.example", "notlocalhost", "[::2]", "10.0.0.1", "127.0.0.1..",
+    ):  # fmt: skip
         status, _, body = send(locked.port, "/v1/models", b"", "GET", Host=host, **key)
         assert (status, body["error"]["code"]) == (403, "host_not_allowed")
-    for origin in ("https://evil.example", "null", f"http://127.0.0.1:{locked.port + 1}"):
+    for origin in ("https://evil.example", "null", "http://[", f"http://127.0.0.1:{locked.port + 1}"):
         host = f"127.0.0.1:{locked.port}"
         status, _, body = send(locked.port, CHAT, chat_body(), Host=host, Origin=origin, **key)
         assert (status, body["error"]["code"]) == (403, "origin_not_allowed")
     assert send(locked.port, CHAT, chat_body(), Host=host, Origin=f"http://{host}", **key)[0] == 200
+    for address in ("127.0.0.1", "127.0.0.2", "127.1.2.3", "::1", "localhost", "localhost."):
+        assert is_local(address) and allowed_hosts(address, []) == ["localhost"]
+    assert not any(map(is_local, ("0.0.0.0", "::", "192.168.1.1", "", "no such host")))
     assert allowed_hosts("0.0.0.0", []) == [] and allowed_hosts("0.0.0.0", ["a.test"]) == ["a.test"]
+
+
+def test_a_log_line_names_the_key_and_the_error(locked) -> None:
+    with logged(False) as lines:
+        ask(locked.client("first-key"), "hello")
+        send(locked.port, CHAT, chat_body(), Authorization="Bearer wrong")
+        until(lambda: len(lines) == 2)
+    assert "200" in lines[0] and "client=127.0.0.1 key=1" in lines[0] and "error=" not in lines[0]
+    assert "401" in lines[1] and "error=invalid_api_key" in lines[1] and "first-key" not in "".join(lines)
 
 
 def test_every_answer_has_the_headers_that_keep_a_browser_safe(served) -> None:
@@ -146,6 +204,8 @@ def test_logs_hold_no_prompts_unless_asked_for(served, asked_for) -> None:
         while sum("/v1/" in line for line in lines) < 4:
             assert time.monotonic() < deadline
     text = "\n".join(lines)
+    refused = next(line for line in lines if "POST /v1/chat/completions 400" in line)
+    assert "client=127.0.0.1" in refused and "error=invalid_json" in refused and "key=" not in refused
     assert text.count("secret") == (2 if asked_for else 0)
     assert all(f"{line} " in text for line in ("POST /v1/chat/completions 200", "POST /v1/chat/completions 400"))
     assert not any("\n" in line for line in lines)
@@ -212,6 +272,12 @@ class Pictures(http.server.BaseHTTPRequestHandler):
             self.end_headers()
             return
         self.send_response(200)
+        if self.path == "/slow-head":
+            self.flush_headers()
+            with suppress(OSError):
+                for byte in b"X-Padding: " + b"x" * 60:
+                    self.wfile.write(bytes([byte]))
+                    time.sleep(0.1)
         self.end_headers()
         if self.path == "/large":
             self.wfile.write(b"x" * 100_000)
@@ -226,6 +292,13 @@ class Pictures(http.server.BaseHTTPRequestHandler):
         pass
 
 
+def connect_to(address, timeout: float) -> socket.socket:
+    it = socket.socket()
+    it.settimeout(timeout)
+    it.connect(address)
+    return it
+
+
 @pytest.fixture
 def pictures(monkeypatch):
     """A host of pictures that passes for a public one, on the standard port as far as the fetcher knows."""
@@ -233,14 +306,10 @@ def pictures(monkeypatch):
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
 
-    def connect(_, timeout):
-        it = socket.socket()
-        it.settimeout(timeout)
-        it.connect(server.server_address)
-        return it
-
     resolves_to(monkeypatch, ["8.8.8.8"])
-    monkeypatch.setattr(fetch.socket, "create_connection", connect)
+    monkeypatch.setattr(
+        fetch.socket, "create_connection", lambda _, timeout: connect_to(server.server_address, timeout)
+    )
     yield "http://pictures.test"
     server.shutdown()
     server.server_close()
@@ -248,10 +317,45 @@ def pictures(monkeypatch):
 
 def test_a_remote_picture_is_loaded_within_bounds(pictures, engine) -> None:
     assert fetch_picture(f"{pictures}/a.png", 10_000, 5) == png()
-    for path, words in (("/redirect", "answered 302"), ("/large", "larger than 50,000"), ("/slow", "too slow")):
+    for path, words in (
+        ("/redirect", "answered 302"),
+        ("/large", "larger than 50,000"),
+        ("/slow", "too slow"),
+        ("/slow-head", "too slow"),
+    ):
         started = time.monotonic()
         with pytest.raises(ApiError, match=words):
             fetch_picture(pictures + path, 50_000, 0.5)
+        assert time.monotonic() - started < 2.5
+
+
+def test_a_slow_look_up_of_a_name_counts(monkeypatch) -> None:
+    monkeypatch.setattr(fetch.socket, "getaddrinfo", lambda *_, **__: time.sleep(3) or [])
+    started = time.monotonic()
+    with pytest.raises(ApiError, match="too slow"):
+        fetch_picture("http://slow.test/a.png", 1000, 0.2)
+    assert time.monotonic() - started < 2
+
+
+def test_a_slow_tls_handshake_counts(monkeypatch) -> None:
+    """A host that begins a record of TLS and sends the rest of it byte by byte."""
+    with socket.create_server(("127.0.0.1", 0)) as host:
+
+        def drip() -> None:
+            with suppress(OSError), host.accept()[0] as it:
+                it.sendall(b"\x16\x03\x03\x40\x00")
+                for _ in range(60):
+                    it.sendall(b"\x00")
+                    time.sleep(0.1)
+
+        threading.Thread(target=drip, daemon=True).start()
+        resolves_to(monkeypatch, ["8.8.8.8"])
+        monkeypatch.setattr(
+            fetch.socket, "create_connection", lambda _, timeout: connect_to(host.getsockname(), timeout)
+        )
+        started = time.monotonic()
+        with pytest.raises(ApiError, match="too slow"):
+            fetch_picture("https://slow.test/a.png", 1000, 0.5)
         assert time.monotonic() - started < 2.5
 
 
@@ -288,6 +392,8 @@ def test_limits_and_sizes_that_make_no_sense(engine) -> None:
         cache_size(engine, 2, 1000)
     with pytest.raises(ValueError, match="slots is 1"):
         cache_size(engine, 1)
+    with pytest.raises(ValueError, match=r"slots is 100,000,000: .* GiB are free, which hold"):
+        cache_size(engine, 100_000_000)
     slots, positions = cache_size(engine)
     assert positions == 192 and slots == 64
     assert Service(engine, "tiny").fetch is None

@@ -190,14 +190,19 @@ def streams_under(running: Process, *numbers: int) -> list[str | None]:
 INT, TERM, HUP = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 
 
-@pytest.mark.parametrize("numbers", [[TERM], [HUP], [INT], [TERM, TERM, HUP], [HUP, HUP], [INT, TERM]])
+@pytest.mark.parametrize(
+    "numbers",
+    [[INT], [TERM, TERM], [HUP, HUP], *(pytest.param(n, marks=pytest.mark.slow) for n in ([TERM], [HUP], [INT, TERM]))],
+)
 def test_a_signal_under_load_ends_the_process_and_loses_no_answer(model, engine, numbers) -> None:
     with process(model) as running:
         assert streams_under(running, *numbers) == [alone(engine, ["a red cat"], 150)] * 4
         assert running.ends_with() == 0
 
 
-@pytest.mark.parametrize("numbers", [[INT, INT], [TERM, INT], [HUP, INT, INT]])
+@pytest.mark.parametrize(
+    "numbers", [[INT, INT], *(pytest.param(n, marks=pytest.mark.slow) for n in ([TERM, INT], [HUP, INT, INT]))]
+)
 def test_ctrl_c_while_the_server_ends_ends_it_at_once(model, engine, numbers) -> None:
     with process(model) as running:
         assert streams_under(running, *numbers) == [None] * 4
@@ -220,7 +225,7 @@ HAS_NAMESPACES = shutil.which("unshare") and subprocess.run([*UNSHARE, "true"], 
 
 
 @pytest.mark.skipif(not HAS_NAMESPACES, reason="this machine lets nobody make a namespace of processes")
-@pytest.mark.parametrize("number", [TERM, HUP, INT])
+@pytest.mark.parametrize("number", [TERM, *(pytest.param(n, marks=pytest.mark.slow) for n in (HUP, INT))])
 def test_process_1_hears_signals_while_it_loads_and_while_it_serves(model, engine, number) -> None:
     with process(model, UNSHARE, ("-c", LOADS)) as running:
         running.waits_for("loading")
