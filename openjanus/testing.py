@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from openjanus.data.sources import world_text_tokenizer
+from openjanus.emoji.sources import world_text_tokenizer
 from openjanus.model.image_tokenizer import ImageTokenizerConfig
 from openjanus.model.janus import Janus, JanusConfig
 from openjanus.model.language_model import LanguageModelConfig

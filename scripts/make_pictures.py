@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from openjanus.data.world import Item, Named, Scene, render
+from openjanus.emoji.world import Item, Named, Scene, render
 
 TARGET = Path(__file__).parents[1] / "openjanus/assets/pictures"
 SCENES = {

@@ -1,4 +1,4 @@
-"""Makes openjanus/data/assets/tokenizer.json: byte-level BPE over the emoji world's own words and the chat template.
+"""Makes openjanus/emoji/assets/tokenizer.json: byte-level BPE over the emoji world's own words and the chat template.
 
 python scripts/make_tokenizer.py
 """
@@ -6,13 +6,13 @@ python scripts/make_tokenizer.py
 from collections.abc import Iterator
 from pathlib import Path
 
-from openjanus.data import grammar, texts, world
-from openjanus.data.splits import stream
+from openjanus.emoji import grammar, texts, world
+from openjanus.emoji.splits import stream
 from openjanus.processing.text import train_text_tokenizer
 
 VOCAB_SIZE = 1024
 NUM_SCENES = 20_000
-TARGET = Path(__file__).parents[1] / "openjanus/data/assets/tokenizer.json"
+TARGET = Path(__file__).parents[1] / "openjanus/emoji/assets/tokenizer.json"
 
 
 def corpus() -> Iterator[str]:

@@ -10,8 +10,8 @@ from io import BytesIO
 
 from PIL import Image
 
-from openjanus.data import grammar, world
-from openjanus.data.splits import stream
+from openjanus.emoji import grammar, world
+from openjanus.emoji.splits import stream
 
 SEED = 11
 NOTE = {"role": "system", "content": "You are a helpful assistant."}

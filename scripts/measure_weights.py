@@ -15,10 +15,10 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from openjanus.data import grammar
-from openjanus.data.splits import stream
-from openjanus.data.world import render, sample_scene
-from openjanus.evaluation.world_report import WorldReport
+from openjanus.emoji import grammar
+from openjanus.emoji.splits import stream
+from openjanus.emoji.world import render, sample_scene
+from openjanus.emoji.world_report import WorldReport
 from openjanus.inference.engine import Engine, load
 from openjanus.inference.sampling import SamplingOptions
 from openjanus.processing.processor import Message

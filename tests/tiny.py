@@ -5,7 +5,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from openjanus.data.sources import world_text_tokenizer
+from openjanus.emoji.sources import world_text_tokenizer
 from openjanus.model.image_tokenizer import ImageTokenizerConfig
 from openjanus.model.janus import Janus, JanusConfig
 from openjanus.model.language_model import LanguageModelConfig

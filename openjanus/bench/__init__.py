@@ -1,1 +1,1 @@
-"""How fast models draw and answer on a machine, beside a peer (floor 4)."""
+"""How fast models draw and answer on a machine, beside a peer (floor 5)."""

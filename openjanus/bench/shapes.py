@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from openjanus.data.sources import world_text_tokenizer
+from openjanus.emoji.sources import world_text_tokenizer
 from openjanus.inference.body import prepare
 from openjanus.inference.quantisation import placer
 from openjanus.model.janus import Janus, JanusConfig

@@ -54,7 +54,7 @@ def serve(
     compute: Compute = ComputeOptions(),  # noqa: B008  (frozen)
 ) -> None:
     """Load test of the server: wrong and lost answers, memory, throughput against one request at a time."""
-    from openjanus.serve.bench import BenchSettings, run
+    from openjanus.bench.load import BenchSettings, run
 
     minutes = short_or(minutes, 0.02)
     run(BenchSettings(minutes, clients, requests, url, out, model, compute.device, compute.weights, compute.threads))

@@ -1,1 +1,1 @@
-"""Sources of examples and the built-in emoji world (floor 2)."""
+"""Sources of training examples, and pictures stored as ids (floor 2)."""

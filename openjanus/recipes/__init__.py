@@ -1,4 +1,4 @@
-"""Recipes: runs as Python functions, by name (floor 4)."""
+"""Recipes: runs as Python functions, by name (floor 5)."""
 
 import difflib
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""What trainings are watched and judged by: previews as they go, and the report on a finished model (floor 4).
+"""What trainings are watched and judged by: previews as they go, and the report on a finished model (floor 5).
 
 The training loop knows none of this: it is handed callables.
 """
@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-from openjanus.data import grammar, world
 from openjanus.data.sources import stack_pictures
-from openjanus.data.splits import stream
-from openjanus.evaluation.drawing_score import in_world_size, judge
-from openjanus.evaluation.world_report import WorldReport, report_on_world
+from openjanus.emoji import grammar, world
+from openjanus.emoji.drawing_score import in_world_size, judge
+from openjanus.emoji.splits import stream
+from openjanus.emoji.world_report import WorldReport, report_on_world
 from openjanus.inference.engine import Engine
 from openjanus.inference.picture_files import contact_sheet
 from openjanus.inference.sampling import SamplingOptions

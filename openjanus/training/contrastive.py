@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openjanus.config import Config, ConfigError, FiniteFloat, PositiveInt
-from openjanus.data.sources import Gives, find_source, stack_pictures, text_tokenizer
+from openjanus.data.sources import Gives, find_source, stack_pictures
+from openjanus.emoji.sources import text_tokenizer
 from openjanus.model.vision_encoder import EncoderBlock, VisionEncoder, VisionEncoderConfig
 from openjanus.training.loop import Measures
 from openjanus.training.stage import Stage

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from openjanus import config as configs
 from openjanus.config import Config, NonNegativeFloat, PositiveInt, Range
 from openjanus.data.image_ids import ImageIds, encode
-from openjanus.data.sources import Gives, Source, find_source, text_tokenizer
+from openjanus.data.sources import Gives, Source, find_source
+from openjanus.emoji.sources import text_tokenizer
 from openjanus.model.image_tokenizer import ImageTokenizer
 from openjanus.model.janus import Janus, JanusConfig
 from openjanus.processing.processor import Conversation, Message, Processor, ProcessorConfig

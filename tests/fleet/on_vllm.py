@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 import openjanus
-from openjanus.data.sources import world_text_tokenizer
+from openjanus.emoji.sources import world_text_tokenizer
 from openjanus.fleet.command import engine_arguments, environment
 from openjanus.fleet.options import FleetOptions
 from openjanus.fleet.settings import FleetSettings

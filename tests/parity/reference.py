@@ -21,7 +21,7 @@ from transformers import (
 )
 from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
 
-from openjanus.data.sources import world_text_tokenizer
+from openjanus.emoji.sources import world_text_tokenizer
 
 BOS, EOS, PAD = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜▁pad▁｜>"
 PICTURE, BOI, EOI = "<image_placeholder>", "<begin_of_image>", "<end_of_image>"

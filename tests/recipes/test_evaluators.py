@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from openjanus.evaluation.world_report import WorldReport
+from openjanus.emoji.world_report import WorldReport
 from openjanus.inference.engine import Engine
 from openjanus.inference.sampling import SamplingOptions
 from openjanus.processing.processor import ROLES, Processor

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from openjanus.data.image_ids import ImageIds, tokenize_source
-from openjanus.data.sources import SOURCES, emoji_drawings
+from openjanus.data.sources import SOURCES
+from openjanus.emoji.sources import drawings
 from openjanus.processing.image import generation_pixels
 from openjanus.runtime import Runtime
 from openjanus.sequence import GenerateSpan, Kind
@@ -56,7 +57,7 @@ def drawn_ids(objective: JanusObjective, name: str, seed: int, index: int) -> li
 
 @pytest.fixture
 def second_source(monkeypatch) -> None:
-    monkeypatch.setitem(SOURCES, SECOND, (lambda split, seed: emoji_drawings(split, seed + 100), "conversations"))
+    monkeypatch.setitem(SOURCES, SECOND, (lambda split, seed: drawings(split, seed + 100), "conversations"))
 
 
 def test_each_source_is_trained_with_its_own_drawings(run, second_source) -> None:

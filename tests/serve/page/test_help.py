@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from openjanus.data import templates
-from openjanus.data.sprites import BACKGROUNDS, COLORS, NOUNS, OBJECTS, RECOLOURABLE
+from openjanus.emoji import templates
+from openjanus.emoji.sprites import BACKGROUNDS, COLORS, NOUNS, OBJECTS, RECOLOURABLE
 from openjanus.inference.engine import Engine
 from openjanus.weights import checkpoint
 from openjanus.weights.config import About

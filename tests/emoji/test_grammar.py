@@ -6,12 +6,12 @@ from statistics import median
 
 import pytest
 
-from openjanus.data.grammar import QUESTION_KINDS, caption, description, names, question, question_kinds
-from openjanus.data.splits import SPLITS, TASKS, stream
-from openjanus.data.sprites import COLORS, OBJECTS
-from openjanus.data.texts import KEYWORDS, mentioned_objects, text_document
-from openjanus.data.words import NUMBER_WORDS
-from openjanus.data.world import sample_scene
+from openjanus.emoji.grammar import QUESTION_KINDS, caption, description, names, question, question_kinds
+from openjanus.emoji.splits import SPLITS, TASKS, stream
+from openjanus.emoji.sprites import COLORS, OBJECTS
+from openjanus.emoji.texts import KEYWORDS, mentioned_objects, text_document
+from openjanus.emoji.words import NUMBER_WORDS
+from openjanus.emoji.world import sample_scene
 
 SAMPLES = [(sample_scene(split, 9, index), stream(split, 9, index, 1)) for split in SPLITS for index in range(800)]
 

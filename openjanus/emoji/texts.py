@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from openjanus.data.splits import TRAIN_PAIRS, TRAIN_STYLES, allowed_colors, is_train_pair
-from openjanus.data.sprites import BACKGROUNDS, COLORS, NOUNS, OBJECTS, RECOLOURABLE
-from openjanus.data.words import NUMBER_WORDS, capitalised, coin, noun_phrase, pick, with_article
+from openjanus.emoji.splits import TRAIN_PAIRS, TRAIN_STYLES, allowed_colors, is_train_pair
+from openjanus.emoji.sprites import BACKGROUNDS, COLORS, NOUNS, OBJECTS, RECOLOURABLE
+from openjanus.emoji.words import NUMBER_WORDS, capitalised, coin, noun_phrase, pick, with_article
 
 Writer = Callable[[np.random.Generator], str]
 

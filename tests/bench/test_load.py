@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from openjanus.bench.load import Client, Load, measure, mix
 from openjanus.cli import main
 from openjanus.serve import bench
-from openjanus.serve.bench import Client, Load, measure, mix
 from tests.serve.conftest import run_server, until
 from tests.serve.test_faults import CHAT, chat_body
 

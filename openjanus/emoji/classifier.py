@@ -7,7 +7,7 @@ spoilt pictures of corruption.py, on which it is measured, are drawn by other co
 
     crop [32, 32] -> five convolutions -> object (40 or none), colour (8 or none)      131 thousand parameters
 
-The shipped weights: `python -m openjanus.evaluation.classifier`, minutes on one core.
+The shipped weights: `python -m openjanus.emoji.classifier`, minutes on one core.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from openjanus.data.splits import TRAIN_STYLES
-from openjanus.data.sprites import BACKGROUNDS, COLORS, NOUNS, OBJECTS
-from openjanus.data.words import coin, pick
-from openjanus.data.world import GAP_PX, Item
-from openjanus.evaluation.corruption import artwork_of, filled, lay, tone_of
-from openjanus.evaluation.scene_reader import WINDOWS_PX, Reading
+from openjanus.emoji.corruption import artwork_of, filled, lay, tone_of
+from openjanus.emoji.scene_reader import WINDOWS_PX, Reading
+from openjanus.emoji.splits import TRAIN_STYLES
+from openjanus.emoji.sprites import BACKGROUNDS, COLORS, NOUNS, OBJECTS
+from openjanus.emoji.words import coin, pick
+from openjanus.emoji.world import GAP_PX, Item
 
 WEIGHTS = Path(__file__).parent / "assets" / "classifier.safetensors"
 CROP_PX, MARGIN_PX = 32, 2
@@ -61,7 +61,7 @@ class Classifier(nn.Module):
 @cache
 def shipped_classifier() -> Classifier:
     if not WEIGHTS.exists():
-        raise ValueError(f"{WEIGHTS.name} is missing; train it with python -m openjanus.evaluation.classifier")
+        raise ValueError(f"{WEIGHTS.name} is missing; train it with python -m openjanus.emoji.classifier")
     model = Classifier()
     model.load_state_dict({name: value.float() for name, value in load_file(WEIGHTS).items()})
     return model.eval()

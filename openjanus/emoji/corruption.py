@@ -14,9 +14,9 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image, ImageFilter
 
-from openjanus.data.sprites import BACKGROUNDS, COLORS, NOUNS, OBJECTS, scaled_sprite
-from openjanus.data.words import coin, pick
-from openjanus.data.world import CANVAS_PX, GAP_PX, LATTICE_PX, MULTI_PX, SIZES_PX, Item, Scene, place_of, render
+from openjanus.emoji.sprites import BACKGROUNDS, COLORS, NOUNS, OBJECTS, scaled_sprite
+from openjanus.emoji.words import coin, pick
+from openjanus.emoji.world import CANVAS_PX, GAP_PX, LATTICE_PX, MULTI_PX, SIZES_PX, Item, Scene, place_of, render
 
 Artwork = tuple[np.ndarray, np.ndarray]  # premultiplied colour [s, s, 3], one minus alpha [s, s, 1]
 # Artwork with less detail than this inside its silhouette (hearts, bells, shirts) is its silhouette.

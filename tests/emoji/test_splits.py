@@ -3,8 +3,8 @@
 import re
 from collections import Counter
 
-from openjanus.data.grammar import caption, description, question, question_kinds
-from openjanus.data.splits import (
+from openjanus.emoji.grammar import caption, description, question, question_kinds
+from openjanus.emoji.splits import (
     HELDOUT_COLOR_PAIRS,
     HELDOUT_OBJECT_PAIRS,
     HELDOUT_PAIRS,
@@ -17,9 +17,9 @@ from openjanus.data.splits import (
     scene_pairs,
     stream,
 )
-from openjanus.data.sprites import COLORS, NOUNS, OBJECTS, RECOLOURABLE
-from openjanus.data.texts import mentioned_objects, text_document
-from openjanus.data.world import sample_scene
+from openjanus.emoji.sprites import COLORS, NOUNS, OBJECTS, RECOLOURABLE
+from openjanus.emoji.texts import mentioned_objects, text_document
+from openjanus.emoji.world import sample_scene
 
 _NAMES = "|".join(word for noun in RECOLOURABLE for word in {noun, OBJECTS[noun].plural})
 _SINGULAR = {word: noun for noun in RECOLOURABLE for word in (noun, OBJECTS[noun].plural)}

@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from openjanus.data.splits import TASKS
-from openjanus.data.world import CANVAS_PX, Scene, render, sample_scene
-from openjanus.evaluation.classifier import relabel
-from openjanus.evaluation.corruption import CORRUPTIONS, blurred, corrupted
-from openjanus.evaluation.scene_reader import MAX_CLUTTER_PX, FoundItem, Reading, read_scene
+from openjanus.emoji.classifier import relabel
+from openjanus.emoji.corruption import CORRUPTIONS, blurred, corrupted
+from openjanus.emoji.scene_reader import MAX_CLUTTER_PX, FoundItem, Reading, read_scene
+from openjanus.emoji.splits import TASKS
+from openjanus.emoji.world import CANVAS_PX, Scene, render, sample_scene
 
 # Measured sizes that count as the word; the world draws 28, 40 and 52.
 SIZE_RANGES_PX = {"small": (0, 33), "medium": (34, 46), "big": (47, CANVAS_PX)}

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from openjanus.data.words import NUMBER_WORDS
+from openjanus.emoji.words import NUMBER_WORDS
 
 _DIGITS = {word: str(value) for value, word in enumerate(NUMBER_WORDS)}
 

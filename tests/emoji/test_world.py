@@ -5,9 +5,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from openjanus.data.splits import HELDOUT_STYLE, SPLIT_TASKS, SPLITS, TASKS, TRAIN_STYLES
-from openjanus.data.sprites import BACKGROUNDS, OBJECTS
-from openjanus.data.world import (
+from openjanus.emoji.splits import HELDOUT_STYLE, SPLIT_TASKS, SPLITS, TASKS, TRAIN_STYLES
+from openjanus.emoji.sprites import BACKGROUNDS, OBJECTS
+from openjanus.emoji.world import (
     CANVAS_PX,
     GAP_PX,
     LATTICE_PX,

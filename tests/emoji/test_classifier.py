@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from openjanus.data.world import render, sample_scene
-from openjanus.evaluation import classifier
-from openjanus.evaluation.classifier import CROP_PX, classifier_accuracy, crop_of, relabel, train_classifier
-from openjanus.evaluation.scene_reader import read_scene
+from openjanus.emoji import classifier
+from openjanus.emoji.classifier import CROP_PX, classifier_accuracy, crop_of, relabel, train_classifier
+from openjanus.emoji.scene_reader import read_scene
+from openjanus.emoji.world import render, sample_scene
 
 
 def test_training_is_reproducible_and_saves_small_weights(tmp_path):

@@ -12,11 +12,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from openjanus.data import grammar
-from openjanus.data.splits import stream
-from openjanus.data.world import Scene, render, sample_scene
-from openjanus.evaluation.answer_score import AnswerScore, format_answers, score_answers
-from openjanus.evaluation.drawing_score import (
+from openjanus.emoji import grammar
+from openjanus.emoji.answer_score import AnswerScore, format_answers, score_answers
+from openjanus.emoji.drawing_score import (
     DrawingReport,
     Share,
     format_error,
@@ -25,6 +23,8 @@ from openjanus.evaluation.drawing_score import (
     measured_error,
     score_drawings,
 )
+from openjanus.emoji.splits import stream
+from openjanus.emoji.world import Scene, render, sample_scene
 
 DRAWING_SPLITS = ("seen", "heldout_color", "heldout_pair")
 ANSWER_SPLITS = ("seen", "heldout_color", "heldout_pair", "heldout_style")

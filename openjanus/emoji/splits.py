@@ -11,7 +11,7 @@ from itertools import combinations
 
 import numpy as np
 
-from openjanus.data.sprites import COLORS, NOUNS, RECOLOURABLE, STYLES
+from openjanus.emoji.sprites import COLORS, NOUNS, RECOLOURABLE, STYLES
 
 TASKS = ("one", "color", "counting", "two", "position", "attribute")
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from openjanus.evaluation.answer_score import format_answers, normalised, score_answers
+from openjanus.emoji.answer_score import format_answers, normalised, score_answers
 
 
 @pytest.mark.parametrize(

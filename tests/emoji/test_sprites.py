@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from openjanus.data.sprites import (
+from openjanus.emoji.sprites import (
     BACKGROUNDS,
     COLORS,
     NOUNS,

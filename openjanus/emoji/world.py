@@ -18,7 +18,7 @@ from itertools import accumulate
 
 import numpy as np
 
-from openjanus.data.splits import (
+from openjanus.emoji.splits import (
     HELDOUT_STYLE,
     SPLIT_TASKS,
     TASKS,
@@ -28,8 +28,8 @@ from openjanus.data.splits import (
     scene_pairs,
     stream,
 )
-from openjanus.data.sprites import BACKGROUNDS, NOUNS, OBJECTS, RECOLOURABLE, scaled_sprite
-from openjanus.data.words import coin, pick
+from openjanus.emoji.sprites import BACKGROUNDS, NOUNS, OBJECTS, RECOLOURABLE, scaled_sprite
+from openjanus.emoji.words import coin, pick
 
 # Layout. A tiny model over 8x8-px patches must learn this, so places are few and sprites never touch: everything is in
 # pixels of a 64-px canvas, on a lattice as wide as a patch, and boxes of different items are >= GAP_PX apart.

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from openjanus.data.sprites import BACKGROUNDS
-from openjanus.data.world import CANVAS_PX, render, sample_scene
-from openjanus.evaluation.corruption import blurred
-from openjanus.evaluation.scene_reader import MAX_CLUTTER_PX, read_scene
+from openjanus.emoji.corruption import blurred
+from openjanus.emoji.scene_reader import MAX_CLUTTER_PX, read_scene
+from openjanus.emoji.sprites import BACKGROUNDS
+from openjanus.emoji.world import CANVAS_PX, render, sample_scene
 
 
 @pytest.mark.parametrize("split", ["seen", "heldout_color", "heldout_pair"])

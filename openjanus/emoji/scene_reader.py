@@ -19,8 +19,8 @@ from functools import cache
 
 import numpy as np
 
-from openjanus.data.splits import TRAIN_STYLES
-from openjanus.data.sprites import (
+from openjanus.emoji.splits import TRAIN_STYLES
+from openjanus.emoji.sprites import (
     BACKGROUNDS,
     COLORS,
     NOUNS,
@@ -31,7 +31,7 @@ from openjanus.data.sprites import (
     tint_weight,
     to_oklab,
 )
-from openjanus.data.world import CANVAS_PX
+from openjanus.emoji.world import CANVAS_PX
 
 # Sizes between those of the world, so that a drawing of odd size is seen for what it is.
 WINDOWS_PX = (28, 34, 40, 46, 52)

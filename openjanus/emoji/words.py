@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from openjanus.data.sprites import OBJECTS
+from openjanus.emoji.sprites import OBJECTS
 
 T = TypeVar("T")
 

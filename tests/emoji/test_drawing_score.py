@@ -6,10 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from openjanus.data.splits import TASKS
-from openjanus.data.world import Item, Named, Scene, render, sample_scene
-from openjanus.evaluation.corruption import CORRUPTIONS, blurred, corrupted
-from openjanus.evaluation.drawing_score import (
+from openjanus.emoji.corruption import CORRUPTIONS, blurred, corrupted
+from openjanus.emoji.drawing_score import (
     Share,
     format_error,
     format_report,
@@ -19,7 +17,9 @@ from openjanus.evaluation.drawing_score import (
     scorer_error,
     verdict,
 )
-from openjanus.evaluation.scene_reader import FoundItem, Reading
+from openjanus.emoji.scene_reader import FoundItem, Reading
+from openjanus.emoji.splits import TASKS
+from openjanus.emoji.world import Item, Named, Scene, render, sample_scene
 
 SEED = 31
 # Bars for samples of some forty; the measured shares (n = 300) are in assets/scorer_error.json.

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from openjanus.data import templates as T
-from openjanus.data.splits import allowed_colors, allowed_partners
-from openjanus.data.sprites import BACKGROUNDS, OBJECTS
-from openjanus.data.texts import text_document
-from openjanus.data.words import NUMBER_WORDS, capitalised, coin, noun_phrase, pick, with_article
-from openjanus.data.world import MAX_COUNT, SIZES_PX, Item, Scene, place_of, relation_of
+from openjanus.emoji import templates as T
+from openjanus.emoji.splits import allowed_colors, allowed_partners
+from openjanus.emoji.sprites import BACKGROUNDS, OBJECTS
+from openjanus.emoji.texts import text_document
+from openjanus.emoji.words import NUMBER_WORDS, capitalised, coin, noun_phrase, pick, with_article
+from openjanus.emoji.world import MAX_COUNT, SIZES_PX, Item, Scene, place_of, relation_of
 
 __all__ = ["QUESTION_KINDS", "Question", "caption", "description", "question", "question_kinds", "text_document"]
 

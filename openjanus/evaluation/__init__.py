@@ -1,1 +1,0 @@
-"""Scorers and reports (floor 3)."""
