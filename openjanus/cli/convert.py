@@ -23,7 +23,6 @@ def convert(
 ) -> None:
     """Write a checkpoint again in another format or dtype, or a run's newest state as a checkpoint folder."""
     from openjanus.runtime import DTYPES, dtype_name
-    from openjanus.training.janus import JanusObjective
     from openjanus.training.run import restore
     from openjanus.weights import checkpoint
     from openjanus.weights.hub import NANO, find_checkpoint
@@ -33,10 +32,7 @@ def convert(
         raise ValueError(f"format {format!r}: expected one of {', '.join(checkpoint.FORMATS)}")
     with folder_to_write(target):
         if source != NANO and (Path(source) / "run.json").is_file():
-            objective = restore(Path(source))
-            if not isinstance(objective, JanusObjective):
-                raise ValueError(f"{source}: not the run of a Janus")
-            kept = objective.checkpoint()
+            kept = restore(Path(source))
         else:
             folder = find_checkpoint(source, revision, ignore_config_keys)
             with progress_bar("reading") as progress:

@@ -33,5 +33,5 @@ def train(
     dtype = dtype_name(dtype, ("auto", "float32", "bfloat16"))
     folder = out or Path("runs") / recipe
     check_folder(folder)
-    objective = train_run(run, folder, choose_runtime(device, dtype, threads), evaluators_of, short_or(stop_after, 1))
-    print(keep_result(run, objective, folder))
+    trained = train_run(run, folder, choose_runtime(device, dtype, threads), evaluators_of, short_or(stop_after, 1))
+    print(keep_result(trained, folder))

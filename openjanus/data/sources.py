@@ -8,6 +8,7 @@ line in `SOURCES`.
 import difflib
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from openjanus.processing.image import generation_pixels, to_pixels
+from openjanus.processing.text import TextTokenizer
 
 Source = Callable[[int], Any]
 Gives = Literal["pictures", "captioned pictures", "conversations"]  # what a source's examples are
@@ -30,6 +32,9 @@ SOURCES: dict[str, tuple[str | MakeSource, Gives]] = {
     "emoji.texts": ("openjanus.emoji.sources:texts", "conversations"),
 }
 
+# "module:function", as above: the text tokenizers of worlds that have one.
+TEXT_TOKENIZERS = {"emoji": "openjanus.emoji.sources:world_text_tokenizer"}
+
 
 def find_source(name: str, wanted: Gives) -> MakeSource:
     """A source by name. Raises ValueError for an unknown one, and for one whose examples are of another kind."""
@@ -41,10 +46,26 @@ def find_source(name: str, wanted: Gives) -> MakeSource:
     make, gives = SOURCES[name]
     if gives != wanted:
         raise ValueError(f"source {name!r} gives {gives}, but this needs {wanted}: use {' or '.join(fitting)}")
-    if isinstance(make, str):
-        module, _, function = make.partition(":")
-        return getattr(import_module(module), function)
-    return make
+    return _imported(make) if isinstance(make, str) else make
+
+
+def find_text_tokenizer(name: str) -> TextTokenizer:
+    """A text tokenizer of `TEXT_TOKENIZERS`, of a file, or of a checkpoint folder.
+
+    Raises ValueError if there is no name, or if the file is missing or not a tokenizer.
+    """
+    if not name:
+        raise ValueError(
+            f"text_tokenizer names none, expected {', '.join(TEXT_TOKENIZERS)}, a file, or a checkpoint folder"
+        )
+    if name in TEXT_TOKENIZERS:
+        return _imported(TEXT_TOKENIZERS[name])()
+    return TextTokenizer.load(Path(name) / "tokenizer.json" if Path(name).is_dir() else name)
+
+
+def _imported(name: str) -> Any:
+    module, _, function = name.partition(":")
+    return getattr(import_module(module), function)
 
 
 def stack_pictures(arrays: Sequence[np.ndarray], size_px: int) -> Tensor:

@@ -2,7 +2,6 @@
 
 from functools import lru_cache
 from importlib.resources import files
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -83,13 +82,3 @@ def texts(split: str, seed: int) -> Source:
 def world_text_tokenizer() -> TextTokenizer:
     """The emoji world's own tokenizer (scripts/make_tokenizer.py)."""
     return TextTokenizer.load(str(files("openjanus.emoji") / "assets" / "tokenizer.json"))
-
-
-def text_tokenizer(path: str = "") -> TextTokenizer:
-    """The text tokenizer of a file or a checkpoint folder; of the emoji world if there is none given.
-
-    Raises ValueError if the file is missing or not a tokenizer.
-    """
-    if not path:
-        return world_text_tokenizer()
-    return TextTokenizer.load(Path(path) / "tokenizer.json" if Path(path).is_dir() else path)

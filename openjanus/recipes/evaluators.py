@@ -22,11 +22,10 @@ from openjanus.inference.sampling import SamplingOptions
 from openjanus.model.image_tokenizer import ImageTokenizer
 from openjanus.processing.image import to_images
 from openjanus.processing.processor import Message
-from openjanus.training.janus import JanusObjective
-from openjanus.training.loop import Evaluator, Objective
-from openjanus.training.run import Run
-from openjanus.training.tokenizer import TokenizerAndDiscriminator, TokenizerObjective
+from openjanus.training.loop import Evaluator, Training
+from openjanus.training.tokenizer import TokenizerAndDiscriminator
 from openjanus.weights import checkpoint
+from openjanus.weights.config import Checkpoint
 
 PREVIEW_SEED = 7
 NUM_PREVIEWS = 32
@@ -34,18 +33,18 @@ BATCH = 50
 ANSWER_TOKENS = 16  # of a preview's answer: the world's own have up to 3
 
 
-def evaluators_of(objective: Objective) -> Sequence[Evaluator]:
+def evaluators_of(training: Training) -> Sequence[Evaluator]:
     """The previews that suit what is trained."""
-    if isinstance(objective, JanusObjective):
-        return [JanusPreview(objective)]
-    return [preview_reconstructions] if isinstance(objective, TokenizerObjective) else []
+    if training.checkpoint is not None:
+        return [JanusPreview(training.checkpoint)]
+    return [preview_reconstructions] if isinstance(training.model, TokenizerAndDiscriminator) else []
 
 
-def keep_result(run: Run, objective: Objective, folder: Path) -> Path:
+def keep_result(training: Training, folder: Path) -> Path:
     """After a training of Janus: the model as a checkpoint folder of its own. Others keep their run's checkpoint."""
-    if not isinstance(objective, JanusObjective):
+    if training.checkpoint is None:
         return folder
-    checkpoint.save(objective.checkpoint(), folder / "model")
+    checkpoint.save(training.checkpoint, folder / "model")
     return folder / "model"
 
 
@@ -74,11 +73,11 @@ def redrawn(tokenizer: ImageTokenizer, pictures: Sequence[np.ndarray]) -> list[I
 class JanusPreview:
     """Draws prompts never trained on and answers questions about pictures never trained on."""
 
-    def __init__(self, objective: JanusObjective):
-        self.objective = objective
+    def __init__(self, trained: Checkpoint):
+        self.trained = trained
 
     def __call__(self, model: nn.Module, step: int, folder: Path) -> dict[str, float]:
-        engine = Engine(self.objective.checkpoint())
+        engine = Engine(self.trained)
         scenes = [world.sample_scene("seen", PREVIEW_SEED, i) for i in range(NUM_PREVIEWS)]
         prompts = [grammar.caption(s, stream("seen", PREVIEW_SEED, i, 1)) for i, s in enumerate(scenes)]
         images = engine.generate(prompts, seeds=range(NUM_PREVIEWS))

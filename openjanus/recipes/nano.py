@@ -59,7 +59,13 @@ def tokenizer() -> Run:
 def encoder() -> Run:
     """SigLIP on pictures and their captions, 40% of which name the objects alone."""
     task = ContrastiveTraining(
-        VISION_ENCODER, text_num_layers=2, text_num_heads=3, text_mlp_width=768, num_text_tokens=48, bias=-5.0
+        VISION_ENCODER,
+        text_num_layers=2,
+        text_num_heads=3,
+        text_mlp_width=768,
+        num_text_tokens=48,
+        bias=-5.0,
+        text_tokenizer="emoji",
     )
     stage = Stage(
         "contrast", 1200, 1e-3, {"emoji.captions": 128}, schedule="cosine", warmup_steps=100, weight_decay=0.05
@@ -93,6 +99,7 @@ def janus() -> Run:
         tokenizer_from="runs/nano.tokenizer",
         encoder_from="runs/nano.encoder",
         image_ids="runs/nano.image_ids.safetensors",
+        text_tokenizer="emoji",
         row_tokens=256,
         micro_batch_rows=16,
         text_weight=4.0,
@@ -140,6 +147,7 @@ def longer() -> Run:
         encoder_from="",
         sampling={},
         start_from="runs/nano.janus/model",
+        text_tokenizer="",
         image_ids="runs/nano.longer_ids.safetensors",
         row_tokens=192,
     )

@@ -1,1 +1,1 @@
-"""One loop for every training (floor 4)."""
+"""One loop for every training (floor 3)."""

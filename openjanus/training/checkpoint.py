@@ -1,6 +1,6 @@
 """Training checkpoints: everything that the next step depends on, in safetensors and JSON, written atomically.
 
-    RUN/checkpoints/00001200/model.safetensors       all parameters and buffers of the objective's model
+    RUN/checkpoints/00001200/model.safetensors       all parameters and buffers of the training's model
                              optimizer.safetensors   every tensor of the optimiser's state
                              state.json              step, stages, figures that wait for their line in the log
                              SHA256SUMS              of the three, as `sha256sum -c` reads it

@@ -11,16 +11,17 @@ same caption: equal captions count as belonging to both. The text tower is dropp
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openjanus.config import Config, ConfigError, FiniteFloat, PositiveInt
-from openjanus.data.sources import Gives, find_source, stack_pictures
-from openjanus.emoji.sources import text_tokenizer
+from openjanus.data.sources import Gives, find_source, find_text_tokenizer, stack_pictures
 from openjanus.model.vision_encoder import EncoderBlock, VisionEncoder, VisionEncoderConfig
-from openjanus.training.loop import Measures
+from openjanus.processing.text import TextTokenizer
+from openjanus.training.loop import Measures, Training
 from openjanus.training.stage import Stage
 
 
@@ -28,8 +29,10 @@ from openjanus.training.stage import Stage
 class ContrastiveTraining(Config):
     """`vision_encoder` must have its pooling head; the text tower has the same width.
 
-    `text_tokenizer`: of a file or checkpoint folder; none: the emoji world's.
+    `text_tokenizer`: a name of `TEXT_TOKENIZERS`, a file, or a checkpoint folder.
     """
+
+    examples: ClassVar[Gives] = "captioned pictures"  # what its sources give
 
     vision_encoder: VisionEncoderConfig = field(default_factory=lambda: VisionEncoderConfig(pooling_head=True))
     text_num_layers: PositiveInt = 24
@@ -105,21 +108,26 @@ class PairBatch:
     text_ids: Tensor
     belongs: Tensor
 
+    def __len__(self) -> int:
+        return len(self.pixels)
 
-class ContrastiveObjective:
-    """SigLIP; of the model only `vision_encoder` is kept."""
+    def to(self, device: torch.device | str) -> "PairBatch":
+        """The same batch on a device."""
+        return PairBatch(self.pixels.to(device), self.text_ids.to(device), self.belongs.to(device))
 
-    examples: Gives = "captioned pictures"
 
-    def __init__(self, c: ContrastiveTraining, seed: int):
-        self.config, self.seed = c, seed
-        self.text = text_tokenizer(c.text_tokenizer)
-        self.model = TwoTowers(c, self.text.vocab_size)
+@dataclass
+class PairData:
+    """Steps as one batch of pictures and their captions."""
 
-    def micro_batches(self, stage: Stage, step: int) -> Sequence[PairBatch]:
+    config: ContrastiveTraining
+    seed: int
+    text: TextTokenizer
+
+    def __call__(self, stage: Stage, step: int) -> Sequence[PairBatch]:
         pictures, captions = [], []
         for name, count in stage.mixture.items():
-            source = find_source(name, self.examples)("train", self.seed)
+            source = find_source(name, self.config.examples)("train", self.seed)
             for i in range(count):
                 picture, caption = source(step * count + i)
                 pictures.append(picture)
@@ -130,19 +138,19 @@ class ContrastiveObjective:
             row[: len(ids)] = torch.tensor(ids)
         text_ids = text_ids[:, : int((text_ids >= 0).sum(dim=1).max())]
         belongs = torch.tensor([[a == b for b in captions] for a in captions])
-        device = self.model.bias.device
-        pixels = stack_pictures(pictures, self.config.vision_encoder.image_size_px)
-        return [PairBatch(pixels.to(device), text_ids.to(device), belongs.to(device))]
+        return [PairBatch(stack_pictures(pictures, self.config.vision_encoder.image_size_px), text_ids, belongs)]
 
-    def count(self, batch: PairBatch) -> int:
-        return len(batch.pixels)
 
-    def clip_groups(self, trainable: dict[str, nn.Parameter]) -> list[list[nn.Parameter]]:
-        return [list(trainable.values())]
+def contrastive_loss(model: TwoTowers, batch: PairBatch, step: int) -> tuple[Tensor, Measures]:
+    """SigLIP's sigmoid loss, summed over the images; logs how often an image's best caption is its own."""
+    logits = model(batch.pixels, batch.text_ids).float()
+    loss = -F.logsigmoid(torch.where(batch.belongs, logits, -logits)).sum()
+    best = logits.detach().argmax(dim=1)
+    found = batch.belongs[torch.arange(len(best)), best].sum()
+    return loss, {"image_to_text": (found, len(best))}
 
-    def loss(self, batch: PairBatch, stage: Stage, step: int) -> tuple[Tensor, Measures]:
-        logits = self.model(batch.pixels, batch.text_ids).float()
-        loss = -F.logsigmoid(torch.where(batch.belongs, logits, -logits)).sum()
-        best = logits.detach().argmax(dim=1)
-        found = batch.belongs[torch.arange(len(best)), best].sum()
-        return loss, {"image_to_text": (found, len(best))}
+
+def contrastive_training(c: ContrastiveTraining, seed: int) -> Training:
+    """SigLIP; of the model only `vision_encoder` is kept."""
+    text = find_text_tokenizer(c.text_tokenizer)
+    return Training(TwoTowers(c, text.vocab_size), PairData(c, seed, text), contrastive_loss)

@@ -8,25 +8,24 @@ which is what classifier-free guidance compares with (§3.4). All kinds of examp
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Annotated, Any
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from openjanus import config as configs
 from openjanus.config import Config, NonNegativeFloat, PositiveInt, Range
 from openjanus.data.image_ids import ImageIds, encode
-from openjanus.data.sources import Gives, Source, find_source
-from openjanus.emoji.sources import text_tokenizer
+from openjanus.data.sources import Gives, Source, find_source, find_text_tokenizer
 from openjanus.model.image_tokenizer import ImageTokenizer
 from openjanus.model.janus import Janus, JanusConfig
 from openjanus.processing.processor import Conversation, Message, Processor, ProcessorConfig
 from openjanus.sequence import Batch, Document, GenerateSpan, Kind, pack
-from openjanus.training.loop import Measures
+from openjanus.training.loop import Measures, Training
 from openjanus.training.stage import Stage
 from openjanus.weights.checkpoint import check_tensors, load, load_part
 from openjanus.weights.config import Checkpoint, CheckpointConfig
@@ -36,7 +35,7 @@ from openjanus.weights.hub import find_checkpoint
 @dataclass(frozen=True)
 class JanusTraining(Config):
     """From nothing: `model` and `processor` with the eyes of two finished runs, `tokenizer_from` and `encoder_from`,
-    and the text tokenizer of a file or checkpoint folder (none: the emoji world's).
+    and a `text_tokenizer`: a name of `TEXT_TOKENIZERS`, a file, or a checkpoint folder.
 
     `start_from`: all of a checkpoint instead (fine-tuning): its weights, its text tokenizer, and its own settings of
     model, processor and sampling, not those here. `changes` alter them: ("processor.system_prompt=Be brief.",).
@@ -45,6 +44,8 @@ class JanusTraining(Config):
     drawings of a source without a file are encoded when their turn comes. `text_weight` 1 is the paper's loss (no task
     weights).
     """
+
+    examples: ClassVar[Gives] = "conversations"  # what its sources give
 
     model: JanusConfig | None
     processor: ProcessorConfig | None
@@ -83,7 +84,7 @@ def starting_checkpoint(c: JanusTraining) -> Checkpoint:
     load_part(model.generation.tokenizer, c.tokenizer_from, "tokenizer.")
     load_part(model.understanding.encoder, c.encoder_from, "vision_encoder.", dropped=("pooling_head.*",))
     model.generation.initialise_from_codebook()
-    text, vocab_size = text_tokenizer(c.text_tokenizer), c.model.language_model.vocab_size
+    text, vocab_size = find_text_tokenizer(c.text_tokenizer), c.model.language_model.vocab_size
     if text.vocab_size > vocab_size:
         raise ValueError(f"the text tokenizer has {text.vocab_size} ids, the model only {vocab_size}")
     return Checkpoint(model, Processor(c.processor, text), c.sampling)
@@ -112,24 +113,20 @@ def starting_tokenizer(c: JanusTraining) -> ImageTokenizer:
     return tokenizer
 
 
-class JanusObjective:
-    """Next-token prediction with both heads."""
+@dataclass
+class JanusData:
+    """Steps as packed rows of documents of every kind.
 
-    examples: Gives = "conversations"
+    `image_tokenizer` is that of the model: it encodes the drawings that no file holds as ids.
+    """
 
-    def __init__(self, c: JanusTraining, seed: int, start: Checkpoint | None = None):
-        """`start`: the checkpoint to begin with, whose weights may still be missing; None: what the config names."""
-        self.config, self.seed = c, seed
-        begin = start or starting_checkpoint(c)
-        self.model, self.processor = begin.model, begin.processor
-        self.sampling = begin.sampling if c.start_from else c.sampling
-
-    def checkpoint(self) -> Checkpoint:
-        """The model with its processor and its default sampling settings."""
-        return Checkpoint(self.model, self.processor, self.sampling)
+    config: JanusTraining
+    seed: int
+    processor: Processor
+    image_tokenizer: ImageTokenizer
 
     def inputs(self) -> dict[str, Any]:
-        """What the batches are made of besides the config: a run that goes on must find the same."""
+        """The files of image ids that the batches are made of."""
         return {
             f"image ids of {ids.source}": {"image_tokenizer": ids.tokenizer, "num": len(ids), "seed": ids.seed}
             for ids in self._files
@@ -151,23 +148,23 @@ class JanusObjective:
         """Drawings as ids, by source. They are compared with the image tokenizer when the first batch is made: only
         then is the model the one that a run goes on with."""
         for ids in self._files:
-            ids.check(self.model.generation.tokenizer)
+            ids.check(self.image_tokenizer)
         return {ids.source: ids for ids in self._files}
 
-    def micro_batches(self, stage: Stage, step: int) -> Sequence[Batch]:
+    def __call__(self, stage: Stage, step: int) -> Sequence[Batch]:
         documents = []
         for name, count in stage.mixture.items():
             # Ids were made of the drawings of one seed; another seed's captions would belong to other pictures.
             seed = self.image_ids[name].seed if name in self.image_ids else self.seed
-            source = find_source(name, self.examples)("train", seed)
+            source = find_source(name, self.config.examples)("train", seed)
             for index in range(step * count, (step + 1) * count):
-                documents.append(self._document(name, source, index))
+                documents.append(self.document(name, source, index))
         batch = pack(documents, self.config.row_tokens)
         rows = self.config.micro_batch_rows
-        device = self.model.language_model.norm.weight.device
-        return [batch.rows(start, start + rows).to(device) for start in range(0, len(batch.tokens), rows)]
+        return [batch.rows(start, start + rows) for start in range(0, len(batch.tokens), rows)]
 
-    def _document(self, name: str, source: Source, index: int) -> Document:
+    def document(self, name: str, source: Source, index: int) -> Document:
+        """Example `index` of the source called `name`."""
         # Drawn anew each time a drawing comes round, so that no caption is left out for good.
         dropped = np.random.default_rng([self.seed, index, 3]).random() < self.config.drop_caption
         made = self.image_ids.get(name)
@@ -184,30 +181,44 @@ class JanusObjective:
         def ids_of(part: Any) -> Any:
             if not isinstance(part, Image.Image):
                 return part
-            return encode(self.model.generation.tokenizer, [part])[0] if made is None else made
+            return encode(self.image_tokenizer, [part])[0] if made is None else made
 
         return [
             Message(m.role, [ids_of(part) for part in m.content]) if m.role == "assistant" else m for m in conversation
         ]
 
-    def count(self, batch: Batch) -> int:
-        return batch.num_targets()
 
-    def clip_groups(self, trainable: dict[str, nn.Parameter]) -> list[list[nn.Parameter]]:
-        return [list(trainable.values())]
+def janus_loss(model: Janus, batch: Batch, step: int, text_weight: float = 1.0) -> tuple[Tensor, Measures]:
+    """Cross-entropy of both heads, summed over the positions that each is supervised at."""
+    hidden = model(batch)
+    total = hidden.sum() * 0  # a batch may lack one of the kinds
+    measures: Measures = {}
+    heads = {
+        "text": (Kind.TEXT, model.text_logits, text_weight),
+        "image": (Kind.GENERATE, model.image_logits, 1.0),
+    }
+    for name, (kind, head, weight) in heads.items():
+        here = batch.target_kind == kind
+        if here.any():
+            loss = F.cross_entropy(head(hidden[here]).float(), batch.target[here], reduction="sum")
+            total = total + weight * loss
+            measures[f"{name}_loss"] = (loss.detach(), int(here.sum()))
+    return total, measures
 
-    def loss(self, batch: Batch, stage: Stage, step: int) -> tuple[Tensor, Measures]:
-        hidden = self.model(batch)
-        total = hidden.sum() * 0  # a batch may lack one of the kinds
-        measures: Measures = {}
-        heads = {
-            "text": (Kind.TEXT, self.model.text_logits, self.config.text_weight),
-            "image": (Kind.GENERATE, self.model.image_logits, 1.0),
-        }
-        for name, (kind, head, weight) in heads.items():
-            here = batch.target_kind == kind
-            if here.any():
-                loss = F.cross_entropy(head(hidden[here]).float(), batch.target[here], reduction="sum")
-                total = total + weight * loss
-                measures[f"{name}_loss"] = (loss.detach(), int(here.sum()))
-        return total, measures
+
+def janus_training(c: JanusTraining, seed: int, start: Checkpoint | None = None) -> Training:
+    """Next-token prediction with both heads.
+
+    `start`: the checkpoint to begin with, whose weights may still be missing; None: what the config names.
+    """
+    begin = start or starting_checkpoint(c)
+    exported = begin if c.start_from else replace(begin, sampling=c.sampling)
+    data = JanusData(c, seed, begin.processor, begin.model.generation.tokenizer)
+    return Training(
+        begin.model,
+        data,
+        partial(janus_loss, text_weight=c.text_weight),
+        num_targets=Batch.num_targets,
+        checkpoint=exported,
+        inputs=data.inputs,
+    )

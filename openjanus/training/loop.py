@@ -1,6 +1,6 @@
 """The one training loop: Janus in its three stages, the image tokenizer and the contrastive encoder all run through it.
 
-What differs between trainings is an `Objective`: which model, which batches, which loss. The loop knows stages,
+What differs between trainings is a `Training`: a model, the data of each step, and a loss. The loop knows stages,
 optimisers, schedules, clipping, logs, previews and checkpoints. Losses are sums; they are divided by the count of
 targets of the whole step, so that cutting a step into micro-batches changes nothing.
 """
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -26,32 +26,37 @@ from openjanus.training.interruption import Interruption
 from openjanus.training.metrics import Measures, MetricsLog, add_measures
 from openjanus.training.resume import check_stages
 from openjanus.training.stage import Stage, choose_trainable, make_optimizer
+from openjanus.weights.config import Checkpoint
 
 # (model, step, folder for pictures) -> figures for the log; handed in from above, the loop knows none of them
 Evaluator = Callable[[nn.Module, int, Path], Mapping[str, float]]
 
 
-class Objective(Protocol):
-    """What is trained, on what, by which loss."""
+# (stage, step) -> the micro-batches of a step, on the CPU; each has `.to(device)`
+Data = Callable[[Stage, int], Sequence[Any]]
+# (model, batch, step) -> the loss summed over the batch's targets, and figures for the log
+Loss = Callable[[Any, Any, int], tuple[Tensor, Measures]]
 
-    @property
-    def model(self) -> nn.Module: ...
 
-    def micro_batches(self, stage: Stage, step: int) -> Sequence[Any]:
-        """The batches of one step of the run: a pure function of the seed, the stage and the step."""
-        ...
+@dataclass
+class Training:
+    """What is trained, on what, by which loss. Every `step` counts from the beginning of the run.
 
-    def count(self, batch: Any) -> int:
-        """Targets in a batch: the unit over which the loss is averaged."""
-        ...
+    data: a pure function of the seed, the stage and the step. num_targets: targets of a batch, the unit over which the
+    loss is averaged. clipped_apart: prefixes of names; the gradients of the parameters under each are clipped together
+    (a discriminator is clipped apart from what it judges). before_step(model, stage, step, batches): what changes the
+    model outside the gradient. checkpoint: of a Janus, the model with all that belongs to it, as it is exported.
+    inputs(): what the batches are made of besides the config; a run that goes on must find the same.
+    """
 
-    def loss(self, batch: Any, stage: Stage, step: int) -> tuple[Tensor, Measures]:
-        """The loss summed over the batch's targets, and what to log; `step` counts from the beginning of the run."""
-        ...
-
-    def clip_groups(self, trainable: dict[str, nn.Parameter]) -> list[list[nn.Parameter]]:
-        """Parameters whose gradient norms are clipped together (a discriminator is clipped apart)."""
-        ...
+    model: nn.Module
+    data: Data
+    loss: Loss
+    num_targets: Callable[[Any], int] = len
+    clipped_apart: tuple[str, ...] = ("",)
+    before_step: Callable[[Any, Stage, int, Sequence[Any]], None] = lambda model, stage, step, batches: None
+    checkpoint: Checkpoint | None = None
+    inputs: Callable[[], dict[str, Any]] = dict
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ class Schedule(Config):
 
 
 def fit(
-    objective: Objective,
+    training: Training,
     stages: tuple[Stage, ...],
     folder: Path,
     runtime: Runtime,
@@ -84,7 +89,7 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     newest = checkpoint.latest(folder / "checkpoints")
     state: dict[str, Any] = {}
-    model = objective.model.to(runtime.device)
+    model = training.model.to(runtime.device)
     if newest is not None:
         state = checkpoint.read_state(newest)
         check_stages(folder, state, stages)
@@ -110,7 +115,7 @@ def fit(
             saved_at = time.monotonic()
             while step < min(last, end):
                 interruption.saved = False
-                log.add(_train_step(objective, stage, step - first, step, trainable, optimizer, runtime))
+                log.add(_train_step(training, stage, step - first, step, trainable, optimizer, runtime))
                 step += 1
                 if step % schedule.log_steps == 0 or step == last:
                     line = log.flush(step, stage.name, stage.lr_at(step - 1 - first))
@@ -134,7 +139,7 @@ def fit(
 
 
 def _train_step(
-    objective: Objective,
+    training: Training,
     stage: Stage,
     stage_step: int,
     step: int,
@@ -143,17 +148,22 @@ def _train_step(
     runtime: Runtime,
 ) -> Measures:
     """One optimiser step; returns the step's measures."""
-    objective.model.train()
+    model = training.model.train()
     lr = stage.lr_at(stage_step)
-    batches = objective.micro_batches(stage, step)
-    total = sum(objective.count(batch) for batch in batches)
+    made = training.data(stage, step)
+    counts = [training.num_targets(batch) for batch in made]
+    batches = [batch.to(runtime.device) for batch in made]
     measures: Measures = {}
-    for batch in batches:
-        with torch.autocast(runtime.device.type, runtime.dtype, enabled=runtime.dtype != torch.float32):
-            loss, parts = objective.loss(batch, stage, step)
-        (loss / total).backward()
-        add_measures(measures, {**parts, "loss": (loss.detach(), objective.count(batch))})
-    norms = [nn.utils.clip_grad_norm_(group, stage.clip_norm) for group in objective.clip_groups(trainable)]
+    autocast = torch.autocast(runtime.device.type, runtime.dtype, enabled=runtime.dtype != torch.float32)
+    with autocast:
+        training.before_step(model, stage, step, batches)
+    for batch, count in zip(batches, counts, strict=True):
+        with autocast:
+            loss, parts = training.loss(model, batch, step)
+        (loss / sum(counts)).backward()
+        add_measures(measures, {**parts, "loss": (loss.detach(), count)})
+    groups = [[p for name, p in trainable.items() if name.startswith(prefix)] for prefix in training.clipped_apart]
+    norms = [nn.utils.clip_grad_norm_(group, stage.clip_norm) for group in groups if group]
     if not all(math.isfinite(float(norm)) for norm in norms):
         raise FloatingPointError(
             f"step {step}: the gradient is not finite; go on from the last checkpoint with a lower learning rate: the "

@@ -1,4 +1,4 @@
-"""A run: what is trained (its type selects the objective), in which stages, from which seed."""
+"""A run: what is trained (the type of the task selects how), in which stages, from which seed."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -18,18 +18,18 @@ from openjanus.processing.processor import Processor
 from openjanus.processing.text import TextTokenizer
 from openjanus.runtime import Runtime
 from openjanus.training import checkpoint
-from openjanus.training.contrastive import ContrastiveObjective, ContrastiveTraining
-from openjanus.training.janus import JanusObjective, JanusTraining
-from openjanus.training.loop import Evaluator, Objective, Schedule, fit
+from openjanus.training.contrastive import ContrastiveTraining, contrastive_training
+from openjanus.training.janus import JanusTraining, janus_training
+from openjanus.training.loop import Evaluator, Schedule, Training, fit
 from openjanus.training.resume import check_lengths, check_unchanged, open_keys, read_stages
 from openjanus.training.stage import Stage
-from openjanus.training.tokenizer import TokenizerObjective, TokenizerTraining
+from openjanus.training.tokenizer import TokenizerTraining, tokenizer_training
 from openjanus.weights.config import Checkpoint, CheckpointConfig
 
-OBJECTIVES: dict[type, Any] = {
-    TokenizerTraining: TokenizerObjective,
-    ContrastiveTraining: ContrastiveObjective,
-    JanusTraining: JanusObjective,
+TRAININGS: dict[type, Callable[..., Training]] = {
+    TokenizerTraining: tokenizer_training,
+    ContrastiveTraining: contrastive_training,
+    JanusTraining: janus_training,
 }
 
 
@@ -53,40 +53,48 @@ class Run(Config):
                 raise ConfigError(f"stages has two stages called {name!r}, expected a name of its own for each")
 
 
-def make_objective(run: Run, start: Checkpoint | None = None) -> Objective:
-    """The objective that the task's type selects, with parameters initialised from the run's seed.
+def read_run(folder: Path) -> Run:
+    """The run that a folder holds. Raises ValueError if the file is damaged."""
+    run = configs.load(Run, folder / "run.json")
+    match run.task:
+        case ContrastiveTraining(text_tokenizer="") | JanusTraining(text_tokenizer="", start_from=""):
+            return replace(run, task=replace(run.task, text_tokenizer="emoji"))  # no name meant this up to version 0.1
+    return run
+
+
+def make_training(run: Run, start: Checkpoint | None = None) -> Training:
+    """What the task's type selects, with parameters initialised from the run's seed.
 
     `start`: what a Janus begins with, instead of what its task names. Raises ValueError, before anything is built, for
     a source that is unknown or does not suit the task.
     """
-    objective = OBJECTIVES[type(run.task)]
     for stage in run.stages:
         for name in stage.mixture:
-            find_source(name, objective.examples)
+            find_source(name, run.task.examples)
     torch.manual_seed(run.seed)
-    return objective(run.task, run.seed, *([start] if start is not None else []))
+    return TRAININGS[type(run.task)](run.task, run.seed, *([start] if start is not None else []))
 
 
-def restore(folder: Path) -> Objective:
-    """The objective of a run as its newest whole checkpoint left it; nothing outside the run's folder is read.
+def restore(folder: Path) -> Checkpoint:
+    """The Janus of a run as its newest whole checkpoint left it; nothing outside the run's folder is read.
 
-    Raises ValueError if there is no such checkpoint.
+    Raises ValueError if the run trains no Janus, or if there is no such checkpoint.
     """
-    run = configs.load(Run, folder / "run.json")
+    run = read_run(folder)
     newest = checkpoint.latest(folder / "checkpoints")
     if newest is None:
         raise ValueError(f"{folder}: no checkpoint there yet")
-    objective = make_objective(run, kept_start(folder))
-    checkpoint.restore_model(newest, objective.model)
-    return objective
+    restored = make_training(run, kept_start(folder)).checkpoint
+    if restored is None:
+        raise ValueError(f"{folder}: not the run of a Janus")
+    checkpoint.restore_model(newest, restored.model)
+    return restored
 
 
-def keep_start(objective: Objective, folder: Path) -> None:
+def keep_start(start: Checkpoint, folder: Path) -> None:
     """Writes into a run's folder what restoring it needs besides its own config and its weights."""
-    if isinstance(objective, JanusObjective):
-        start = objective.checkpoint()
-        start.processor.text.save(folder / "tokenizer.json")
-        configs.save(start.config, folder / "model.json")
+    start.processor.text.save(folder / "tokenizer.json")
+    configs.save(start.config, folder / "model.json")
 
 
 def kept_start(folder: Path) -> Checkpoint | None:
@@ -105,7 +113,7 @@ FREE = ("schedule.", "task.micro_batch_rows", "task.sampling", "task.image_ids")
 def check_same(run: Run, folder: Path, newest: Path) -> None:
     """Raises ValueError that lists what differs from the run in the folder and may not."""
     state = checkpoint.read_state(newest)
-    before = replace(configs.load(Run, folder / "run.json"), stages=read_stages(state))
+    before = replace(read_run(folder), stages=read_stages(state))
     check_unchanged(folder, configs.to_dict(before), configs.to_dict(run), (*FREE, *open_keys(state, run.stages)))
     check_lengths(state, run.stages)
 
@@ -123,14 +131,12 @@ def locked(folder: Path) -> Iterator[None]:
         raise ValueError(f"{folder}: another process trains there; wait for it, or use another folder") from None
 
 
-def keep_inputs(objective: Objective, runtime: Runtime, folder: Path) -> None:
+def keep_inputs(training: Training, runtime: Runtime, folder: Path) -> None:
     """Keeps beside a new run what it computes with besides its config: the dtype, and the image ids that it reads.
 
     Raises ValueError if the folder's run began with others. A run from before this file was kept takes what it finds.
     """
-    inputs: dict[str, Any] = {"dtype": str(runtime.dtype).removeprefix("torch.")}
-    if isinstance(objective, JanusObjective):
-        inputs |= objective.inputs()
+    inputs: dict[str, Any] = {"dtype": str(runtime.dtype).removeprefix("torch."), **training.inputs()}
     kept = folder / "inputs.json"
     if checkpoint.latest(folder / "checkpoints") is not None and kept.exists():
         before = json.loads(kept.read_text(encoding="utf-8"))
@@ -147,10 +153,10 @@ def train(
     run: Run,
     folder: Path,
     runtime: Runtime,
-    evaluators_of: Callable[[Objective], Sequence[Evaluator]] = lambda objective: (),
+    evaluators_of: Callable[[Training], Sequence[Evaluator]] = lambda training: (),
     stop_after: int | None = None,
-) -> Objective:
-    """Trains a run in its folder, or resumes it there; returns the objective with the trained model.
+) -> Training:
+    """Trains a run in its folder, or resumes it there; returns it with the trained model.
 
     Raises ValueError if another process trains there, or if the run there has other settings.
     """
@@ -159,10 +165,10 @@ def train(
         newest = checkpoint.latest(folder / "checkpoints")
         if newest is not None:
             check_same(run, folder, newest)
-        objective = make_objective(run, None if newest is None else kept_start(folder))
-        keep_inputs(objective, runtime, folder)
-        if newest is None:
-            keep_start(objective, folder)
+        training = make_training(run, None if newest is None else kept_start(folder))
+        keep_inputs(training, runtime, folder)
+        if newest is None and training.checkpoint is not None:
+            keep_start(training.checkpoint, folder)
         configs.save(run, folder / "run.json")
-        fit(objective, run.stages, folder, runtime, evaluators_of(objective), run.schedule, stop_after)
-    return objective
+        fit(training, run.stages, folder, runtime, evaluators_of(training), run.schedule, stop_after)
+    return training

@@ -9,6 +9,7 @@ reconstruction detached.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ from torch.func import functional_call
 from openjanus.config import Config, NonNegativeFloat, NonNegativeInt, PositiveInt
 from openjanus.data.sources import Gives, find_source, stack_pictures
 from openjanus.model.image_tokenizer import ImageTokenizer, ImageTokenizerConfig, code_usage
-from openjanus.training.loop import Measures
+from openjanus.training.loop import Data, Measures, Training
 from openjanus.training.perceptual import PerceptualDistance
 from openjanus.training.stage import Stage
 
@@ -37,6 +38,8 @@ class TokenizerTraining(Config):
     `revive_steps` > 0: until step `revive_end`, every so many steps, codes that hardly occur move to latents that no
     code describes well. LlamaGen has neither (0, 0); a short training without them leaves most of a codebook unused.
     """
+
+    examples: ClassVar[Gives] = "pictures"  # what its sources give
 
     tokenizer: ImageTokenizerConfig = field(default_factory=ImageTokenizerConfig)
     l2_weight: NonNegativeFloat = 1.0
@@ -91,48 +94,35 @@ class TokenizerAndDiscriminator(nn.Module):
         self.register_buffer("uses", torch.ones(c.tokenizer.num_ids))
 
 
-class TokenizerObjective:
-    """Reconstruction; of the model only the tokenizer is kept."""
+@dataclass
+class PictureData:
+    """Steps as one batch of pixels [M, 3, H, W], channels last."""
 
-    examples: Gives = "pictures"
+    config: TokenizerTraining
+    seed: int
 
-    def __init__(self, c: TokenizerTraining, seed: int):
-        self.config, self.seed = c, seed
-        self.model = TokenizerAndDiscriminator(c)
-        self.perceptual = PerceptualDistance() if c.perceptual_weight else None
-
-    def micro_batches(self, stage: Stage, step: int) -> Sequence[Tensor]:
-        device = next(self.model.parameters()).device
+    def __call__(self, stage: Stage, step: int) -> Sequence[Tensor]:
         arrays = []
         for name, count in stage.mixture.items():
-            source = find_source(name, self.examples)("train", self.seed)
+            source = find_source(name, self.config.examples)("train", self.seed)
             arrays += [source(step * count + i) for i in range(count)]
         pixels = stack_pictures(arrays, self.config.tokenizer.image_size_px)
-        return [pixels.to(device, memory_format=torch.channels_last)]
+        return [pixels.contiguous(memory_format=torch.channels_last)]
 
-    def count(self, batch: Tensor) -> int:
-        return len(batch)
 
-    def clip_groups(self, trainable: dict[str, nn.Parameter]) -> list[list[nn.Parameter]]:
-        players = ("tokenizer.", "discriminator.")
-        groups = [[p for n, p in trainable.items() if n.startswith(player)] for player in players]
-        return [group for group in groups if group]
+@dataclass
+class TokenizerLoss:
+    """Reconstruction, and from `discriminator_start` on the game of the two players."""
 
-    def loss(self, batch: Tensor, stage: Stage, step: int) -> tuple[Tensor, Measures]:
+    config: TokenizerTraining
+    perceptual: PerceptualDistance | None
+
+    def __call__(self, model: TokenizerAndDiscriminator, batch: Tensor, step: int) -> tuple[Tensor, Measures]:
         c, M = self.config, len(batch)
-        if c.quantise_start and step == c.quantise_start:
-            self._seed_codebook(stage, step)
-        if (
-            c.revive_steps
-            and step > c.quantise_start
-            and step % c.revive_steps == c.revive_steps - 1
-            and step < c.revive_end
-        ):
-            self._revive(batch, step)
-        again, unit, nearest, ids = self.model.tokenizer.reconstruct(batch, quantised=step >= c.quantise_start)
+        reconstructed, unit, nearest, ids = model.tokenizer.reconstruct(batch, quantised=step >= c.quantise_start)
         uses = torch.bincount(ids.flatten(), minlength=c.tokenizer.num_ids)
-        self.model.uses.lerp_(uses.to(self.model.uses), 1 - USES_DECAY)
-        l1, l2 = (again - batch).abs().mean(), (again - batch).square().mean()
+        model.uses.lerp_(uses.to(model.uses), 1 - USES_DECAY)
+        l1, l2 = (reconstructed - batch).abs().mean(), (reconstructed - batch).square().mean()
         codebook = (unit.detach() - nearest).square().mean()
         commitment = (unit - nearest.detach()).square().mean()
         loss = c.l2_weight * l2 + c.l1_weight * l1
@@ -142,58 +132,94 @@ class TokenizerObjective:
         measures["codes_used"] = (code_usage(ids, c.tokenizer.num_ids)[0] * M, M)
         if self.perceptual is not None:
             self.perceptual.to(batch.device)
-            distance = self.perceptual(again, batch).mean()
+            distance = self.perceptual(reconstructed, batch).mean()
             loss = loss + c.perceptual_weight * distance
             measures["perceptual"] = (distance.detach() * M, M)
         if c.gan_weight and step >= c.discriminator_start:
-            fooling, judging = self._adversarial(again, batch)
+            fooling, judging = adversarial_losses(model.discriminator, reconstructed, batch)
             loss = loss + c.gan_weight * fooling + judging
             measures["discriminator"] = (judging.detach() * M, M)
         return loss * M, measures
 
-    @torch.no_grad()
-    def _unit_latents(self, batch: Tensor) -> Tensor:
-        """Pixels [M, 3, H, W] -> unit latents of all places, [M N, C], in float32 as the codebook."""
-        tokenizer = self.model.tokenizer
-        unit = F.normalize(tokenizer.to_code(tokenizer.encoder(batch)).float(), dim=1)
-        return unit.permute(0, 2, 3, 1).reshape(-1, unit.shape[1])
 
-    @torch.no_grad()
-    def _seed_codebook(self, stage: Stage, step: int) -> None:
-        """Spherical k-means over the latents of some batches; centres that attract nothing move to ill-described
-        latents."""
-        rows = torch.cat([self._unit_latents(self.micro_batches(stage, step + i)[0]) for i in range(SEED_BATCHES)])
-        centres = self.model.tokenizer.codes()
+def adversarial_losses(discriminator: nn.Module, reconstructed: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:
+    """(the generator's loss, half the discriminator's hinge loss)."""
+    fixed = {name: p.detach() for name, p in discriminator.named_parameters()}
+    fooling = -functional_call(discriminator, fixed, (reconstructed,)).mean()
+    real, fake = discriminator(batch), discriminator(reconstructed.detach())
+    judging = 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
+    return fooling, 0.5 * judging
+
+
+@dataclass
+class CodebookCare:
+    """What moves codes outside the gradient, before a step: the codebook's start, and the revival of rare codes."""
+
+    config: TokenizerTraining
+    seed: int
+    data: Data
+
+    def __call__(self, model: TokenizerAndDiscriminator, stage: Stage, step: int, batches: Sequence[Tensor]) -> None:
+        c = self.config
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
-        for round in range(SEED_ROUNDS):
-            cosine, nearest = (rows @ centres.T).max(dim=1)
-            if round % 2 == 0 and round < SEED_ROUNDS - 4:
-                rare = (torch.bincount(nearest, minlength=len(centres)) < 2).nonzero()[:, 0]
-                if len(rare):
-                    chosen = torch.multinomial((1 - cosine).clamp(min=1e-6).cpu(), len(rare), generator=generator)
-                    centres[rare] = rows[chosen.to(rows.device)]
-            else:
-                centres = F.normalize(centres * 1e-3 + torch.zeros_like(centres).index_add(0, nearest, rows), dim=1)
-        self.model.tokenizer.codebook.weight.copy_(centres)
+        if c.quantise_start and step == c.quantise_start:
+            device = model.uses.device
+            ahead = [self.data(stage, step + i)[0].to(device) for i in range(SEED_BATCHES)]
+            seed_codebook(model.tokenizer, ahead, generator)
+        if (
+            c.revive_steps
+            and step > c.quantise_start
+            and step % c.revive_steps == c.revive_steps - 1
+            and step < c.revive_end
+        ):
+            revive_codes(model, batches[0], generator)
 
-    @torch.no_grad()
-    def _revive(self, batch: Tensor, step: int) -> None:
-        """Moves codes used less than `RARE` times a step to latents of the batch, the ill-described ones first."""
-        rows = self._unit_latents(batch)
-        error = (1 - (rows @ self.model.tokenizer.codes().T).max(dim=1).values).clamp(min=1e-6)
-        rare = (self.model.uses < RARE).nonzero()[:, 0][: len(rows)]
-        if not len(rare):
-            return
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
-        chosen = torch.multinomial(error.cpu(), len(rare), generator=generator).to(rows.device)
-        self.model.tokenizer.codebook.weight[rare] = rows[chosen]
-        self.model.uses[rare] = 1.0
 
-    def _adversarial(self, again: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:
-        """(the generator's loss, half the discriminator's hinge loss)."""
-        discriminator = self.model.discriminator
-        fixed = {name: p.detach() for name, p in discriminator.named_parameters()}
-        fooling = -functional_call(discriminator, fixed, (again,)).mean()
-        real, fake = discriminator(batch), discriminator(again.detach())
-        judging = 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
-        return fooling, 0.5 * judging
+@torch.no_grad()
+def unit_latents(tokenizer: ImageTokenizer, batch: Tensor) -> Tensor:
+    """Pixels [M, 3, H, W] -> unit latents of all places, [M N, C], in float32 as the codebook."""
+    unit = F.normalize(tokenizer.to_code(tokenizer.encoder(batch)).float(), dim=1)
+    return unit.permute(0, 2, 3, 1).reshape(-1, unit.shape[1])
+
+
+@torch.no_grad()
+def seed_codebook(tokenizer: ImageTokenizer, batches: Sequence[Tensor], generator: torch.Generator) -> None:
+    """Spherical k-means over the latents of some batches; centres that attract nothing move to ill-described
+    latents."""
+    rows = torch.cat([unit_latents(tokenizer, batch) for batch in batches])
+    centres = tokenizer.codes()
+    for round in range(SEED_ROUNDS):
+        cosine, nearest = (rows @ centres.T).max(dim=1)
+        if round % 2 == 0 and round < SEED_ROUNDS - 4:
+            rare = (torch.bincount(nearest, minlength=len(centres)) < 2).nonzero()[:, 0]
+            if len(rare):
+                chosen = torch.multinomial((1 - cosine).clamp(min=1e-6).cpu(), len(rare), generator=generator)
+                centres[rare] = rows[chosen.to(rows.device)]
+        else:
+            centres = F.normalize(centres * 1e-3 + torch.zeros_like(centres).index_add(0, nearest, rows), dim=1)
+    tokenizer.codebook.weight.copy_(centres)
+
+
+@torch.no_grad()
+def revive_codes(model: TokenizerAndDiscriminator, batch: Tensor, generator: torch.Generator) -> None:
+    """Moves codes used less than `RARE` times a step to latents of the batch, the ill-described ones first."""
+    rows = unit_latents(model.tokenizer, batch)
+    error = (1 - (rows @ model.tokenizer.codes().T).max(dim=1).values).clamp(min=1e-6)
+    rare = (model.uses < RARE).nonzero()[:, 0][: len(rows)]
+    if not len(rare):
+        return
+    chosen = torch.multinomial(error.cpu(), len(rare), generator=generator).to(rows.device)
+    model.tokenizer.codebook.weight[rare] = rows[chosen]
+    model.uses[rare] = 1.0
+
+
+def tokenizer_training(c: TokenizerTraining, seed: int) -> Training:
+    """Reconstruction; of the model only the tokenizer is kept."""
+    model, data = TokenizerAndDiscriminator(c), PictureData(c, seed)
+    return Training(
+        model,
+        data,
+        TokenizerLoss(c, PerceptualDistance() if c.perceptual_weight else None),
+        clipped_apart=("tokenizer.", "discriminator."),
+        before_step=CodebookCare(c, seed, data),
+    )

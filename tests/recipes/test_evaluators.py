@@ -13,8 +13,9 @@ from openjanus.inference.engine import Engine
 from openjanus.inference.sampling import SamplingOptions
 from openjanus.processing.processor import ROLES, Processor
 from openjanus.recipes import evaluators
-from openjanus.training.janus import JanusObjective, JanusTraining
-from openjanus.training.tokenizer import TokenizerObjective, TokenizerTraining
+from openjanus.training.janus import JanusTraining, janus_training
+from openjanus.training.loop import Training
+from openjanus.training.tokenizer import TokenizerTraining, tokenizer_training
 from openjanus.weights import checkpoint
 from openjanus.weights.config import Checkpoint
 from tests import tiny
@@ -51,7 +52,7 @@ def test_evaluate_draws_prompt_k_with_seed_k_of_its_own(engine, monkeypatch) -> 
 
 
 @pytest.fixture
-def objective(tmp_path) -> JanusObjective:
+def training(tmp_path) -> Training:
     """A fine-tuning whose checkpoint has a template, settings and a vocabulary of its own."""
     text = tiny.text_tokenizer().with_special(*ROLES["deepseek"].values())
     config = replace(tiny.CONFIG, language_model=replace(tiny.LANGUAGE_MODEL, vocab_size=1088))
@@ -60,10 +61,10 @@ def objective(tmp_path) -> JanusObjective:
     )
     checkpoint.save(kept, tmp_path / "start")
     task = JanusTraining(None, None, "", "", "", start_from=str(tmp_path / "start"))
-    return JanusObjective(task, 0)
+    return janus_training(task, 0)
 
 
-def test_a_preview_talks_by_what_the_training_talks_by(objective, tmp_path, monkeypatch) -> None:
+def test_a_preview_talks_by_what_the_training_talks_by(training, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(evaluators, "NUM_PREVIEWS", 2)
     engines, seeds = [], []
     draw = Engine.generate
@@ -74,12 +75,12 @@ def test_a_preview_talks_by_what_the_training_talks_by(objective, tmp_path, monk
         return draw(engine, prompts, *arguments, **named)
 
     monkeypatch.setattr(Engine, "generate", generate)
-    (preview,) = evaluators.evaluators_of(objective)
+    (preview,) = evaluators.evaluators_of(training)
     with torch.no_grad():
-        figures = preview(objective.model.eval(), 3, tmp_path)
+        figures = preview(training.model.eval(), 3, tmp_path)
     assert set(figures) == {"preview_accepted", "preview_answers"}
     (engine,) = engines
-    assert engine.processor is objective.processor and engine.model is objective.model
+    assert engine.processor is training.checkpoint.processor and engine.model is training.model
     assert engine.options().temperature == 0.0
     assert len(set(seeds)) == 2
     assert (tmp_path / "000003.png").exists() and len((tmp_path / "000003.txt").read_text().splitlines()) == 2
@@ -90,7 +91,7 @@ def test_pictures_of_other_sizes_than_the_worlds_are_judged(engine, tmp_path, mo
     assert report.reconstructions is not None and report.reconstructions.n == 1
     assert all(drawings.n == 1 for drawings in report.drawings.values())
     monkeypatch.setattr(evaluators, "NUM_PREVIEWS", 4)
-    tokenizer = TokenizerObjective(TokenizerTraining(tiny.IMAGE_TOKENIZER, perceptual_weight=0.0), 0)
+    tokenizer = tokenizer_training(TokenizerTraining(tiny.IMAGE_TOKENIZER, perceptual_weight=0.0), 0)
     (preview,) = evaluators.evaluators_of(tokenizer)
     with torch.no_grad():
         assert set(preview(tokenizer.model.eval(), 0, tmp_path)) == {"preview_accepted"}

@@ -1,7 +1,6 @@
 """Previews of a training: all questions in one batch, with few new ids."""
 
 from types import SimpleNamespace
-from typing import cast
 
 from PIL import Image
 
@@ -9,7 +8,6 @@ from openjanus.inference.engine import Engine
 from openjanus.inference.scheduler import Scheduler
 from openjanus.recipes import evaluators
 from openjanus.recipes.evaluators import ANSWER_TOKENS, NUM_PREVIEWS, JanusPreview
-from openjanus.training.janus import JanusObjective
 from tests import tiny
 
 
@@ -27,8 +25,7 @@ def test_a_preview_asks_all_its_questions_in_one_batch(tmp_path, monkeypatch) ->
         Engine, "generate", lambda engine, prompts, *_, **__: [Image.new("RGB", (64, 64))] * len(prompts)
     )
     monkeypatch.setattr(evaluators, "judge", lambda scene, image: SimpleNamespace(accepted=True))
-    objective = cast(JanusObjective, SimpleNamespace(checkpoint=tiny.checkpoint))
-    figures = JanusPreview(objective)(tiny.janus(), 7, tmp_path)
+    figures = JanusPreview(tiny.checkpoint())(tiny.janus(), 7, tmp_path)
     assert figures == {"preview_accepted": 1.0, "preview_answers": 0.0}
     assert max(seen) == NUM_PREVIEWS and len(seen) < 3 * ANSWER_TOKENS
     assert (tmp_path / "000007.png").is_file()

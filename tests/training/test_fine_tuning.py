@@ -15,9 +15,9 @@ from openjanus.recipes.evaluators import keep_result
 from openjanus.runtime import Runtime
 from openjanus.testing import TINY, tiny_checkpoint
 from openjanus.training import janus
-from openjanus.training.contrastive import ContrastiveObjective, ContrastiveTraining
-from openjanus.training.janus import JanusObjective, JanusTraining, starting_tokenizer
-from openjanus.training.run import Run, train
+from openjanus.training.contrastive import ContrastiveTraining, contrastive_training
+from openjanus.training.janus import JanusTraining, janus_training, starting_tokenizer
+from openjanus.training.run import TRAININGS, Run, train
 from openjanus.training.stage import Stage
 from openjanus.weights import checkpoint
 from tests import tiny
@@ -49,7 +49,7 @@ def task(start, tmp_path) -> JanusTraining:
 
 def test_a_fine_tuned_checkpoint_keeps_its_settings_and_vocabulary(task, start, tmp_path) -> None:
     run = Run("tune", task, (STAGE,))
-    tuned = checkpoint.load(keep_result(run, train(run, tmp_path / "run", CPU), tmp_path / "run"))
+    tuned = checkpoint.load(keep_result(train(run, tmp_path / "run", CPU), tmp_path / "run"))
     before = checkpoint.load(start)
     assert tuned.config == before.config
     assert tuned.processor.config.template == "deepseek" and tuned.processor.config.system_prompt
@@ -61,9 +61,9 @@ def test_a_fine_tuned_checkpoint_keeps_its_settings_and_vocabulary(task, start, 
 
 
 def test_its_examples_are_written_by_its_own_template(task) -> None:
-    objective = JanusObjective(task, 0)
-    user = objective.processor.text.special_id("<|User|>")
-    batches = objective.micro_batches(STAGE, 0)
+    training = janus_training(task, 0)
+    user = training.checkpoint.processor.text.special_id("<|User|>")
+    batches = training.data(STAGE, 0)
     assert user is not None and sum(int((batch.tokens == user).sum()) for batch in batches) >= 3
 
 
@@ -74,14 +74,14 @@ def test_a_recipe_starts_from_any_checkpoint_and_overrides_alter_its_settings(st
     altered = configure("nano.longer", overrides)
     assert isinstance(altered.task, JanusTraining)
     before = checkpoint.load(start).config
-    assert JanusObjective(own.task, 0).checkpoint().config == before
-    config = JanusObjective(altered.task, 0).checkpoint().config
+    assert janus_training(own.task, 0).checkpoint.config == before
+    config = janus_training(altered.task, 0).checkpoint.config
     assert config.processor == replace(before.processor, system_prompt="Be brief.")
     assert config.sampling == {**SAMPLING, "guidance": 4.0}
     assert config.model == before.model
     misspelt = configure("nano.longer", ["task.processor.sytem_prompt=x", f"task.start_from={start}"])
     with pytest.raises(ValueError, match="unknown key 'sytem_prompt'; did you mean 'system_prompt'"):
-        JanusObjective(misspelt.task, 0)
+        janus_training(misspelt.task, 0)
 
 
 def test_recipes_from_nothing_are_overridden_as_ever() -> None:
@@ -93,7 +93,7 @@ def test_recipes_from_nothing_are_overridden_as_ever() -> None:
 
 def test_the_commands_of_a_fine_tuning(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(evaluators, "evaluators_of", lambda objective: ())  # the preview has a test of its own
+    monkeypatch.setattr(evaluators, "evaluators_of", lambda trained: ())  # the preview has a test of its own
     start = tiny_checkpoint(tmp_path / "pro", "official", "deepseek")
     overrides = [
         f"task.start_from={start}", "task.row_tokens=600", "task.processor.system_prompt=Be brief.",
@@ -109,13 +109,13 @@ def test_the_commands_of_a_fine_tuning(tmp_path, monkeypatch, capsys) -> None:
 
 def test_settings_of_the_task_that_give_way_to_the_checkpoints_are_named(task) -> None:
     with pytest.warns(UserWarning, match="processor is that of .*`changes` can alter it"):
-        JanusObjective(replace(task, model=TINY, processor=PROCESSOR), 0)
+        janus_training(replace(task, model=TINY, processor=PROCESSOR), 0)
 
 
 def test_a_training_from_nothing_says_what_it_lacks(task) -> None:
     for lacking in (replace(task, start_from="", model=TINY), replace(task, start_from="", processor=PROCESSOR)):
         with pytest.raises(ValueError, match="needs start_from, or else a model and a processor"):
-            JanusObjective(lacking, 0)
+            janus_training(lacking, 0)
 
 
 def test_trainings_from_nothing_read_the_text_tokenizer_that_is_named(task, start, monkeypatch) -> None:
@@ -123,12 +123,16 @@ def test_trainings_from_nothing_read_the_text_tokenizer_that_is_named(task, star
     vocab_size = checkpoint.load(start).processor.text.vocab_size
     for name in (start, start / "tokenizer.json"):
         from_nothing = replace(task, model=TINY, processor=PROCESSOR, start_from="", text_tokenizer=str(name))
-        assert JanusObjective(from_nothing, 0).processor.text.vocab_size == vocab_size
+        assert janus_training(from_nothing, 0).data.processor.text.vocab_size == vocab_size
         towers = ContrastiveTraining(
             replace(tiny.VISION_ENCODER, pooling_head=True), 1, 2, 32, text_tokenizer=str(name)
         )
-        objective = ContrastiveObjective(towers, 0)
-        assert objective.text.vocab_size == objective.model.text_tower.embedding.num_embeddings == vocab_size
+        training = contrastive_training(towers, 0)
+        assert training.data.text.vocab_size == training.model.text_tower.embedding.num_embeddings == vocab_size
+    assert janus_training(replace(from_nothing, text_tokenizer="emoji"), 0).data.processor.text.vocab_size == 1024
+    for nameless in (replace(from_nothing, text_tokenizer=""), replace(towers, text_tokenizer="")):
+        with pytest.raises(ValueError, match="text_tokenizer names none, expected emoji, a file, or a checkpoint"):
+            TRAININGS[type(nameless)](nameless, 0)
     small = replace(TINY, language_model=replace(TINY.language_model, vocab_size=1024))
     with pytest.raises(ValueError, match=f"the text tokenizer has {vocab_size} ids, the model only 1024"):
-        JanusObjective(replace(from_nothing, model=small), 0)
+        janus_training(replace(from_nothing, model=small), 0)

@@ -14,9 +14,9 @@ from openjanus.processing.image import generation_pixels
 from openjanus.runtime import Runtime
 from openjanus.sequence import GenerateSpan, Kind
 from openjanus.training import run as runs
-from openjanus.training.janus import JanusObjective, JanusTraining, image_ids_file, starting_tokenizer
-from openjanus.training.loop import fit
-from openjanus.training.run import Run, make_objective, restore
+from openjanus.training.janus import JanusTraining, image_ids_file, janus_training, starting_tokenizer
+from openjanus.training.loop import Training, fit
+from openjanus.training.run import Run, make_training, restore
 from openjanus.training.stage import Stage
 from openjanus.weights import checkpoint
 from tests import tiny
@@ -49,8 +49,8 @@ def make_ids(task: JanusTraining, num: int = 8, seed: int = 0) -> None:
     tokenize_source(starting_tokenizer(task), FIRST, seed, num, Path(str(task.image_ids)))
 
 
-def drawn_ids(objective: JanusObjective, name: str, seed: int, index: int) -> list[int]:
-    document = objective._document(name, SOURCES[name][0]("train", seed), index)
+def drawn_ids(training: Training, name: str, seed: int, index: int) -> list[int]:
+    document = training.data.document(name, SOURCES[name][0]("train", seed), index)
     (ids,) = [list(span.image_ids) for span in document if isinstance(span, GenerateSpan)]
     return ids
 
@@ -61,15 +61,15 @@ def second_source(monkeypatch) -> None:
 
 
 def test_each_source_is_trained_with_its_own_drawings(run, second_source) -> None:
-    objective = JanusObjective(run.task, seed=5)
-    (batch,) = objective.micro_batches(Stage("s", 1, 1e-3, {FIRST: 2, SECOND: 2}), 0)
+    training = janus_training(run.task, seed=5)
+    (batch,) = training.data(Stage("s", 1, 1e-3, {FIRST: 2, SECOND: 2}), 0)
     trained = batch.tokens[batch.kind == Kind.GENERATE].view(-1, 16).tolist()
     wanted = []
     for name, seed in ((FIRST, 0), (SECOND, 5)):  # the first one's ids were made with seed 0
         for index in range(2):
             picture = SOURCES[name][0]("train", seed)(index)[1].content[0]
             pixels = generation_pixels(picture, 16)[None]
-            wanted.append(objective.model.generation.tokenizer.encode(pixels)[0].tolist())
+            wanted.append(training.model.generation.tokenizer.encode(pixels)[0].tolist())
     assert sorted(trained) == sorted(wanted) and len({tuple(ids) for ids in wanted}) == 4
 
 
@@ -78,7 +78,7 @@ def test_several_sources_may_have_a_file_each(run, second_source, tmp_path) -> N
     task = replace(run.task, image_ids=files)
     assert image_ids_file(task, SECOND) == files[SECOND]
     tokenize_source(starting_tokenizer(task), SECOND, 0, 3, tmp_path / "second")
-    from_files, made_now = JanusObjective(task, 0), JanusObjective(replace(task, image_ids=""), 0)
+    from_files, made_now = janus_training(task, 0), janus_training(replace(task, image_ids=""), 0)
     for name in (FIRST, SECOND):
         for index in range(3):
             assert drawn_ids(from_files, name, 0, index) == drawn_ids(made_now, name, 0, index)
@@ -87,24 +87,23 @@ def test_several_sources_may_have_a_file_each(run, second_source, tmp_path) -> N
         image_ids_file(task, "third")
     swapped = replace(task, image_ids={FIRST: files[SECOND]})
     with pytest.raises(ValueError, match=f"holds the drawings of {SECOND}, expected those of {FIRST}"):
-        JanusObjective(swapped, 0).inputs()
+        janus_training(swapped, 0).inputs()
 
 
 def test_ids_of_eyes_that_were_made_again_are_not_trained_on(run, tmp_path) -> None:
     folder = tmp_path / "run"
-    fit(make_objective(run), run.stages, folder, CPU, stop_after=1)
+    fit(make_training(run), run.stages, folder, CPU, stop_after=1)
     make_eyes(run.task, seed=1)
     make_ids(run.task)
     with pytest.raises(ValueError, match="another image tokenizer"):
-        fit(make_objective(run), run.stages, folder, CPU, stop_after=1)
+        fit(make_training(run), run.stages, folder, CPU, stop_after=1)
 
 
 def test_a_run_goes_on_with_its_own_ids_though_its_eyes_were_made_again(run, tmp_path) -> None:
     runs.train(run, tmp_path / "run", CPU, stop_after=1)
     make_eyes(run.task, seed=1)
-    objective = runs.train(run, tmp_path / "run", CPU, stop_after=1)
-    assert isinstance(objective, JanusObjective)
-    ImageIds.load(str(run.task.image_ids), objective.model.generation.tokenizer)
+    training = runs.train(run, tmp_path / "run", CPU, stop_after=1)
+    ImageIds.load(str(run.task.image_ids), training.model.generation.tokenizer)
 
 
 def test_a_run_keeps_what_its_ids_and_its_dtype_were(run, tmp_path) -> None:
@@ -134,4 +133,4 @@ def test_a_run_of_before_takes_the_inputs_that_it_finds(run, tmp_path) -> None:
 def test_a_run_is_restored_without_its_ids(run, tmp_path) -> None:
     runs.train(run, tmp_path / "run", CPU, stop_after=1)
     Path(str(run.task.image_ids)).unlink()
-    assert isinstance(restore(tmp_path / "run"), JanusObjective)
+    assert restore(tmp_path / "run").config.processor == run.task.processor

@@ -5,6 +5,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 
 from openjanus.training import checkpoint
 from openjanus.training.interruption import Interruption
@@ -23,11 +24,11 @@ class Interrupted(Slide):
         super().__init__()
         self.step, self.signals = step, signals
 
-    def loss(self, batch: int, stage: Stage, step: int):
+    def loss_of(self, model: torch.nn.Module, batch: torch.Tensor, step: int):
         if step == self.step and batch == 1:
             for number in self.signals:
                 signal.raise_signal(number)
-        return super().loss(batch, stage, step)
+        return super().loss_of(model, batch, step)
 
 
 @pytest.fixture(autouse=True)
@@ -74,10 +75,10 @@ def test_an_interrupted_run_goes_on_to_the_same_result(tmp_path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_signal_ends_at_once(tmp_path, number) -> None:
-    objective = Interrupted(2, signal.SIGINT, number)
+    training = Interrupted(2, signal.SIGINT, number)
     with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SystemExit):
-        fit(objective, STAGES, tmp_path, CPU, schedule=WATCHED)
-    assert len(objective.calls) == 3 and steps_saved(tmp_path) == []
+        fit(training, STAGES, tmp_path, CPU, schedule=WATCHED)
+    assert len(training.calls) == 3 and steps_saved(tmp_path) == []
 
 
 def test_a_second_signal_while_saving_leaves_the_checkpoint_before(tmp_path, monkeypatch) -> None:

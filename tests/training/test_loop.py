@@ -1,4 +1,4 @@
-"""The one loop: exact resume, global token counts, frozen parts, and what a step holds, for all three objectives."""
+"""The one loop: exact resume, global token counts, frozen parts, and what a step holds, for all three trainings."""
 
 import json
 from dataclasses import replace
@@ -19,10 +19,10 @@ from openjanus.processing.image import generation_pixels
 from openjanus.runtime import Runtime
 from openjanus.sequence import Batch, Kind, TextSpan, pack
 from openjanus.training import checkpoint
-from openjanus.training.contrastive import ContrastiveObjective, ContrastiveTraining, TwoTowers
-from openjanus.training.janus import JanusObjective, JanusTraining, starting_tokenizer
-from openjanus.training.loop import Schedule, fit
-from openjanus.training.run import Run, make_objective
+from openjanus.training.contrastive import ContrastiveTraining, TwoTowers
+from openjanus.training.janus import JanusTraining, janus_training, starting_tokenizer
+from openjanus.training.loop import Schedule, Training, fit
+from openjanus.training.run import Run, make_training
 from openjanus.training.stage import Stage
 from openjanus.training.tokenizer import TokenizerAndDiscriminator, TokenizerTraining
 from openjanus.weights import checkpoint as checkpoints
@@ -34,7 +34,7 @@ TOKENIZER_TASK = TokenizerTraining(
     tiny.IMAGE_TOKENIZER, l1_weight=1.0, perceptual_weight=0.0, discriminator_width=8, discriminator_start=2,
     quantise_start=1, revive_steps=2,
 )  # fmt: skip
-ENCODER_TASK = ContrastiveTraining(ENCODER, 1, 2, 32, num_text_tokens=24, bias=-2.0)
+ENCODER_TASK = ContrastiveTraining(ENCODER, 1, 2, 32, num_text_tokens=24, bias=-2.0, text_tokenizer="emoji")
 ADAPTORS = ("understanding.adaptor.*", "generation.adaptor.*", "generation.head.*")
 MIXTURE = {"emoji.questions": 2, "emoji.texts": 1, "emoji.drawings": 3}
 
@@ -58,6 +58,7 @@ def janus_task(tmp_path_factory) -> JanusTraining:
         tokenizer_from=str(folder / "tokenizer"),
         encoder_from=str(folder / "encoder"),
         image_ids=str(ids),
+        text_tokenizer="emoji",
         row_tokens=160,
         micro_batch_rows=2,
         text_weight=2.0,
@@ -77,9 +78,9 @@ def run_of(kind: str, janus_task: JanusTraining) -> Run:
 
 
 def train(run: Run, folder: Path, stop_after: int | None = None, runtime: Runtime = CPU) -> dict[str, torch.Tensor]:
-    objective = make_objective(run)
-    fit(objective, run.stages, folder, runtime, schedule=Schedule(log_steps=1), stop_after=stop_after)
-    return objective.model.state_dict()
+    training = make_training(run)
+    fit(training, run.stages, folder, runtime, schedule=Schedule(log_steps=1), stop_after=stop_after)
+    return training.model.state_dict()
 
 
 def losses(folder: Path) -> list[float]:
@@ -114,7 +115,7 @@ def test_a_log_file_gets_whole_lines_and_no_bars(janus_task, tmp_path, capsys) -
 
 def test_only_what_a_stage_trains_changes(janus_task, tmp_path) -> None:
     run = run_of("janus", janus_task)
-    before = {name: t.clone() for name, t in make_objective(run).model.state_dict().items()}
+    before = {name: t.clone() for name, t in make_training(run).model.state_dict().items()}
     after = train(replace(run, stages=run.stages[:1]), tmp_path)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed
@@ -130,14 +131,14 @@ def test_only_what_a_stage_trains_changes(janus_task, tmp_path) -> None:
 def test_micro_batches_change_nothing_but_rounding(janus_task) -> None:
     gradients = []
     for rows in (1, 100):
-        objective = make_objective(run_of("janus", replace(janus_task, micro_batch_rows=rows)))
+        training = make_training(run_of("janus", replace(janus_task, micro_batch_rows=rows)))
         stage = Stage("all", 1, 1e-3, MIXTURE)
-        batches = objective.micro_batches(stage, 0)
-        total = sum(objective.count(b) for b in batches)
+        batches = training.data(stage, 0)
+        total = sum(training.num_targets(b) for b in batches)
         for batch in batches:
-            (objective.loss(batch, stage, 0)[0] / total).backward()
+            (training.loss(training.model, batch, 0)[0] / total).backward()
         assert (len(batches) > 1) == (rows == 1)
-        gradients.append({n: p.grad for n, p in objective.model.named_parameters() if p.grad is not None})
+        gradients.append({n: p.grad for n, p in training.model.named_parameters() if p.grad is not None})
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-4, atol=1e-6)
 
@@ -154,22 +155,22 @@ def test_the_loop_averages_over_the_whole_steps_targets(janus_task, tmp_path) ->
 
 def test_loss_is_that_of_each_document_alone(janus_task) -> None:
     """The oracle walks through every document by itself and asks each head for one position at a time."""
-    objective = JanusObjective(janus_task, 0)
+    training = janus_training(janus_task, 0)
     documents = [
-        objective._document(name, find_source(name, "conversations")("train", 0), index)
+        training.data.document(name, find_source(name, "conversations")("train", 0), index)
         for name, n in MIXTURE.items()
         for index in range(n)
     ]
-    packed = objective.loss(pack(documents, 160), Stage("s", 1, 1e-3, {"a": 1}), 0)[0]
+    packed = training.loss(training.model, pack(documents, 160), 0)[0]
     alone = torch.tensor(0.0)
     for document in documents:
         batch = pack([document], 160)
-        hidden = objective.model(batch)[0]
+        hidden = training.model(batch)[0]
         for t, (kind, target) in enumerate(zip(batch.target_kind[0].tolist(), batch.target[0], strict=True)):
             if kind == Kind.TEXT:
-                alone = alone + 2.0 * F.cross_entropy(objective.model.text_logits(hidden[t]), target)
+                alone = alone + 2.0 * F.cross_entropy(training.model.text_logits(hidden[t]), target)
             elif kind == Kind.GENERATE:
-                alone = alone + F.cross_entropy(objective.model.image_logits(hidden[t]), target)
+                alone = alone + F.cross_entropy(training.model.image_logits(hidden[t]), target)
     torch.testing.assert_close(packed, alone, rtol=1e-5, atol=1e-3)
 
 
@@ -178,43 +179,43 @@ def kinds_in(batches: list[Batch]) -> set[int]:
 
 
 def test_every_step_holds_all_kinds_and_steps_differ(janus_task) -> None:
-    objective = JanusObjective(janus_task, 0)
+    training = janus_training(janus_task, 0)
     stage = Stage("s", 3, 1e-3, MIXTURE)
-    steps = [list(objective.micro_batches(stage, step)) for step in range(3)]
+    steps = [list(training.data(stage, step)) for step in range(3)]
     assert all({Kind.TEXT, Kind.UNDERSTAND, Kind.GENERATE} <= kinds_in(batches) for batches in steps)
     assert all(sum(len(set(row.tolist()) - {-1}) for b in step for row in b.document) == 6 for step in steps)
     assert not torch.equal(steps[0][0].tokens, steps[1][0].tokens)
-    assert torch.equal(objective.micro_batches(stage, 1)[0].tokens, steps[1][0].tokens)
+    assert torch.equal(training.data(stage, 1)[0].tokens, steps[1][0].tokens)
 
 
 def test_a_tenth_of_the_captions_is_replaced_by_pads(janus_task) -> None:
-    objective = JanusObjective(janus_task, 0)
+    training = janus_training(janus_task, 0)
     source = find_source("emoji.drawings", "conversations")("train", 0)
-    pad = objective.processor.text.pad_id
-    dropped = [pad in objective._document("emoji.drawings", source, index)[0].ids for index in range(1000)]
+    pad = training.checkpoint.processor.text.pad_id
+    dropped = [pad in training.data.document("emoji.drawings", source, index)[0].ids for index in range(1000)]
     assert 0.07 < sum(dropped) / len(dropped) < 0.13
     for number in range(8):  # the eight drawings come round 125 times, now with their captions, now without
         assert {True, False} == set(dropped[number::8])
 
 
 def test_nothing_but_captions_to_draw_is_replaced_by_pads(janus_task) -> None:
-    objective = JanusObjective(replace(janus_task, drop_caption=1.0), 0)
-    pad = objective.processor.text.pad_id
+    training = janus_training(replace(janus_task, drop_caption=1.0), 0)
+    pad = training.checkpoint.processor.text.pad_id
     for name, blanked in (("emoji.drawings", True), ("emoji.questions", False), ("emoji.texts", False)):
         for index in range(5):
-            document = objective._document(name, find_source(name, "conversations")("train", 0), index)
+            document = training.data.document(name, find_source(name, "conversations")("train", 0), index)
             assert any(pad in span.ids for span in document if isinstance(span, TextSpan)) == blanked
 
 
 def test_captions_belong_to_the_tokenized_drawings_whatever_the_runs_seed(janus_task) -> None:
-    objective = JanusObjective(replace(janus_task, drop_caption=0.0), seed=5)
-    (batch,) = objective.micro_batches(Stage("s", 1, 1e-3, {"emoji.drawings": 1}), 0)
+    training = janus_training(replace(janus_task, drop_caption=0.0), seed=5)
+    (batch,) = training.data(Stage("s", 1, 1e-3, {"emoji.drawings": 1}), 0)
     user, assistant = find_source("emoji.drawings", "conversations")("train", 0)(0)  # seed 0 made the ids
     text_ids = batch.tokens[0, batch.kind[0] == Kind.TEXT].tolist()
-    assert objective.processor.text.decode(text_ids) == f"User: {user.content[0]}\n\nAssistant:"
+    assert training.checkpoint.processor.text.decode(text_ids) == f"User: {user.content[0]}\n\nAssistant:"
     pixels = generation_pixels(assistant.content[0], 16)[None]
     drawn = batch.tokens[0, batch.kind[0] == Kind.GENERATE]
-    assert torch.equal(drawn, objective.model.generation.tokenizer.encode(pixels)[0])
+    assert torch.equal(drawn, training.model.generation.tokenizer.encode(pixels)[0])
 
 
 def test_image_ids_of_another_tokenizer_are_refused(janus_task) -> None:
@@ -265,26 +266,20 @@ def test_a_log_cut_in_mid_line_reads_as_one_run_again(janus_task, tmp_path) -> N
     assert lines[2]["loss"] != 1.0 and all(isfinite(line["loss"]) and line["stage"] == "all" for line in lines)
 
 
-class Slide:
-    """The smallest objective: its gradient is always one, so that AdamW moves by just the learning rate."""
+class Slide(Training):
+    """The smallest training: its gradient is always one, so that AdamW moves by just the learning rate."""
 
-    def __init__(self) -> None:
-        self.model = torch.nn.Linear(1, 1, bias=False)
+    def __init__(self, bias: bool = False) -> None:
+        super().__init__(torch.nn.Linear(1, 1, bias=bias), self.batches_of, self.loss_of, num_targets=int)
         self.calls: list[tuple[str, int, int]] = []
 
-    def micro_batches(self, stage: Stage, step: int) -> list[int]:
+    def batches_of(self, stage: Stage, step: int) -> list[torch.Tensor]:
         self.calls.append((stage.name, step, -1))
-        return [1, 2]
+        return [torch.tensor(1), torch.tensor(2)]
 
-    def count(self, batch: int) -> int:
-        return batch
-
-    def loss(self, batch: int, stage: Stage, step: int):
+    def loss_of(self, model: torch.nn.Module, batch: torch.Tensor, step: int):
         self.calls[-1] = (*self.calls[-1][:2], step)
-        return batch * self.model.weight.sum(), {}
-
-    def clip_groups(self, trainable: dict[str, torch.nn.Parameter]) -> list[list[torch.nn.Parameter]]:
-        return [list(trainable.values())]
+        return batch * model.weight.sum(), {}
 
 
 def test_each_step_moves_by_its_own_stages_learning_rate(tmp_path) -> None:
@@ -292,21 +287,21 @@ def test_each_step_moves_by_its_own_stages_learning_rate(tmp_path) -> None:
         Stage("up", 3, 0.1, {"a": 1}, warmup_steps=3),
         Stage("down", 4, 0.8, {"a": 1}, schedule="cosine"),
     )
-    objective, weights = Slide(), []
+    training, weights = Slide(), []
 
     def remember(model, step: int, folder: Path) -> dict[str, float]:
         weights.append(model.weight.item())
         return {}
 
-    start = objective.model.weight.item()
-    fit(objective, stages, tmp_path, CPU, [remember], Schedule(log_steps=1, evaluate_steps=1))
+    start = training.model.weight.item()
+    fit(training, stages, tmp_path, CPU, [remember], Schedule(log_steps=1, evaluate_steps=1))
     rates = [stage.lr_at(step) for stage in stages for step in range(stage.num_steps)]
     moved = [before - after for before, after in zip([start, *weights], weights, strict=False)]
     assert moved == pytest.approx(rates, abs=1e-5)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["lr"] for line in lines] == pytest.approx(rates, abs=1e-6)
     # batches and losses are asked for by the step of the whole run
-    assert objective.calls == [*(("up", i, i) for i in range(3)), *(("down", i, i) for i in range(3, 7))]
+    assert training.calls == [*(("up", i, i) for i in range(3)), *(("down", i, i) for i in range(3, 7))]
 
 
 def test_evaluators_see_the_model_at_rest_and_their_figures_are_logged(janus_task, tmp_path) -> None:
@@ -316,8 +311,8 @@ def test_evaluators_see_the_model_at_rest_and_their_figures_are_logged(janus_tas
         seen.append((step, model.training, torch.is_grad_enabled(), folder.is_dir()))
         return {"score": step / 10}
 
-    objective = make_objective(run)
-    fit(objective, run.stages, tmp_path, CPU, [evaluator], Schedule(log_steps=1, evaluate_steps=2))
+    training = make_training(run)
+    fit(training, run.stages, tmp_path, CPU, [evaluator], Schedule(log_steps=1, evaluate_steps=2))
     assert seen == [(step, False, False, True) for step in (2, 4, 5)]
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert {line["step"]: line["score"] for line in lines if "score" in line} == {2: 0.2, 4: 0.4, 5: 0.5}
@@ -326,13 +321,12 @@ def test_evaluators_see_the_model_at_rest_and_their_figures_are_logged(janus_tas
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(janus_task, tmp_path) -> None:
     run = run_of("encoder", janus_task)
     train(run, tmp_path, 2)
-    objective = make_objective(run)
-    assert isinstance(objective, ContrastiveObjective)
+    training = make_training(run)
     kept = load_file(tmp_path / "checkpoints" / "00000002" / "model.safetensors")
-    original = objective.loss
-    objective.loss = lambda *a: (original(*a)[0] * float("nan"), {})  # type: ignore[method-assign]
+    original = training.loss
+    training.loss = lambda *a: (original(*a)[0] * float("nan"), {})
     with pytest.raises(FloatingPointError, match="not finite"):
-        fit(objective, run.stages, tmp_path, CPU)
+        fit(training, run.stages, tmp_path, CPU)
     newest = checkpoint.latest(tmp_path / "checkpoints")
     assert newest is not None and newest.name == "00000002"
     assert all(torch.equal(t, kept[name]) for name, t in load_file(newest / "model.safetensors").items())
@@ -343,35 +337,32 @@ class TwoPlayers(Slide):
     """Two parameters that are clipped apart; the gradient of the second is not finite."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.model = torch.nn.Linear(1, 1)
+        super().__init__(bias=True)
+        self.clipped_apart = ("weight", "bias")
 
-    def loss(self, batch: int, stage: Stage, step: int):
-        return batch * (self.model.weight.sum() + float("nan") * self.model.bias.sum().pow(2)), {}
-
-    def clip_groups(self, trainable: dict[str, torch.nn.Parameter]) -> list[list[torch.nn.Parameter]]:
-        return [[trainable["weight"]], [trainable["bias"]]]
+    def loss_of(self, model: torch.nn.Module, batch: torch.Tensor, step: int):
+        return batch * (model.weight.sum() + float("nan") * model.bias.sum().pow(2)), {}
 
 
 def test_a_gradient_that_is_not_finite_is_seen_in_every_clip_group(tmp_path) -> None:
-    objective = TwoPlayers()
-    before = objective.model.weight.item()
+    training = TwoPlayers()
+    before = training.model.weight.item()
     with pytest.raises(FloatingPointError, match="not finite"):
-        fit(objective, (Stage("s", 1, 0.1, {"a": 1}),), tmp_path, CPU)
-    assert objective.model.weight.item() == before
+        fit(training, (Stage("s", 1, 0.1, {"a": 1}),), tmp_path, CPU)
+    assert training.model.weight.item() == before
 
 
 def test_a_training_can_start_from_a_whole_checkpoint(janus_task, tmp_path) -> None:
     checkpoints.save(tiny.checkpoint(), tmp_path / "start")
     task = replace(janus_task, start_from=str(tmp_path / "start"), image_ids=str(tmp_path / "ids"))
     with pytest.raises(ValueError, match="openjanus tokenize"):
-        JanusObjective(task, 0).inputs()
+        janus_training(task, 0).inputs()
     tokenize_source(starting_tokenizer(task), "emoji.drawings", 0, 8, tmp_path / "ids")
-    assert tiny.equal_trees(JanusObjective(task, 0).model.state_dict(), tiny.janus().state_dict())
+    assert tiny.equal_trees(janus_training(task, 0).model.state_dict(), tiny.janus().state_dict())
 
 
 def test_a_log_line_never_averages_over_a_stages_border(janus_task, tmp_path) -> None:
     run = run_of("janus", janus_task)
-    fit(make_objective(run), run.stages, tmp_path, CPU, schedule=Schedule(log_steps=4))
+    fit(make_training(run), run.stages, tmp_path, CPU, schedule=Schedule(log_steps=4))
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(line["step"], line["stage"]) for line in lines] == [(2, "adapt"), (4, "tune"), (5, "tune")]

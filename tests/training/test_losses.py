@@ -10,13 +10,12 @@ from torch import Tensor, nn
 
 from openjanus.data.sources import SOURCES
 from openjanus.sequence import Batch, Kind, TextSpan
-from openjanus.training.contrastive import ContrastiveObjective, ContrastiveTraining, PairBatch
-from openjanus.training.janus import JanusObjective, JanusTraining
+from openjanus.training.contrastive import ContrastiveTraining, PairBatch, contrastive_training
+from openjanus.training.janus import JanusTraining, janus_training
+from openjanus.training.loop import Training
 from openjanus.training.stage import Stage
 from openjanus.weights import checkpoint
 from tests import tiny
-
-STAGE = Stage("all", 1, 1e-3, {"emoji.drawings": 1})
 
 
 def moved(model: nn.Module, loss: Tensor, depth: int) -> set[str]:
@@ -31,14 +30,16 @@ def moved(model: nn.Module, loss: Tensor, depth: int) -> set[str]:
 
 
 @pytest.fixture
-def siglip() -> ContrastiveObjective:
+def siglip() -> Training:
     torch.manual_seed(0)
     encoder = replace(tiny.VISION_ENCODER, pooling_head=True)
-    objective = ContrastiveObjective(ContrastiveTraining(encoder, 1, 2, 32, num_text_tokens=24, bias=-2.0), 0)
-    tiny.shake(objective.model)
-    nn.init.constant_(objective.model.log_temperature, 0.7)
-    nn.init.constant_(objective.model.bias, -1.3)
-    return objective
+    training = contrastive_training(
+        ContrastiveTraining(encoder, 1, 2, 32, num_text_tokens=24, bias=-2.0, text_tokenizer="emoji"), 0
+    )
+    tiny.shake(training.model)
+    nn.init.constant_(training.model.log_temperature, 0.7)
+    nn.init.constant_(training.model.bias, -1.3)
+    return training
 
 
 def pairs(belongs: Tensor) -> PairBatch:
@@ -48,9 +49,9 @@ def pairs(belongs: Tensor) -> PairBatch:
     return PairBatch(torch.rand(M, 3, 16, 16) * 2 - 1, text_ids, belongs)
 
 
-def cosines(objective: ContrastiveObjective, batch: PairBatch) -> Tensor:
+def cosines(training: Training, batch: PairBatch) -> Tensor:
     """Images by captions, of embeddings of unit length; each caption is embedded by itself, without padding."""
-    model = objective.model
+    model = training.model
     assert model.vision_encoder.pooling_head is not None
     x = model.vision_encoder.pooling_head(model.vision_encoder(batch.pixels))
     y = torch.cat([model.text_projection(model.text_tower(ids[ids >= 0][None])) for ids in batch.text_ids])
@@ -62,7 +63,7 @@ def test_siglip_is_the_papers_sigmoid_loss(siglip) -> None:
     logits = cosines(siglip, batch) * torch.exp(siglip.model.log_temperature) + siglip.model.bias
     labels = 2 * torch.eye(n) - torch.ones(n, n)  # -1 with diagonal 1
     wanted = -F.logsigmoid(labels * logits).sum() / n
-    loss = siglip.loss(batch, STAGE, 0)[0] / siglip.count(batch)
+    loss = siglip.loss(siglip.model, batch, 0)[0] / siglip.num_targets(batch)
     torch.testing.assert_close(loss, wanted, rtol=1e-5, atol=1e-5)
     assert moved(siglip.model, loss, 1) == {
         "vision_encoder", "text_tower", "text_projection", "log_temperature", "bias"
@@ -80,7 +81,7 @@ def test_siglip_is_the_papers_sigmoid_loss(siglip) -> None:
 def test_siglip_pulls_what_belongs_together_and_pushes_the_rest_apart(siglip) -> None:
     batch = pairs(torch.eye(3, dtype=torch.bool))
     before = cosines(siglip, batch)
-    loss = siglip.loss(batch, STAGE, 0)[0]
+    loss = siglip.loss(siglip.model, batch, 0)[0]
     loss.backward()
     with torch.no_grad():
         for name, p in siglip.model.named_parameters():
@@ -89,12 +90,12 @@ def test_siglip_pulls_what_belongs_together_and_pushes_the_rest_apart(siglip) ->
     change = (cosines(siglip, batch) - before).detach()
     others = change[~batch.belongs]
     assert change.diagonal().mean() > others.mean()
-    assert siglip.loss(batch, STAGE, 0)[0] < loss
+    assert siglip.loss(siglip.model, batch, 0)[0] < loss
 
 
 def test_siglip_begins_with_the_papers_temperature_and_its_own_bias() -> None:
     encoder = replace(tiny.VISION_ENCODER, pooling_head=True)
-    model = ContrastiveObjective(ContrastiveTraining(encoder, 1, 2, 32), 0).model
+    model = contrastive_training(ContrastiveTraining(encoder, 1, 2, 32, text_tokenizer="emoji"), 0).model
     assert model.log_temperature.exp().item() == pytest.approx(10) and model.bias.item() == -10
 
 
@@ -103,12 +104,12 @@ def test_equal_captions_belong_to_both_pictures(siglip, monkeypatch) -> None:
     render = SOURCES["emoji.pictures"][0]("train", 0)
     told = (lambda split, seed: lambda index: (render(index), captions[index]), "captioned pictures")
     monkeypatch.setitem(SOURCES, "told", told)
-    (batch,) = siglip.micro_batches(Stage("s", 1, 1e-3, {"told": 3}), 0)
+    (batch,) = siglip.data(Stage("s", 1, 1e-3, {"told": 3}), 0)
     assert batch.belongs.tolist() == [[True, False, True], [False, True, False], [True, False, True]]
     logits = cosines(siglip, batch) * math.exp(0.7) - 1.3
     z = batch.belongs.float() * 2 - 1
     wanted = torch.log1p(torch.exp(-z * logits)).sum()
-    torch.testing.assert_close(siglip.loss(batch, STAGE, 0)[0], wanted, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(siglip.loss(siglip.model, batch, 0)[0], wanted, rtol=1e-5, atol=1e-5)
 
 
 # --- Janus (arXiv 2410.13848, §3.2: cross-entropy, no weights of tasks)
@@ -121,19 +122,22 @@ def task(tmp_path_factory) -> JanusTraining:
     return JanusTraining(None, None, "", "", "", start_from=str(folder), row_tokens=160, text_weight=1.0)
 
 
-def batch_of(objective: JanusObjective, mixture: dict[str, int]) -> Batch:
-    (batch,) = objective.micro_batches(Stage("s", 1, 1e-3, mixture), 0)
+def batch_of(training: Training, mixture: dict[str, int]) -> Batch:
+    (batch,) = training.data(Stage("s", 1, 1e-3, mixture), 0)
     return batch
 
 
-def cross_entropy(objective: JanusObjective, batch: Batch, kind: Kind) -> Tensor:
+def cross_entropy(training: Training, batch: Batch, kind: Kind) -> Tensor:
     """-log p of every id that a head has to say, from the hidden state before it: summed."""
-    hidden, total = objective.model(batch), torch.zeros(())
-    head = objective.model.text_logits if kind == Kind.TEXT else objective.model.image_logits
+    hidden, total = training.model(batch), torch.zeros(())
+    head = training.model.text_logits if kind == Kind.TEXT else training.model.image_logits
     for b, t in (batch.target_kind == kind).nonzero().tolist():
         p = torch.softmax(head(hidden[b, t]), dim=-1)
         total = total - p[batch.target[b, t]].log()
-        assert batch.target[b, t] == batch.tokens[b, t + 1] or batch.target[b, t] == objective.processor.text.eos_id
+        assert (
+            batch.target[b, t] == batch.tokens[b, t + 1]
+            or batch.target[b, t] == training.checkpoint.processor.text.eos_id
+        )
     return total
 
 
@@ -143,28 +147,28 @@ DRAWING = {"generation.embedding", "generation.adaptor", "generation.head"}
 
 
 def test_the_text_loss_is_cross_entropy_and_moves_no_part_of_drawing(task) -> None:
-    objective = JanusObjective(replace(task, micro_batch_rows=100), 0)
-    batch = batch_of(objective, {"emoji.questions": 2, "emoji.texts": 1})
-    loss = objective.loss(batch, STAGE, 0)[0]
-    torch.testing.assert_close(loss, cross_entropy(objective, batch, Kind.TEXT), rtol=1e-5, atol=1e-4)
-    assert moved(objective.model.requires_grad_(), objective.loss(batch, STAGE, 0)[0], 2) == TEXT_PARTS | SEEING
+    training = janus_training(replace(task, micro_batch_rows=100), 0)
+    batch = batch_of(training, {"emoji.questions": 2, "emoji.texts": 1})
+    loss = training.loss(training.model, batch, 0)[0]
+    torch.testing.assert_close(loss, cross_entropy(training, batch, Kind.TEXT), rtol=1e-5, atol=1e-4)
+    assert moved(training.model.requires_grad_(), training.loss(training.model, batch, 0)[0], 2) == TEXT_PARTS | SEEING
 
 
 def test_the_image_loss_is_cross_entropy_and_moves_neither_tokenizer_nor_understanding(task) -> None:
-    objective = JanusObjective(replace(task, micro_batch_rows=100), 0)
-    batch = batch_of(objective, {"emoji.drawings": 3})
-    loss = objective.loss(batch, STAGE, 0)[0]
-    torch.testing.assert_close(loss, cross_entropy(objective, batch, Kind.GENERATE), rtol=1e-5, atol=1e-4)
+    training = janus_training(replace(task, micro_batch_rows=100), 0)
+    batch = batch_of(training, {"emoji.drawings": 3})
+    loss = training.loss(training.model, batch, 0)[0]
+    torch.testing.assert_close(loss, cross_entropy(training, batch, Kind.GENERATE), rtol=1e-5, atol=1e-4)
     wanted = DRAWING | TEXT_PARTS - {"language_model.text_head"}
-    assert moved(objective.model.requires_grad_(), objective.loss(batch, STAGE, 0)[0], 2) == wanted
-    assert objective.count(batch) == 3 * 16  # every image id, and nothing else
+    assert moved(training.model.requires_grad_(), training.loss(training.model, batch, 0)[0], 2) == wanted
+    assert training.num_targets(batch) == 3 * 16  # every image id, and nothing else
 
 
 def test_the_text_weight_multiplies_the_text_loss_only(task) -> None:
-    objective = JanusObjective(replace(task, micro_batch_rows=100, text_weight=4.0), 0)
-    batch = batch_of(objective, {"emoji.questions": 1, "emoji.drawings": 1, "emoji.texts": 1})
-    text, image = (cross_entropy(objective, batch, kind) for kind in (Kind.TEXT, Kind.GENERATE))
-    loss, measures = objective.loss(batch, STAGE, 0)
+    training = janus_training(replace(task, micro_batch_rows=100, text_weight=4.0), 0)
+    batch = batch_of(training, {"emoji.questions": 1, "emoji.drawings": 1, "emoji.texts": 1})
+    text, image = (cross_entropy(training, batch, kind) for kind in (Kind.TEXT, Kind.GENERATE))
+    loss, measures = training.loss(training.model, batch, 0)
     torch.testing.assert_close(loss, 4 * text + image, rtol=1e-5, atol=1e-4)
     for name, wanted, kind in (("text_loss", text, Kind.TEXT), ("image_loss", image, Kind.GENERATE)):
         value, count = measures[name]
@@ -175,16 +179,16 @@ def test_the_text_weight_multiplies_the_text_loss_only(task) -> None:
 def test_a_dropped_caption_leaves_the_image_loss_without_its_condition(task) -> None:
     """Classifier-free guidance (arXiv 2207.12598): p(picture) beside p(picture | caption), by the same loss."""
     source = SOURCES["emoji.drawings"][0]("train", 0)
-    kept, dropped = (JanusObjective(replace(task, drop_caption=p), 0) for p in (0.0, 1.0))
-    text = kept.processor.text
+    kept, dropped = (janus_training(replace(task, drop_caption=p), 0) for p in (0.0, 1.0))
+    text = kept.checkpoint.processor.text
     for index in range(3):
-        one, other = (objective._document("emoji.drawings", source, index) for objective in (kept, dropped))
+        one, other = (training.data.document("emoji.drawings", source, index) for training in (kept, dropped))
         assert one[1] == other[1]  # the picture, with its loss
         assert isinstance(one[0], TextSpan) and isinstance(other[0], TextSpan)
         structure = (text.bos_id, text.begin_of_image_id)
         assert list(other[0].ids) == [i if i in structure else text.pad_id for i in one[0].ids]
-    first, second = (batch_of(objective, {"emoji.drawings": 2}) for objective in (kept, dropped))
+    first, second = (batch_of(training, {"emoji.drawings": 2}) for training in (kept, dropped))
     assert torch.equal(first.target, second.target) and torch.equal(first.target_kind, second.target_kind)
-    alone = dropped.loss(second, STAGE, 0)[0]
+    alone = dropped.loss(dropped.model, second, 0)[0]
     torch.testing.assert_close(alone, cross_entropy(kept, second, Kind.GENERATE), rtol=1e-5, atol=1e-4)
-    assert not torch.isclose(alone, kept.loss(first, STAGE, 0)[0])
+    assert not torch.isclose(alone, kept.loss(kept.model, first, 0)[0])

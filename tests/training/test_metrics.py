@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from openjanus import config as configs
 from openjanus.training.loop import Schedule, fit
 from openjanus.training.metrics import MetricsLog
-from openjanus.training.run import make_objective
+from openjanus.training.run import make_training
 from openjanus.training.stage import Stage
 from tests.training.test_loop import CPU, Slide, janus_task, run_of  # noqa: F401  (a fixture)
 
@@ -25,9 +25,9 @@ def lines(folder: Path) -> list[dict]:
 @pytest.mark.parametrize("kind", ["tokenizer", "janus"])
 def test_the_first_line_after_a_resume_averages_all_its_steps(kind, janus_task, tmp_path) -> None:  # noqa: F811
     run = run_of(kind, janus_task)
-    fit(make_objective(run), run.stages, tmp_path / "whole", CPU, schedule=EVERY_FOUR)
+    fit(make_training(run), run.stages, tmp_path / "whole", CPU, schedule=EVERY_FOUR)
     for stop_after in (1, 1, 1, None):
-        fit(make_objective(run), run.stages, tmp_path / "parts", CPU, schedule=EVERY_FOUR, stop_after=stop_after)
+        fit(make_training(run), run.stages, tmp_path / "parts", CPU, schedule=EVERY_FOUR, stop_after=stop_after)
     assert lines(tmp_path / "parts") == lines(tmp_path / "whole")
     assert len(lines(tmp_path / "whole")) == (2 if kind == "tokenizer" else 3)
 

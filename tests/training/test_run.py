@@ -15,9 +15,8 @@ import pytest
 from openjanus import config as configs
 from openjanus.cli import main
 from openjanus.recipes import find_recipe
-from openjanus.training import checkpoint
-from openjanus.training.contrastive import ContrastiveObjective, ContrastiveTraining
-from openjanus.training.janus import JanusObjective
+from openjanus.training import checkpoint, contrastive
+from openjanus.training.contrastive import ContrastiveTraining
 from openjanus.training.loop import Schedule
 from openjanus.training.run import Run, locked, restore, train
 from openjanus.training.stage import Stage
@@ -79,8 +78,7 @@ def test_what_changes_nothing_but_rounding_and_drawing_may_change(janus_task, tm
     free = replace(janus_task, micro_batch_rows=1, sampling={"guidance": 2.0})
     train(replace(run, task=free), tmp_path, CPU, stop_after=1)
     assert step_of(tmp_path) == 2
-    restored = restore(tmp_path)
-    assert isinstance(restored, JanusObjective) and restored.checkpoint().sampling == {"guidance": 2.0}
+    assert restore(tmp_path).sampling == {"guidance": 2.0}
 
 
 def test_whatever_else_differs_is_listed_by_key_with_old_and_new_value(tmp_path) -> None:
@@ -133,9 +131,9 @@ def test_an_ended_run_goes_on_if_its_last_stage_becomes_longer(tmp_path) -> None
 
 def test_what_the_message_about_a_gradient_advises_is_accepted(tmp_path, monkeypatch) -> None:
     train(encoder_run(), tmp_path, CPU, stop_after=1)
-    loss = ContrastiveObjective.loss
+    loss = contrastive.contrastive_loss
     with monkeypatch.context() as patch:
-        patch.setattr(ContrastiveObjective, "loss", lambda *given: (loss(*given)[0] * float("nan"), {}))
+        patch.setattr(contrastive, "contrastive_loss", lambda *given: (loss(*given)[0] * float("nan"), {}))
         with pytest.raises(FloatingPointError, match=r"not finite; go on .* stages.one.lr=0\.0005") as error:
             train(encoder_run(), tmp_path, CPU)
     advice = str(error.value).split()[-1]
@@ -160,13 +158,11 @@ def gone(janus_task, tmp_path, monkeypatch) -> tuple[Path, Run]:  # noqa: F811
 
 def test_a_run_is_restored_from_its_own_folder_only(gone) -> None:
     folder, run = gone
-    objective = restore(folder)
-    assert isinstance(objective, JanusObjective)
+    kept = restore(folder)
     saved = checkpoint.latest(folder / "checkpoints")
     assert saved is not None
     stored = checkpoint._tensors(saved / "model.safetensors")
-    assert tiny.equal_trees(objective.model.state_dict(), stored)
-    kept = objective.checkpoint()
+    assert tiny.equal_trees(kept.model.state_dict(), stored)
     assert (kept.config.processor, kept.sampling) == (run.task.processor, {"guidance": 2.0})
     assert kept.processor.text.encode("two red apples") == tiny.text_tokenizer().encode("two red apples")
 
@@ -208,6 +204,19 @@ def test_a_run_of_an_older_version_goes_on(tmp_path) -> None:
     (saved / "state.json").write_text(json.dumps(state))
     parts = train(encoder_run(), folder, CPU)
     assert tiny.equal_trees(whole.model.state_dict(), parts.model.state_dict())
+
+
+@pytest.mark.parametrize("kind", ["encoder", "janus"])
+def test_a_run_that_named_no_text_tokenizer_goes_on_with_the_emoji_worlds(kind, janus_task, tmp_path) -> None:  # noqa: F811
+    run = run_of(kind, janus_task)
+    train(run, tmp_path, CPU, stop_after=1)
+    stored = (tmp_path / "run.json").read_text()
+    assert stored.count('"text_tokenizer": "emoji"') == 1
+    (tmp_path / "run.json").write_text(stored.replace('"text_tokenizer": "emoji"', '"text_tokenizer": ""'))
+    if kind == "janus":
+        assert restore(tmp_path).processor.text.encode("a cat") == tiny.text_tokenizer().encode("a cat")
+    train(run, tmp_path, CPU, stop_after=1)
+    assert step_of(tmp_path) == 2 and (tmp_path / "run.json").read_text() == stored
 
 
 def test_a_stop_after_no_step_is_refused(tmp_path) -> None:

@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openjanus.runtime import Runtime
+from openjanus.training import tokenizer
 from openjanus.training.loop import Schedule, fit
 from openjanus.training.perceptual import PerceptualDistance
 from openjanus.training.stage import Stage
-from openjanus.training.tokenizer import TokenizerObjective, TokenizerTraining
+from openjanus.training.tokenizer import TokenizerTraining, tokenizer_training
 from tests import tiny
 
 CPU = Runtime(torch.device("cpu"), "float32", "test")
@@ -41,12 +42,12 @@ class Judge(nn.Module):
 
 
 class Parts:
-    """An objective with random weights, a batch, and all that the formulas speak of."""
+    """A training with random weights, a batch, and all that the formulas speak of."""
 
     def __init__(self, task: TokenizerTraining):
         torch.manual_seed(0)
-        self.objective = TokenizerObjective(task, 0)
-        self.model = self.objective.model
+        self.training = tokenizer_training(task, 0)
+        self.model = self.training.model
         self.model.discriminator = Judge()  # type: ignore[assignment]
         tiny.shake(self.model.tokenizer)
         self.M = 3
@@ -68,11 +69,11 @@ class Parts:
         return self.reconstruct(self.z + (self.e - self.z).detach())
 
     def loss(self, step: int = 0) -> Tensor:
-        """The objective's loss for each picture, as the loop averages it."""
-        return self.objective.loss(self.x, STAGE, step)[0] / self.objective.count(self.x)
+        """The loss for each picture, as the loop averages it."""
+        return self.training.loss(self.model, self.x, step)[0] / self.training.num_targets(self.x)
 
     def check(self, wanted: Tensor, step: int = 0) -> None:
-        """The objective's loss and all its gradients are those of the formula."""
+        """The loss and all its gradients are those of the formula."""
         loss = self.loss(step)
         torch.testing.assert_close(loss, wanted, rtol=1e-5, atol=1e-6)
         found, expected = self.gradients(loss), self.gradients(wanted)
@@ -103,7 +104,7 @@ def test_l2_and_l1_are_means_over_all_pixels() -> None:
 
 def test_psnr_is_that_of_pixels_from_minus_one_to_one() -> None:
     parts = Parts(replace(UNQUANTISED, l2_weight=1.0))
-    value, count = parts.objective.loss(parts.x, STAGE, 0)[1]["psnr_db"]
+    value, count = parts.training.loss(parts.model, parts.x, 0)[1]["psnr_db"]
     mse = ((parts.reconstruct(parts.z) - parts.x).detach() / 2).square().mean()  # a peak of 1
     assert float(value) / count == pytest.approx(float(10 * torch.log10(1 / mse)), abs=1e-4)
 
@@ -234,17 +235,17 @@ def test_uses_are_a_moving_average_over_steps() -> None:
 
 
 def test_rare_codes_move_to_the_latents_that_no_code_describes(monkeypatch) -> None:
-    objective = Parts(NOTHING).objective
-    codes, uses = objective.model.tokenizer.codes().detach().clone(), objective.model.uses
+    training = Parts(NOTHING).training
+    codes, uses = training.model.tokenizer.codes().detach().clone(), training.model.uses
     codes[40:] = -F.normalize(codes[:40].mean(dim=0), dim=0)
-    objective.model.tokenizer.codebook.weight.data = codes.clone()
+    training.model.tokenizer.codebook.weight.data = codes.clone()
     uses.fill_(0.1)  # just often enough
     uses[[3, 11, 40]] = 0.0999
     # 20 latents are what a code says, two stand apart from all codes, and there is one code more to move
     strange = F.normalize(torch.eye(4)[:2] * 9 - codes[:20].mean(dim=0), dim=1)
-    monkeypatch.setattr(objective, "_unit_latents", lambda batch: torch.cat((codes[12:32], strange)))
-    objective._revive(torch.empty(0), step=7)
-    after = objective.model.tokenizer.codebook.weight.detach()
+    monkeypatch.setattr(tokenizer, "unit_latents", lambda *_: torch.cat((codes[12:32], strange)))
+    tokenizer.revive_codes(training.model, torch.empty(0), torch.Generator())
+    after = training.model.tokenizer.codebook.weight.detach()
     rest = [i for i in range(CONFIG.num_ids) if i not in (3, 11, 40)]
     assert torch.equal(after[rest], codes[rest])
     moved = after[[3, 11, 40]]
@@ -254,24 +255,25 @@ def test_rare_codes_move_to_the_latents_that_no_code_describes(monkeypatch) -> N
 
 
 def test_no_code_moves_while_all_are_used_and_no_more_than_there_are_latents(monkeypatch) -> None:
-    objective = Parts(NOTHING).objective
-    before = objective.model.tokenizer.codebook.weight.detach().clone()
-    monkeypatch.setattr(objective, "_unit_latents", lambda batch: F.normalize(torch.randn(5, 4), dim=1))
-    objective.model.uses.fill_(0.1)
-    objective._revive(torch.empty(0), step=7)
-    assert torch.equal(objective.model.tokenizer.codebook.weight, before)
-    objective.model.uses.zero_()
-    objective._revive(torch.empty(0), step=7)
-    assert int((objective.model.tokenizer.codebook.weight != before).any(dim=1).sum()) == 5
-    assert int((objective.model.uses == 1).sum()) == 5
+    training = Parts(NOTHING).training
+    before = training.model.tokenizer.codebook.weight.detach().clone()
+    monkeypatch.setattr(tokenizer, "unit_latents", lambda *_: F.normalize(torch.randn(5, 4), dim=1))
+    training.model.uses.fill_(0.1)
+    tokenizer.revive_codes(training.model, torch.empty(0), torch.Generator())
+    assert torch.equal(training.model.tokenizer.codebook.weight, before)
+    training.model.uses.zero_()
+    tokenizer.revive_codes(training.model, torch.empty(0), torch.Generator())
+    assert int((training.model.tokenizer.codebook.weight != before).any(dim=1).sum()) == 5
+    assert int((training.model.uses == 1).sum()) == 5
 
 
 def test_the_codebook_starts_as_the_centres_of_the_latents() -> None:
-    objective = Parts(replace(UNQUANTISED, l2_weight=1.0)).objective
-    rows = torch.cat([objective._unit_latents(objective.micro_batches(STAGE, 10 + i)[0]) for i in range(16)])
-    before = (rows @ objective.model.tokenizer.codes().T).max(dim=1).values.mean()
-    objective._seed_codebook(STAGE, 10)
-    codes = objective.model.tokenizer.codebook.weight.detach()
+    training = Parts(replace(UNQUANTISED, l2_weight=1.0)).training
+    batches = [training.data(STAGE, 10 + i)[0] for i in range(16)]
+    rows = torch.cat([tokenizer.unit_latents(training.model.tokenizer, batch) for batch in batches])
+    before = (rows @ training.model.tokenizer.codes().T).max(dim=1).values.mean()
+    training.before_step(training.model, STAGE, 10, batches[:1])
+    codes = training.model.tokenizer.codebook.weight.detach()
     cosine, nearest = (rows @ codes.T).max(dim=1)
     torch.testing.assert_close(codes.norm(dim=1), torch.ones(len(codes)))
     assert cosine.mean() > before
@@ -300,10 +302,10 @@ def test_a_tokenizers_second_stage_goes_on_where_the_first_ended(tmp_path, monke
 
         return spy
 
-    objective = TokenizerObjective(task, 0)
+    training = tokenizer_training(task, 0)
     for owner, name in (
-        (objective.model.tokenizer, "reconstruct"), (objective, "_seed_codebook"), (objective, "_revive"),
-        (objective, "_adversarial"),
+        (training.model.tokenizer, "reconstruct"), (tokenizer, "seed_codebook"), (tokenizer, "revive_codes"),
+        (tokenizer, "adversarial_losses"),
     ):  # fmt: skip
         monkeypatch.setattr(owner, name, remember(name, getattr(owner, name)))
 
@@ -313,10 +315,10 @@ def test_a_tokenizers_second_stage_goes_on_where_the_first_ended(tmp_path, monke
         return {}
 
     stages = tuple(Stage(name, 4, 1e-3, {"emoji.pictures": 2}) for name in ("one", "two"))
-    fit(objective, stages, tmp_path, CPU, [count_steps], Schedule(evaluate_steps=1))
+    fit(training, stages, tmp_path, CPU, [count_steps], Schedule(evaluate_steps=1))
     assert {name: [step for n, step in happened if n == name] for name, _ in happened} == {
         "reconstruct": [1, 2, 3, 4, 5, 6, 7],  # quantised
-        "_seed_codebook": [1],
-        "_revive": [3, 5],
-        "_adversarial": [3, 4, 5, 6, 7],
+        "seed_codebook": [1],
+        "revive_codes": [3, 5],
+        "adversarial_losses": [3, 4, 5, 6, 7],
     }

@@ -15,7 +15,7 @@ from openjanus.cli import main
 from openjanus.processing.image import PixelConfig
 from openjanus.processing.processor import ProcessorConfig
 from openjanus.testing import tiny_checkpoint
-from openjanus.training.janus import JanusObjective, JanusTraining
+from openjanus.training.janus import JanusTraining, janus_training
 from openjanus.weights import checkpoint
 from openjanus.weights.config import Checkpoint
 from tests import tiny
@@ -110,7 +110,7 @@ def test_a_killed_save_leaves_no_folder_that_looks_whole_and_the_next_one_cleans
     kill_half_way = f"""
 import os, signal
 from pathlib import Path
-from openjanus.training.janus import JanusObjective, JanusTraining
+from openjanus.training.janus import JanusTraining, janus_training
 from openjanus.weights import checkpoint
 real = checkpoint.write_tensors
 def write_and_die(*arguments):
@@ -236,4 +236,4 @@ def test_a_processor_that_does_not_fit_the_eye_is_refused_where_they_meet(proces
     with pytest.raises(ValueError, match=words):
         Checkpoint(tiny.janus(), tiny.processor(wrong), {})
     with pytest.raises(ValueError, match=words):
-        JanusObjective(JanusTraining(tiny.CONFIG, wrong, "no run", "no run", ""), 0)
+        janus_training(JanusTraining(tiny.CONFIG, wrong, "no run", "no run", ""), 0)
