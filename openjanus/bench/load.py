@@ -18,7 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Annotated
@@ -27,7 +27,8 @@ from urllib.parse import urlsplit
 from PIL import Image
 from rich.console import Console
 
-from openjanus.config import Config, NonNegativeInt, PositiveFloat, PositiveInt, Range
+from openjanus.config import Config, PositiveFloat, PositiveInt, Range
+from openjanus.inference.source import ModelSource
 
 CHAT, DRAW = "/v1/chat/completions", "/v1/images/generations"
 NOUNS = ("two red apples", "a blue car", "a yellow star", "three pink hearts", "a green tree", "a white cat")
@@ -44,10 +45,7 @@ class BenchSettings(Config):
     requests: Annotated[int, Range(2)] = 32
     url: str | None = None
     out: Path | None = None
-    model: str = "nano"
-    device: str = "auto"
-    weights: str = "auto"
-    threads: NonNegativeInt = 0
+    source: ModelSource = field(default_factory=ModelSource)
 
 
 @dataclass(frozen=True)
@@ -259,8 +257,8 @@ def _server(s: BenchSettings) -> Iterator[str]:
     if s.url is not None:
         yield s.url.rstrip("/")
         return
-    words = [sys.executable, "-m", "openjanus", "serve", "--port", "0", "--model", s.model, "--device", s.device]
-    words += ["--threads", str(s.threads), "--weights", s.weights]
+    words = [sys.executable, "-m", "openjanus", "serve", "--port", "0", "--model", s.source.model]
+    words += ["--device", s.source.device, "--threads", str(s.source.threads), "--weights", s.source.weights]
     words += ["--limits.max-in-flight", str(s.clients + 8), "--limits.max-waiting", str(s.clients + 8)]
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from openjanus.bench.sides import Case, Ours, Transformers, synchronise
-from openjanus.runtime import Runtime, set_threads
+from openjanus.runtime import set_threads
 from openjanus.sequence import Kind
 
 SIDES: dict[str, Callable[[Case], Any]] = {"openjanus": Ours, "transformers": Transformers}
@@ -148,8 +148,8 @@ def measure(case: Case, peer: Case | None, num_steps: int, rounds: int) -> Resul
     """Times `num_steps` steps in all, spread over three lengths of the cache and over rounds; both sides take turns."""
     sides = {"openjanus": Remote("openjanus", case)} | ({"transformers": Remote("transformers", peer)} if peer else {})
     times = {name: Times() for name in sides}
-    device = Runtime.choose(case.device, case.weights, case.num_threads).device
-    probes = [bandwidth(device, case.num_threads)]
+    device = case.source.runtime().device
+    probes = [bandwidth(device, case.source.threads)]
     num_ids = sides["openjanus"].call("num_ids")[1]
     each = max(num_steps // (3 * rounds), 1)
     if 3 * each >= num_ids:  # the prefill gives the first id, and a request that has all of them takes no more steps
@@ -166,7 +166,7 @@ def measure(case: Case, peer: Case | None, num_steps: int, rounds: int) -> Resul
                 times[name].steps.setdefault(length, []).append(seconds / each)
             if case.kind == Kind.GENERATE:
                 times[name].decode.append(side.call("decode")[0])
-        probes.append(bandwidth(device, case.num_threads))
+        probes.append(bandwidth(device, case.source.threads))
     middle = sorted(times["openjanus"].steps)[1]
     read = sides["openjanus"].call("bytes_per_step", middle)[1]
     peak = {name: side.close() for name, side in sides.items()}

@@ -36,7 +36,7 @@ def figures(result: Result) -> dict[str, float | int | list[float]]:
 def table(result: Result) -> str:
     """A line for each side, the ratio, and what memory allows."""
     case, told = result.case, figures(result)
-    lines = [f"{case.model or case.shape}, {case.n} at once, guidance {case.guidance:g}"]
+    lines = [f"{case.source.model or case.shape}, {case.n} at once, guidance {case.guidance:g}"]
     for name, times in result.times.items():
         lines.append(f"  {name:12} {_line(result, times)}, peak {result.peak[name] / 1e9:.2f} GB")
     if "ratio" in told:

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from openjanus.bench.shapes import SHAPES, empty_checkpoint, random_checkpoint
-from openjanus.inference.engine import Engine, load
+from openjanus.inference.engine import Engine
 from openjanus.inference.sampling import Sampler, SamplingOptions
 from openjanus.inference.scheduler import Request, Scheduler
-from openjanus.runtime import DTYPES, Runtime
+from openjanus.inference.source import ModelSource
+from openjanus.runtime import DTYPES
 from openjanus.sequence import Document, Kind, TextSpan, UnderstandSpan, num_tokens
 from openjanus.weights import checkpoint as checkpoints
 from openjanus.weights import transformers_format
-from openjanus.weights.hub import find_checkpoint
 
 NUM_PROMPT = 60  # text positions of a prompt
 UNTIMED_STEPS = 6  # two before each of the three lengths of the cache
@@ -28,14 +28,11 @@ UNTIMED_STEPS = 6  # two before each of the three lengths of the cache
 
 @dataclass(frozen=True)
 class Case:
-    """One measurement: `num_rows` sequences of one kind. model: a checkpoint, or "" for random weights of `shape`."""
+    """One measurement: `num_rows` sequences of one kind. source.model is "" for random weights of `shape`."""
 
     kind: Kind
     shape: str
-    model: str
-    weights: str
-    device: str
-    num_threads: int
+    source: ModelSource
     n: int
     guidance: float
 
@@ -67,8 +64,9 @@ class Ours:
 
     def __init__(self, case: Case):
         self.case = case
-        runtime = Runtime.choose(case.device, case.weights, case.num_threads)
-        engine = load(case.model, runtime) if case.model else Engine(random_checkpoint(SHAPES[case.shape], runtime))
+        runtime = case.source.runtime()
+        random = None if case.source.model else Engine(random_checkpoint(SHAPES[case.shape], runtime))
+        engine = random or case.source.load(runtime)
         self.model, self.device = engine.model, runtime.device
 
     def _request(self) -> Request:
@@ -147,11 +145,11 @@ class Transformers:
         except ImportError as error:
             raise ValueError(f"the peer is not installed ({error}): pip install 'transformers>=5.20'") from None
         self.case = case
-        runtime = Runtime.choose(case.device, case.weights, case.num_threads)
+        runtime = case.source.runtime()
         self.device, self.dtype = runtime.device, DTYPES[runtime.weights]
         with tempfile.TemporaryDirectory() as folder:
-            if case.model:
-                kept = checkpoints.load(find_checkpoint(case.model), dtype=self.dtype)
+            if case.source.model:
+                kept = case.source.checkpoint(self.dtype)
                 checkpoints.save(kept, Path(folder) / "model", form="transformers")
                 self.model = JanusForConditionalGeneration.from_pretrained(Path(folder) / "model", dtype=self.dtype)
             else:

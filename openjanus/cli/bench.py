@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
-from openjanus.cli.options import Compute, ComputeOptions, Model, short_or
+from openjanus.cli.options import ComputeOptions, Model, short_or
+from openjanus.inference.source import Compute
 
 if TYPE_CHECKING:
     from openjanus.sequence import Kind
 
 
 @dataclass(frozen=True)
-class Options(ComputeOptions):
+class Options(Compute):
     """What both timings take."""
 
     shape: Annotated[str, arg(help="a published size, random weights: janus-1.3b, janus-pro-1b, janus-pro-7b")] = ""
@@ -51,13 +52,13 @@ def serve(
     url: Annotated[str | None, arg(help="a running server; default: start one")] = None,
     out: Annotated[Path | None, arg(help="write the figures as JSON")] = None,
     model: Model = "nano",
-    compute: Compute = ComputeOptions(),  # noqa: B008  (frozen)
+    compute: ComputeOptions = Compute(),  # noqa: B008  (frozen)
 ) -> None:
     """Load test of the server: wrong and lost answers, memory, throughput against one request at a time."""
     from openjanus.bench.load import BenchSettings, run
 
     minutes = short_or(minutes, 0.02)
-    run(BenchSettings(minutes, clients, requests, url, out, model, compute.device, compute.weights, compute.threads))
+    run(BenchSettings(minutes, clients, requests, url, out, compute.of(model)))
 
 
 def _run(kind: "Kind", o: Options, n: int, guidance: float) -> None:
@@ -66,7 +67,7 @@ def _run(kind: "Kind", o: Options, n: int, guidance: float) -> None:
     from openjanus.bench.shapes import SHAPES
     from openjanus.bench.sides import Case
     from openjanus.inference.sampling import SamplingOptions
-    from openjanus.runtime import DTYPES, SHORT, Runtime
+    from openjanus.runtime import DTYPES, SHORT
 
     if o.shape and o.shape not in SHAPES:
         raise ValueError(f"shape {o.shape!r}: expected one of {', '.join(SHAPES)}")
@@ -78,9 +79,10 @@ def _run(kind: "Kind", o: Options, n: int, guidance: float) -> None:
     if o.steps < 3 or o.rounds < 1:
         raise ValueError(f"steps is {o.steps} and rounds {o.rounds}, expected at least 3 and 1")
     SamplingOptions(n=n, guidance=guidance)  # says what is out of range
-    print(Runtime.choose(o.device, o.weights, o.threads), file=sys.stderr)
-    case = Case(kind, o.shape, "" if o.shape else o.model, o.weights, o.device, o.threads, n, guidance)
-    result = measure(case, replace(case, weights=peer_weights) if o.versus else None, o.steps, o.rounds)
+    print(o.runtime(), file=sys.stderr)
+    case = Case(kind, o.shape, o.of("" if o.shape else o.model), n, guidance)
+    peer = replace(case, source=replace(case.source, weights=peer_weights)) if o.versus else None
+    result = measure(case, peer, o.steps, o.rounds)
     print(report.table(result))
     if o.json:
         print(report.as_json(result))

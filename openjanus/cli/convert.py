@@ -8,6 +8,7 @@ from tyro.conf import Positional, arg
 from openjanus.cli.console import progress_bar
 from openjanus.cli.files import folder_to_write
 from openjanus.cli.options import AsConfigured, IgnoreConfigKeys, Revision
+from openjanus.inference.source import ModelSource
 
 
 def convert(
@@ -25,7 +26,7 @@ def convert(
     from openjanus.runtime import DTYPES, dtype_name
     from openjanus.training.run import restore
     from openjanus.weights import checkpoint
-    from openjanus.weights.hub import NANO, find_checkpoint
+    from openjanus.weights.hub import NANO
 
     dtype = dtype_name(dtype, ("stored", *DTYPES))
     if format not in checkpoint.FORMATS:
@@ -34,10 +35,10 @@ def convert(
         if source != NANO and (Path(source) / "run.json").is_file():
             kept = restore(Path(source))
         else:
-            folder = find_checkpoint(source, revision, ignore_config_keys)
+            named = ModelSource(
+                model=source, revision=revision, as_configured=as_configured, ignore_config_keys=ignore_config_keys
+            )
             with progress_bar("reading") as progress:
-                kept = checkpoint.load(
-                    folder, "cpu", None, as_configured, progress, ignore_config_keys=ignore_config_keys
-                )
+                kept = named.checkpoint(progress=progress)
         checkpoint.save(kept, target, DTYPES.get(dtype), format)
     print(target)

@@ -5,7 +5,8 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from openjanus.cli.options import Compute, ComputeOptions, short_or
+from openjanus.cli.options import ComputeOptions, ModelOptions, short_or
+from openjanus.inference.source import Compute
 
 
 def evaluate(
@@ -17,13 +18,13 @@ def evaluate(
     guidance: float | None = None,
     temperature: float | None = None,
     out: Annotated[Path | None, arg(help="write the figures as JSON")] = None,
-    compute: Compute = ComputeOptions(),  # noqa: B008  (frozen)
+    compute: ComputeOptions = Compute(),  # noqa: B008  (frozen)
 ) -> None:
     """Score drawings and answers of a model in the emoji world, by split, with the scorer's own error beside them."""
     from openjanus.recipes.evaluators import evaluate_emoji_world
 
     n = short_or(n, 2)
-    engine = compute.load(model)
+    engine = ModelOptions(compute.device, compute.weights, compute.threads, model).engine()
     options = engine.options(seed=seed, guidance=guidance, temperature=temperature)
     report = evaluate_emoji_world(engine, options, n, seed)
     print(report.text)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 from tyro.conf import Positional, arg
 
 from openjanus.cli.console import console, progress_bar
+from openjanus.inference.source import Compute, ModelSource
 
 if TYPE_CHECKING:
     from openjanus.inference.engine import Engine
@@ -31,53 +32,20 @@ Overrides = Annotated[
 
 
 @dataclass(frozen=True)
-class ComputeOptions:
-    """Where a model runs, and how its matrices are stored."""
-
-    device: Device = "auto"
-    weights: Annotated[str, arg(help="auto, float32, bfloat16, float16, int8 or int4: how matrices are stored")] = (
-        "auto"
-    )
-    threads: Threads = 0
-
-    def load(
-        self,
-        model: str,
-        revision: str | None = None,
-        as_configured: bool = False,
-        ignore_config_keys: tuple[str, ...] = (),
-    ) -> "Engine":
-        """Loads a model, with a progress bar. Raises ValueError for what is wrong with it."""
-        from openjanus.inference.engine import load
-
-        runtime = choose_runtime(self.device, self.weights, self.threads)
-        with progress_bar("loading") as report:
-            return load(
-                model,
-                runtime,
-                revision=revision,
-                as_configured=as_configured,
-                progress=report,
-                ignore_config_keys=ignore_config_keys,
-            )
-
-
-@dataclass(frozen=True)
-class ModelOptions(ComputeOptions):
+class ModelOptions(ModelSource):
     """Which model runs, and where."""
 
-    model: Model = "nano"
-    revision: Revision = None
-    as_configured: AsConfigured = False
-    ignore_config_keys: IgnoreConfigKeys = ()
+    ignore_config_keys: IgnoreConfigKeys = ()  # again, for its metavar
 
     def engine(self) -> "Engine":
-        """Loads the model that the options name."""
-        return self.load(self.model, self.revision, self.as_configured, self.ignore_config_keys)
+        """Loads the model, with a progress bar. Raises ValueError for what is wrong with it."""
+        runtime = choose_runtime(self)
+        with progress_bar("loading") as report:
+            return self.load(runtime, report)
 
 
 # Their fields stand among a command's own options: --model, not --which.model.
-Compute = Annotated[ComputeOptions, arg(name="")]
+ComputeOptions = Annotated[Compute, arg(name="")]
 Which = Annotated[ModelOptions, arg(name="")]
 
 
@@ -86,10 +54,8 @@ def short_or(value: T, short: T) -> T:
     return short if os.environ.get("OPENJANUS_SHORT") else value
 
 
-def choose_runtime(device: str, weights: str, threads: int) -> "Runtime":
+def choose_runtime(compute: Compute) -> "Runtime":
     """The runtime that the options ask for, shown to the user."""
-    from openjanus.runtime import Runtime
-
-    runtime = Runtime.choose(device, weights, threads)
+    runtime = compute.runtime()
     console.print(str(runtime), style="dim")
     return runtime

@@ -46,24 +46,13 @@ def serve(
         elif engine == "vllm":
             from openjanus.fleet.command import server_command
 
-            if which.device != "auto" or which.threads:
-                raise ValueError("--device and --threads are not for --engine vllm: see --fleet.vllm")
-            if which.as_configured or which.ignore_config_keys:
-                raise ValueError(
-                    "--as-configured and --ignore-config-keys are not for --engine vllm: give them to openjanus "
-                    "convert, and serve the folder that it writes"
-                )
-            command = server_command(which.model, which.revision, which.weights, settings, fleet)
+            command = server_command(which, settings, fleet)
             console.print(str(command), style="dim")
             command.become()
         else:
-            from openjanus.fleet.ray_serve import EngineSource, run_replicas
+            from openjanus.fleet.ray_serve import run_replicas
 
-            source = EngineSource(
-                which.model, which.device, which.weights, which.threads, which.revision, which.as_configured,
-                which.ignore_config_keys,
-            )  # fmt: skip
-            run_replicas(source, settings, fleet.replicas)
+            run_replicas(which, settings, fleet.replicas)
 
 
 def name_of(model: str) -> str:

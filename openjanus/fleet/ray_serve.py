@@ -8,9 +8,9 @@ may come and go. What a request gets does not depend on which one answers.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
+from openjanus.inference.source import ModelSource
 from openjanus.serve import log
 from openjanus.serve.guard import Guard, Keys
 from openjanus.serve.hosts import allowed_hosts
@@ -18,34 +18,8 @@ from openjanus.serve.keys import read_keys
 from openjanus.serve.server import ServerSettings, warn_if_open
 
 
-@dataclass(frozen=True)
-class EngineSource:
-    """The arguments of `openjanus.load`, for whoever loads later and elsewhere."""
-
-    model: str
-    device: str = "auto"
-    weights: str = "auto"
-    threads: int = 0
-    revision: str | None = None
-    as_configured: bool = False
-    ignore_config_keys: tuple[str, ...] = ()
-
-    def load(self) -> Any:
-        from openjanus.inference.engine import load
-        from openjanus.runtime import Runtime
-
-        runtime = Runtime.choose(self.device, self.weights, self.threads)
-        return load(
-            self.model,
-            runtime,
-            revision=self.revision,
-            as_configured=self.as_configured,
-            ignore_config_keys=self.ignore_config_keys,
-        )
-
-
 def make_deployment(
-    source: EngineSource, s: ServerSettings, replicas: int = 2, num_cpus: float = 1, num_gpus: float = 0
+    source: ModelSource, s: ServerSettings, replicas: int = 2, num_cpus: float = 1, num_gpus: float = 0
 ) -> Any:
     """An application for `ray.serve.run`. num_cpus, num_gpus: of each replica."""
     from ray import serve
@@ -67,7 +41,7 @@ def make_deployment(
     return Replica.bind()  # type: ignore[attr-defined]
 
 
-def _builder(source: EngineSource, s: ServerSettings, keys: Keys, hosts: list[str]) -> Callable[[], Guard]:
+def _builder(source: ModelSource, s: ServerSettings, keys: Keys, hosts: list[str]) -> Callable[[], Guard]:
     def build() -> Guard:
         from openjanus.serve.app import make_app
         from openjanus.serve.service import Service
@@ -81,7 +55,7 @@ def _builder(source: EngineSource, s: ServerSettings, keys: Keys, hosts: list[st
     return build
 
 
-def run_replicas(source: EngineSource, s: ServerSettings, replicas: int) -> None:
+def run_replicas(source: ModelSource, s: ServerSettings, replicas: int) -> None:
     """Serves until Ctrl-C, on a Ray cluster that is there (RAY_ADDRESS) or a local one made for it.
 
     Raises ValueError where ray is not installed.

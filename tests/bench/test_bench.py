@@ -8,10 +8,11 @@ from openjanus.bench.measure import Result, Times
 from openjanus.bench.report import as_json, table
 from openjanus.bench.sides import Case
 from openjanus.cli import main
+from openjanus.inference.source import ModelSource
 from openjanus.sequence import Kind
 from openjanus.testing import tiny_checkpoint
 
-CASE = Case(Kind.GENERATE, "janus-1.3b", "", "int8", "cpu", 0, 2, 5.0)
+CASE = Case(Kind.GENERATE, "janus-1.3b", ModelSource("cpu", "int8", model=""), 2, 5.0)
 
 
 def times(prefill: float, steps: tuple[float, float, float], decode: float) -> Times:

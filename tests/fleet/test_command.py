@@ -12,6 +12,7 @@ from openjanus.fleet.options import FleetOptions
 from openjanus.fleet.painter import Painter
 from openjanus.fleet.settings import VARIABLE, FleetSettings
 from openjanus.inference.engine import Engine
+from openjanus.inference.source import ModelSource
 from openjanus.serve.limits import Limits
 from openjanus.serve.server import ServerSettings
 from openjanus.weights.checkpoint import save
@@ -39,7 +40,7 @@ def test_the_command_says_all_that_was_asked(tmp_path: Path, monkeypatch: pytest
         limits=Limits(max_pictures=3, max_new_tokens=77),
     )  # fmt: skip
     options = FleetOptions(True, 3.0, "cuda:1", ("tensor-parallel-size=2", "enforce-eager"))
-    made = command.server_command("nano", None, "bf16", settings, options)
+    made = command.server_command(ModelSource(weights="bf16"), settings, options)
     found = flags(made.arguments)
     assert found["--dtype"] == "bfloat16" and found["--port"] == "9000" and found["--max-model-len"] == "256"
     assert json.loads(found["--hf-overrides"]) == {"paired": False, "guidance": 3.0}
@@ -57,7 +58,7 @@ def test_the_command_says_all_that_was_asked(tmp_path: Path, monkeypatch: pytest
 
 def test_plugins_that_were_named_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_PLUGINS", "theirs")
-    made = command.server_command("nano", None, "auto", ServerSettings(), FleetOptions())
+    made = command.server_command(ModelSource(), ServerSettings(), FleetOptions())
     assert made.environment["VLLM_PLUGINS"] == "theirs,openjanus"
 
 
