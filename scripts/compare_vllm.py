@@ -17,8 +17,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from openjanus.testing.on_vllm import PICTURES, Ask, Draw, Embedded, OnVllm, on_vllm
 from openjanus.weights.hub import BUNDLED
-from tests.fleet.on_vllm import PICTURES, Ask, Draw, Embedded, OnVllm, on_vllm
 
 PROMPTS = (
     "two red apples on a white background",

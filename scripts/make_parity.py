@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from openjanus.processing.image import understanding_pixels  # noqa: E402
-from tests.parity import stages  # noqa: E402
+from openjanus.testing import stages  # noqa: E402
 
 HEAD = """\
 | stage | compared | transformers' folder | the same, tied | official folder |

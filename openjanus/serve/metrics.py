@@ -1,13 +1,10 @@
 """What `/metrics` tells Prometheus; rates are for PromQL, such as rate(openjanus_ids_total[1m])."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 from openjanus.sequence import Kind
-
-if TYPE_CHECKING:
-    from openjanus.serve.worker import Worker
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 KINDS = {Kind.TEXT: "text", Kind.GENERATE: "image"}
@@ -38,12 +35,14 @@ class Metrics:
         self.rows = Gauge("openjanus_batch_rows", "Rows of the batch in use", registry=r)
         self.slots = Gauge("openjanus_batch_slots", "Rows of the batch there are", registry=r)
 
-    def watch(self, worker: "Worker") -> None:
-        """Gauges are read off the worker whenever somebody asks."""
-        self.waiting.set_function(lambda: worker.num_waiting)
-        self.open.set_function(lambda: len(worker.open))
-        self.rows.set_function(lambda: len(worker.scheduler.owner))
-        self.slots.set(worker.scheduler.cache.num_rows)
+    def watch(
+        self, waiting: Callable[[], int], open: Callable[[], int], rows: Callable[[], int], num_slots: int
+    ) -> None:
+        """Gauges are read off the worker whenever somebody asks. rows: of the batch, in use; num_slots: in all."""
+        self.waiting.set_function(waiting)
+        self.open.set_function(open)
+        self.rows.set_function(rows)
+        self.slots.set(num_slots)
 
     def add_ids(self, kind: Kind, count: int) -> None:
         self.ids.labels(KINDS[kind]).inc(count)

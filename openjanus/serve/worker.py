@@ -120,7 +120,10 @@ class Worker:
         self._news = threading.Condition()
         self._is_stopped = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-        metrics.watch(self)
+        metrics.watch(
+            lambda: self.num_waiting, lambda: len(self.open), lambda: len(self.scheduler.owner),
+            self.scheduler.cache.num_rows,
+        )  # fmt: skip
 
     def start(self) -> None:
         self._loop = asyncio.get_running_loop()

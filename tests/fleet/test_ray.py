@@ -14,8 +14,8 @@ import pytest
 pytest.importorskip("ray", reason="ray is not installed: make test-vllm has an environment with it")
 
 from openjanus.processing.image import open_image
+from openjanus.testing.on_vllm import PICTURES, Ask, Embedded
 from openjanus.weights.hub import BUNDLED
-from tests.fleet.on_vllm import PICTURES, Ask, Embedded
 from tests.fleet.serving import Served, ask, pixels_of, refused, start
 
 pytestmark = pytest.mark.vllm

@@ -8,8 +8,8 @@ import pytest
 pytest.importorskip("vllm", reason="vLLM is not installed: make test-vllm has an environment with it")
 
 from openjanus.fleet.options import FleetOptions
+from openjanus.testing.on_vllm import PICTURES, TINY_TIED, Ask, Draw, Embedded, OnVllm, Work, on_vllm, tiny_folder
 from openjanus.weights.hub import BUNDLED
-from tests.fleet.on_vllm import PICTURES, TINY_TIED, Ask, Draw, Embedded, OnVllm, Work, on_vllm, tiny_folder
 from tests.fleet.test_vocabulary import INJECTIONS
 
 pytestmark = pytest.mark.vllm

@@ -17,8 +17,8 @@ pytest.importorskip("vllm", reason="vLLM is not installed: make test-vllm has an
 import openai
 from PIL import Image
 
+from openjanus.testing.on_vllm import CPU_ENVIRONMENT, PICTURES, Ask, Embedded
 from openjanus.weights.hub import BUNDLED
-from tests.fleet.on_vllm import CPU_ENVIRONMENT, PICTURES, Ask, Embedded
 from tests.fleet.serving import ask, pixels_of, refused, start
 from tests.fleet.test_vocabulary import INJECTIONS
 

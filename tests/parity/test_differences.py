@@ -11,8 +11,7 @@ from PIL import Image
 import openjanus
 from openjanus.processing.image import open_image
 from openjanus.processing.processor import Message
-from openjanus.testing import tiny_checkpoint
-from tests.parity import reference, stages
+from openjanus.testing import reference, stages, tiny_checkpoint
 
 
 def both(path) -> tuple[Image.Image, Image.Image]:

@@ -14,11 +14,10 @@ from transformers import AutoProcessor, JanusConfig, JanusForConditionalGenerati
 import openjanus
 from openjanus.processing.image import understanding_pixels
 from openjanus.processing.processor import Message
-from openjanus.testing import TINY, tiny_checkpoint, tiny_janus
+from openjanus.testing import TINY, reference, stages, tiny_checkpoint, tiny_janus
+from openjanus.testing.stages import Pair
 from openjanus.weights import checkpoint
 from openjanus.weights.config import Checkpoint
-from tests.parity import reference, stages
-from tests.parity.stages import Pair
 
 transformers.logging.set_verbosity_error()
 TEMPLATES = ("deepseek", "deepseek_old")

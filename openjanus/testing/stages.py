@@ -19,8 +19,8 @@ from openjanus.inference.sampling import SamplingOptions
 from openjanus.model.janus import Janus
 from openjanus.processing.processor import Message
 from openjanus.sequence import Batch, Kind, TextSpan, UnderstandSpan, collate
-from tests.parity import reference
-from tests.parity.reference import BOI, EOI, NUM_FEATURES, PAD, PICTURE, ROLES, SIZE_PX
+from openjanus.testing import reference
+from openjanus.testing.reference import BOI, EOI, NUM_FEATURES, PAD, PICTURE, ROLES, SIZE_PX
 
 PROMPTS = ("a cat", "two red apples on a white background", "three small dogs above a big blue umbrella, in the style")
 NUM_NEW = 12

@@ -7,6 +7,9 @@
 
 It draws noise and says nonsense, but it has every part of a real checkpoint: both eyes, both heads, tokenizer and
 processor files. 64-px pictures, 16 features and 16 ids each.
+
+The tests and the scripts of this repository share the other modules here: `reference` and `stages` (parity with
+transformers, of the dev extra) and `on_vllm` (which needs vLLM).
 """
 
 from pathlib import Path

@@ -48,7 +48,7 @@ TINY_TIED = replace(
 
 
 def tiny_folder(folder: Path, form: str = "openjanus", config: Any = TINY_WIDE) -> Path:
-    """As `openjanus.testing.tiny_checkpoint`, with wider heads."""
+    """As `tiny_checkpoint`, with wider heads."""
     text = world_text_tokenizer().with_special(*ROLES["deepseek"].values())
     prompt = SYSTEM_PROMPT if form != "transformers" else ""
     processor = Processor(ProcessorConfig(16, PixelConfig(64), "deepseek", prompt), text)
