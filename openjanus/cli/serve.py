@@ -11,6 +11,7 @@ from openjanus.cli.console import console
 from openjanus.cli.options import ModelOptions, Which
 from openjanus.fleet.options import FleetOptions
 from openjanus.serve.limits import Limits
+from openjanus.serve.settings import ServerSettings
 from openjanus.serve.signals import end_at_once, handled
 
 
@@ -35,11 +36,11 @@ def serve(
     """Serve the OpenAI API and a page to talk and draw with, until SIGTERM."""
     # Before torch is imported. vLLM and Ray handle signals themselves.
     with handled(end_at_once) if engine == "embedded" else nullcontext():
-        from openjanus.serve.server import ServerSettings, run
+        from openjanus.serve.server import run
 
         settings = ServerSettings(
-            host, port, name or name_of(which.model), alias, slots, positions, api_keys, allow_host, remote_pictures,
-            log_prompts, grace_seconds, limits, strict_sizes,
+            host, port, name or name_of(which.model), alias, slots, positions, str(api_keys) if api_keys else None,
+            allow_host, remote_pictures, log_prompts, grace_seconds, limits, strict_sizes,
         )  # fmt: skip
         if engine == "embedded":
             run(which.engine, settings)

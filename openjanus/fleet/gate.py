@@ -11,6 +11,7 @@ from openjanus.fleet.settings import FleetSettings
 from openjanus.serve import log
 from openjanus.serve.errors import ApiError
 from openjanus.serve.guard import App, Guard, Keys, Receive, Send
+from openjanus.serve.hosts import allowed_hosts
 from openjanus.serve.keys import read_keys
 from openjanus.serve.metrics import Metrics
 
@@ -21,9 +22,10 @@ class Gate(Guard):
     """API keys, bounds on bodies and requests in flight, hosts and headers as in serve/guard.py."""
 
     def __init__(self, app: App):
-        settings = FleetSettings.from_environment()
-        log.set_up(settings.log_prompts)
-        super().__init__(_doors(app), settings.limits, Metrics(), Keys(read_keys(settings.key_file)), settings.hosts)
+        s = FleetSettings.from_environment().server
+        log.set_up(s.log_prompts)
+        hosts = allowed_hosts(s.host, s.allow_host)
+        super().__init__(_doors(app), s.limits, Metrics(), Keys(read_keys(s.api_keys)), hosts)
 
 
 def _doors(app: App) -> App:

@@ -15,7 +15,8 @@ from openjanus.serve import log
 from openjanus.serve.guard import Guard, Keys
 from openjanus.serve.hosts import allowed_hosts
 from openjanus.serve.keys import read_keys
-from openjanus.serve.server import ServerSettings, warn_if_open
+from openjanus.serve.server import warn_if_open
+from openjanus.serve.settings import ServerSettings
 
 
 def make_deployment(
@@ -47,10 +48,7 @@ def _builder(source: ModelSource, s: ServerSettings, keys: Keys, hosts: list[str
         from openjanus.serve.service import Service
 
         log.set_up(s.log_prompts)
-        service = Service(
-            source.load(), s.name, s.limits, s.slots, s.positions, s.remote_pictures, s.aliases, s.strict_sizes
-        )
-        return make_app(service, keys, hosts)
+        return make_app(Service(source.load(), s), keys, hosts)
 
     return build
 

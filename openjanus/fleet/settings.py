@@ -7,27 +7,21 @@ import json
 import os
 from collections.abc import MutableMapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from openjanus import config as configs
 from openjanus.config import Config
-from openjanus.serve.limits import Limits
+from openjanus.serve.settings import ServerSettings
 
 VARIABLE = "OPENJANUS_FLEET"
 
 
 @dataclass(frozen=True)
 class FleetSettings(Config):
-    """api_keys: a file, one a line; OPENJANUS_API_KEY counts too. hosts: names that the Host header may have, empty for
-    any. paint_device: where image ids become pictures."""
+    """server: as `openjanus serve` got them; without, vLLM listens at every address. paint_device: where image ids
+    become pictures."""
 
-    limits: Limits = field(default_factory=Limits)
-    api_keys: str | None = None
-    hosts: tuple[str, ...] = ()
-    remote_pictures: bool = False
-    log_prompts: bool = False
+    server: ServerSettings = field(default_factory=lambda: ServerSettings(host="0.0.0.0"))
     paint_device: str = "cpu"
-    strict_sizes: bool = False
 
     @classmethod
     def from_environment(cls) -> "FleetSettings":
@@ -36,7 +30,3 @@ class FleetSettings(Config):
 
     def into(self, environment: MutableMapping[str, str]) -> None:
         environment[VARIABLE] = json.dumps(configs.to_dict(self))
-
-    @property
-    def key_file(self) -> Path | None:
-        return Path(self.api_keys) if self.api_keys else None

@@ -79,9 +79,9 @@ class FleetRenderer(BaseRenderer):
     def __init__(self, config: VllmConfig, tokenizer: Any):
         super().__init__(config, tokenizer)
         self.hf: FleetConfig = config.model_config.hf_config
-        self.settings = FleetSettings.from_environment()
-        limits, fetch = self.settings.limits, None
-        if self.settings.remote_pictures:
+        s, fetch = FleetSettings.from_environment().server, None
+        limits = s.limits
+        if s.remote_pictures:
             fetch = partial(fetch_picture, max_bytes=limits.max_picture_bytes, seconds=limits.fetch_seconds)
         text = TextTokenizer(self.get_tokenizer()._tokenizer)
         processor = Processor(self.hf.read_checkpoint().processor, text)

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def read_keys(path: Path | None) -> list[str]:
+def read_keys(path: str | Path | None) -> list[str]:
     """API keys from a file, one a line, and from OPENJANUS_API_KEY. Raises ValueError for a file without any."""
     keys = []
     if path is not None:
         try:
-            lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+            lines = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines()]
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"{path}: cannot read API keys there ({error})") from None
         keys = [line for line in lines if line and not line.startswith("#")]

@@ -11,13 +11,9 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated
 
 import uvicorn
 
-from openjanus.config import Config, NonNegativeFloat, NonNegativeInt, Range
 from openjanus.inference.engine import Engine
 from openjanus.serve import log
 from openjanus.serve.app import make_app
@@ -25,8 +21,8 @@ from openjanus.serve.connection import Connection
 from openjanus.serve.guard import Guard, Keys
 from openjanus.serve.hosts import allowed_hosts, is_local
 from openjanus.serve.keys import read_keys
-from openjanus.serve.limits import Limits
 from openjanus.serve.service import Service
+from openjanus.serve.settings import ServerSettings
 from openjanus.serve.signals import handled, leave
 
 END_SECONDS = 5.0  # from the end of the grace time until what does not end by itself is cut off
@@ -98,25 +94,6 @@ async def _until(happens: Callable[[], bool], seconds: float) -> None:
         await asyncio.sleep(0.02)
 
 
-@dataclass(frozen=True)
-class ServerSettings(Config):
-    """What `openjanus serve` takes beside the model; see its help."""
-
-    host: str = "127.0.0.1"
-    port: Annotated[int, Range(0, 65535)] = 8000
-    name: str = "nano"
-    aliases: tuple[str, ...] = ()
-    slots: NonNegativeInt = 0
-    positions: NonNegativeInt = 0
-    api_keys: Path | None = None
-    allow_host: tuple[str, ...] = ()
-    remote_pictures: bool = False
-    log_prompts: bool = False
-    grace_seconds: NonNegativeFloat = 30.0
-    limits: Limits = field(default_factory=Limits)
-    strict_sizes: bool = False
-
-
 def run(load: Callable[[], Engine], s: ServerSettings) -> None:
     """Serves until a signal. Raises ValueError for whatever is wrong, before the socket opens.
 
@@ -125,7 +102,7 @@ def run(load: Callable[[], Engine], s: ServerSettings) -> None:
     """
     keys = read_keys(s.api_keys)
     with bind(s.host, s.port) as opened:
-        service = Service(load(), s.name, s.limits, s.slots, s.positions, s.remote_pictures, s.aliases, s.strict_sizes)
+        service = Service(load(), s)
         server = make_server(service, keys, allowed_hosts(s.host, s.allow_host), s.grace_seconds)
         log.set_up(s.log_prompts)
         _open(opened, s.host, s.port)

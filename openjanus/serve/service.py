@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
@@ -17,9 +17,9 @@ from openjanus.serve.drawing import Canvas
 from openjanus.serve.errors import ApiError
 from openjanus.serve.fetch import fetch_picture
 from openjanus.serve.grammar import Grammars
-from openjanus.serve.limits import Limits
 from openjanus.serve.metrics import Metrics
 from openjanus.serve.painter import Painter
+from openjanus.serve.settings import ServerSettings
 from openjanus.serve.stored import Store
 from openjanus.serve.worker import Worker
 
@@ -54,34 +54,21 @@ def cache_size(engine: Engine, slots: int = 0, positions: int = 0) -> tuple[int,
 
 
 class Service:
-    """One model behind one API. name, aliases: what clients call it. fetch: whether remote pictures are loaded.
-    strict_sizes: whether a drawing of another size is refused."""
+    """One model behind one API."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        name: str,
-        limits: Limits | None = None,
-        slots: int = 0,
-        positions: int = 0,
-        fetch: bool = False,
-        aliases: Collection[str] = (),
-        strict_sizes: bool = False,
-    ):
-        self.engine, self.name, self.limits = engine, name, limits or Limits()
-        self.names = tuple(dict.fromkeys((name, *aliases)))
+    def __init__(self, engine: Engine, s: ServerSettings):
+        self.engine, self.name, self.limits = engine, s.name, s.limits
+        self.names = tuple(dict.fromkeys((s.name, *s.aliases)))  # what clients call the model
         self.created = int(time.time())
         num_image_ids = engine.model.config.image_tokenizer.num_image_ids
-        self.canvas = Canvas(engine.sizes_px, num_image_ids, engine.sampling, engine.decode_images, strict_sizes)
+        self.canvas = Canvas(engine.sizes_px, num_image_ids, engine.sampling, engine.decode_images, s.strict_sizes)
         self.metrics = Metrics()
-        self.worker = Worker(engine, *cache_size(engine, slots, positions), self.limits, self.metrics)
-        self.store = Store(self.limits.max_stored_bytes)
+        self.worker = Worker(engine, *cache_size(engine, s.slots, s.positions), s.limits, self.metrics)
+        self.store = Store(s.limits.max_stored_bytes)
         self.grammars = Grammars(engine.processor.text)
         self.fetch: Fetch | None = None
-        if fetch:
-            self.fetch = partial(
-                fetch_picture, max_bytes=self.limits.max_picture_bytes, seconds=self.limits.fetch_seconds
-            )
+        if s.remote_pictures:
+            self.fetch = partial(fetch_picture, max_bytes=s.limits.max_picture_bytes, seconds=s.limits.fetch_seconds)
         self._readers = one_core_pool(READERS, "reader")
         self._parser = ThreadPoolExecutor(1, "parser")  # one body at a time: what parsing takes does not add up
         self.painter = Painter()  # beside the batch, and not in its way

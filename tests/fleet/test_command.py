@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from openjanus.fleet.settings import VARIABLE, FleetSettings
 from openjanus.inference.engine import Engine
 from openjanus.inference.source import ModelSource
 from openjanus.serve.limits import Limits
-from openjanus.serve.server import ServerSettings
+from openjanus.serve.settings import ServerSettings
 from openjanus.weights.checkpoint import save
 from tests import tiny
 
@@ -50,7 +51,7 @@ def test_the_command_says_all_that_was_asked(tmp_path: Path, monkeypatch: pytest
     at = made.arguments.index("--served-model-name")
     assert made.arguments[at + 1 : at + 3] == ["tiny", "gpt-image-1"]
     monkeypatch.setenv(VARIABLE, made.environment[VARIABLE])
-    expected = FleetSettings(settings.limits, str(tmp_path / "keys"), (), False, False, "cuda:1")
+    expected = FleetSettings(replace(settings, api_keys=str(tmp_path / "keys")), "cuda:1")
     assert FleetSettings.from_environment() == expected
     assert "openjanus" in made.environment["VLLM_PLUGINS"].split(",")
     assert "sesame" not in str(made)
@@ -63,7 +64,7 @@ def test_plugins_that_were_named_stay(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_settings_survive_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = FleetSettings(Limits(max_n=3, body_seconds=1.5), "keys", ("a", "b"), True, False, "cuda")
+    settings = FleetSettings(ServerSettings(allow_host=("a", "b"), limits=Limits(max_n=3, body_seconds=1.5)), "cuda")
     held: dict[str, str] = {}
     settings.into(held)
     monkeypatch.setenv(VARIABLE, held[VARIABLE])

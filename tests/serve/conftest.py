@@ -17,6 +17,7 @@ from openjanus.inference.engine import Engine
 from openjanus.serve.limits import Limits
 from openjanus.serve.server import Server, bind, make_server
 from openjanus.serve.service import Service
+from openjanus.serve.settings import ServerSettings
 from tests import tiny
 
 
@@ -50,7 +51,7 @@ def until(happens, seconds: float = 60) -> None:
 
 @contextmanager
 def run_server(engine: Engine, limits: Limits | None = None, keys=(), hosts=(), **settings) -> Iterator[Running]:
-    service = Service(engine, settings.pop("name", "tiny"), limits, **{"slots": 16, **settings})
+    service = Service(engine, ServerSettings(**{"name": "tiny", "slots": 16, "limits": limits or Limits(), **settings}))
     server, loop = make_server(service, keys, hosts, grace_seconds=5), asyncio.new_event_loop()
     socket = bind("127.0.0.1", 0)
 

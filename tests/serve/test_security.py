@@ -20,6 +20,7 @@ from openjanus.serve.keys import WrongKeys, read_keys
 from openjanus.serve.limits import Limits
 from openjanus.serve.page import FILES
 from openjanus.serve.service import Service, cache_size
+from openjanus.serve.settings import ServerSettings
 from tests.serve.conftest import run_server, until
 from tests.serve.raw import send
 from tests.serve.test_contract import ask
@@ -372,7 +373,7 @@ def test_odd_urls_are_refused_before_anything_is_looked_up(url, monkeypatch) -> 
 
 def test_the_server_loads_remote_pictures_only_when_told_to(engine, monkeypatch) -> None:
     part = {"type": "image_url", "image_url": {"url": "http://127.0.0.1/a.png"}}
-    with run_server(engine, fetch=True) as running, pytest.raises(openai.BadRequestError) as error:
+    with run_server(engine, remote_pictures=True) as running, pytest.raises(openai.BadRequestError) as error:
         ask(running.client(), [part])
     assert "not a public address" in str(error.value) and error.value.param == "messages.0.content.0.image_url"
 
@@ -396,4 +397,4 @@ def test_limits_and_sizes_that_make_no_sense(engine) -> None:
         cache_size(engine, 100_000_000)
     slots, positions = cache_size(engine)
     assert positions == 192 and slots == 64
-    assert Service(engine, "tiny").fetch is None
+    assert Service(engine, ServerSettings()).fetch is None

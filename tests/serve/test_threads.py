@@ -16,6 +16,7 @@ from PIL import Image
 
 from openjanus.runtime import Runtime, one_core_pool
 from openjanus.serve.service import Service
+from openjanus.serve.settings import ServerSettings
 from tests.serve.conftest import run_server
 
 T = TypeVar("T")
@@ -73,7 +74,7 @@ def test_a_service_made_in_any_thread_keeps_the_number_for_its_engine(engine) ->
 
     def make() -> Service:
         Runtime.choose("cpu", num_threads=3)
-        return Service(engine, "tiny", slots=2)
+        return Service(engine, ServerSettings(slots=2))
 
     service = in_a_new_thread(make)
     assert in_a_new_thread(counts) == (3, 3)
