@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from openjanus.processing.message import Message
 
 __all__ = ["Engine", "Message", "load"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {"Engine": "inference.engine", "load": "inference.engine", "Message": "processing.message"}
 

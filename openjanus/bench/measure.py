@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 
-from openjanus.bench.sides import Case, Ours, Transformers, synchronise
+from openjanus.bench.sides import Case, Ours, Side, Transformers, synchronise
 from openjanus.runtime import set_threads
 from openjanus.sequence import Kind
 
-SIDES: dict[str, Callable[[Case], Any]] = {"openjanus": Ours, "transformers": Transformers}
+SIDES: dict[str, Callable[[Case], Side]] = {"openjanus": Ours, "transformers": Transformers}
 PROBE_BYTES = 2**29
 
 

@@ -80,10 +80,6 @@ _PAIRS = {
 }
 
 
-def is_train_color(color: str, noun: str) -> bool:
-    return (color, noun) not in HELDOUT_COLOR_PAIRS
-
-
 def is_train_pair(first: str, second: str) -> bool:
     return frozenset((first, second)) not in HELDOUT_OBJECT_PAIRS
 

@@ -10,12 +10,16 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from openjanus.inference.source import ModelSource
 from openjanus.serve import log
+from openjanus.serve.app import make_app
 from openjanus.serve.guard import Guard, Keys
 from openjanus.serve.hosts import allowed_hosts
 from openjanus.serve.keys import read_keys
 from openjanus.serve.server import warn_if_open
+from openjanus.serve.service import Service
 from openjanus.serve.settings import ServerSettings
 
 
@@ -44,9 +48,6 @@ def make_deployment(
 
 def _builder(source: ModelSource, s: ServerSettings, keys: Keys, hosts: list[str]) -> Callable[[], Guard]:
     def build() -> Guard:
-        from openjanus.serve.app import make_app
-        from openjanus.serve.service import Service
-
         log.set_up(s.log_prompts)
         return make_app(Service(source.load(), s), keys, hosts)
 
@@ -63,8 +64,6 @@ def run_replicas(source: ModelSource, s: ServerSettings, replicas: int) -> None:
         from ray import serve
     except ImportError:
         raise ValueError("ray is not installed: pip install 'openjanus[ray]'") from None
-    import torch
-
     application = make_deployment(source, s, replicas, num_gpus=float(torch.cuda.is_available()))
     if not ray.is_initialized():
         ray.init(include_dashboard=False, log_to_driver=True)

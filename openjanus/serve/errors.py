@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
+import torch
+
 from openjanus.serve.schemas.base import ErrorAnswer, ErrorBody
 
 TYPES = {
@@ -81,8 +83,6 @@ def shortened(name: str) -> str:
 
 def of_fault(error: BaseException) -> ApiError:
     """What the client hears of a fault of ours: no word of what happened inside."""
-    import torch
-
     if isinstance(error, ApiError):
         return error
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
