@@ -16,13 +16,12 @@ from typing import Any
 import torch
 from PIL import Image
 
-import openjanus
 from openjanus.emoji.sources import world_text_tokenizer
 from openjanus.fleet.command import engine_arguments, environment
 from openjanus.fleet.options import FleetOptions
 from openjanus.fleet.settings import FleetSettings
 from openjanus.fleet.vocabulary import Vocabulary
-from openjanus.inference.engine import Engine
+from openjanus.inference.engine import Engine, load
 from openjanus.inference.scheduler import Request
 from openjanus.processing.image import PixelConfig, open_image
 from openjanus.processing.processor import ROLES, Message, Processor, ProcessorConfig
@@ -103,7 +102,7 @@ class Embedded:
     """What the embedded engine gives for the same work: the truth of these tests."""
 
     def __init__(self, folder: Path):
-        self.engine: Engine = openjanus.load(folder, device="cpu", weights="float32")
+        self.engine: Engine = load(folder, "cpu", "float32")
 
     def ids(self, work: Work) -> list[int]:
         """Of an answer with the id that ends it."""

@@ -108,7 +108,7 @@ def vq_decode(p: Pair) -> Compared:
 def _documents(p: Pair) -> Batch:
     """Three conversations of different lengths, two of them with pictures."""
     pictures = [picture(1), picture(2)]
-    talks = [
+    talks: list[list[str | Image.Image]] = [
         ["what is it?"],
         [pictures[0], "what is it?"],
         [pictures[0], "and", pictures[1], "what do these two have in common?"],

@@ -30,8 +30,6 @@ from openjanus.weights.config import Checkpoint
 
 # (model, step, folder for pictures) -> figures for the log; handed in from above, the loop knows none of them
 Evaluator = Callable[[nn.Module, int, Path], Mapping[str, float]]
-
-
 # (stage, step) -> the micro-batches of a step, on the CPU; each has `.to(device)`
 Data = Callable[[Stage, int], Sequence[Any]]
 # (model, batch, step) -> the loss summed over the batch's targets, and figures for the log

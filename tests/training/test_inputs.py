@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from openjanus.data.image_ids import ImageIds, tokenize_source
-from openjanus.data.sources import SOURCES
+from openjanus.data.sources import SOURCES, find_source
 from openjanus.emoji.sources import drawings
 from openjanus.processing.image import generation_pixels
 from openjanus.runtime import Runtime
@@ -50,7 +50,7 @@ def make_ids(task: JanusTraining, num: int = 8, seed: int = 0) -> None:
 
 
 def drawn_ids(training: Training, name: str, seed: int, index: int) -> list[int]:
-    document = training.data.document(name, SOURCES[name][0]("train", seed), index)
+    document = training.data.document(name, find_source(name, "conversations")("train", seed), index)
     (ids,) = [list(span.image_ids) for span in document if isinstance(span, GenerateSpan)]
     return ids
 
@@ -67,7 +67,7 @@ def test_each_source_is_trained_with_its_own_drawings(run, second_source) -> Non
     wanted = []
     for name, seed in ((FIRST, 0), (SECOND, 5)):  # the first one's ids were made with seed 0
         for index in range(2):
-            picture = SOURCES[name][0]("train", seed)(index)[1].content[0]
+            picture = find_source(name, "conversations")("train", seed)(index)[1].content[0]
             pixels = generation_pixels(picture, 16)[None]
             wanted.append(training.model.generation.tokenizer.encode(pixels)[0].tolist())
     assert sorted(trained) == sorted(wanted) and len({tuple(ids) for ids in wanted}) == 4

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openjanus.data.sources import SOURCES
+from openjanus.data.sources import SOURCES, find_source
 from openjanus.sequence import Batch, Kind, TextSpan
 from openjanus.training.contrastive import ContrastiveTraining, PairBatch, contrastive_training
 from openjanus.training.janus import JanusTraining, janus_training
@@ -101,7 +101,7 @@ def test_siglip_begins_with_the_papers_temperature_and_its_own_bias() -> None:
 
 def test_equal_captions_belong_to_both_pictures(siglip, monkeypatch) -> None:
     captions = ["A cat", "a dog", "a cat"]
-    render = SOURCES["emoji.pictures"][0]("train", 0)
+    render = find_source("emoji.pictures", "pictures")("train", 0)
     told = (lambda split, seed: lambda index: (render(index), captions[index]), "captioned pictures")
     monkeypatch.setitem(SOURCES, "told", told)
     (batch,) = siglip.data(Stage("s", 1, 1e-3, {"told": 3}), 0)
@@ -178,7 +178,7 @@ def test_the_text_weight_multiplies_the_text_loss_only(task) -> None:
 
 def test_a_dropped_caption_leaves_the_image_loss_without_its_condition(task) -> None:
     """Classifier-free guidance (arXiv 2207.12598): p(picture) beside p(picture | caption), by the same loss."""
-    source = SOURCES["emoji.drawings"][0]("train", 0)
+    source = find_source("emoji.drawings", "conversations")("train", 0)
     kept, dropped = (janus_training(replace(task, drop_caption=p), 0) for p in (0.0, 1.0))
     text = kept.checkpoint.processor.text
     for index in range(3):
