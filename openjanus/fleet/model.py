@@ -39,6 +39,7 @@ from openjanus.fleet.vocabulary import Vocabulary
 from openjanus.inference.sampling import guide
 from openjanus.model.janus import Adaptor, ImageHead, JanusConfig, Understanding
 from openjanus.model.language_model import LanguageModelConfig
+from openjanus.weights.body import rope_scaling_words
 
 # Our parameters that vLLM's layers hold joined: name -> (name there, which part)
 JOINED = {
@@ -71,9 +72,8 @@ class FleetAttention(nn.Module):
         )
         self.q_norm = RMSNorm(c.head_width, eps=c.rms_eps) if c.qk_norm else None
         self.k_norm = RMSNorm(c.head_width, eps=c.rms_eps) if c.qk_norm else None
-        self.rotary = get_rope(
-            c.head_width, c.max_positions, rope_parameters={"rope_type": "default", "rope_theta": c.rope_theta}
-        )
+        rope = {"rope_type": "default", **rope_scaling_words(c.rope_scaling), "rope_theta": c.rope_theta}
+        self.rotary = get_rope(c.head_width, c.max_positions, rope_parameters=rope)
 
         def cached(name: str) -> Attention:
             return Attention(

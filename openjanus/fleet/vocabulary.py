@@ -33,7 +33,7 @@ class Vocabulary:
     num_known: int
     num_image_ids: int
     pad_id: int
-    bos_id: int
+    bos_id: int | None
     eos_id: int
     begin_of_image_id: int
     end_of_image_id: int
@@ -107,10 +107,12 @@ class Vocabulary:
 
     def stays(self, ids: Tensor) -> Tensor:
         """ids [T] -> bool [T]: what the unconditional row embeds as the conditional one does; the rest is pad there."""
-        return (ids == self.bos_id) | (ids == self.begin_of_image_id) | (ids >= self.num_text)
+        kept = (ids == self.begin_of_image_id) | (ids >= self.num_text)
+        return kept if self.bos_id is None else kept | (ids == self.bos_id)
 
     def unsayable(self, device: torch.device | str = "cpu") -> Tensor:
         """bool [V]: text ids that an answer must not hold (inference/engine.py, `_text_logits`)."""
         mask = torch.arange(self.num_text, device=device) >= self.num_known
-        mask[[self.pad_id, self.bos_id, self.begin_of_image_id, self.end_of_image_id]] = True
+        special = (self.pad_id, self.bos_id, self.begin_of_image_id, self.end_of_image_id)
+        mask[[id for id in special if id is not None]] = True
         return mask

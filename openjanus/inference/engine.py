@@ -86,7 +86,8 @@ class Engine:
         self.about = checkpoint.about
         self.device = self.model.language_model.norm.weight.device
         text = self.processor.text
-        never_answered = [text.pad_id, text.bos_id, text.begin_of_image_id, text.end_of_image_id]
+        special = (text.pad_id, text.bos_id, text.begin_of_image_id, text.end_of_image_id)
+        never_answered = [id for id in special if id is not None]
         self._never_answered = torch.tensor(never_answered, device=self.device)
 
     @property

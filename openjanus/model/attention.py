@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from openjanus.model.rope_scaling import RopeScaling
+
 ROTARY_BLOCK = 64  # positions whose rotary values are computed together: in tensors of one size, see KVCache.rotary
 
 
@@ -62,12 +64,12 @@ class KVCache:
             raise ValueError(f"KV cache has {self.num_rows} rows: it has none from {start} to {stop}")
         return CacheRows(self, start, stop, position, reach)
 
-    def rotary(self, theta: float) -> tuple[Tensor, Tensor]:
+    def rotary(self, theta: float, scaling: RopeScaling | None = None) -> tuple[Tensor, Tensor]:
         """Cosine and sine [S, K] of all positions, computed once. A position's values do not depend on S."""
         if self._rotary is None:
             S, K, device = self.num_positions, self.keys.shape[-1], self.keys.device
             position = torch.arange(-(-S // ROTARY_BLOCK) * ROTARY_BLOCK, device=device).view(-1, 1, ROTARY_BLOCK)
-            blocks = [rotary_table(block, K, theta) for block in position]
+            blocks = [rotary_table(block, K, theta, scaling) for block in position]
             cosine, sine = (torch.cat(parts, dim=2)[0, 0, :S] for parts in zip(*blocks, strict=True))
             self._rotary = cosine, sine
         return self._rotary
@@ -87,9 +89,9 @@ class CacheRows:
         slot = torch.arange(self.reach, device=self.position.device)
         return (slot <= self.position[:, :, None])[:, None]
 
-    def rotary(self, theta: float) -> tuple[Tensor, Tensor]:
+    def rotary(self, theta: float, scaling: RopeScaling | None = None) -> tuple[Tensor, Tensor]:
         """Cosine and sine [B, 1, T, K] of the new positions."""
-        cosine, sine = self.cache.rotary(theta)
+        cosine, sine = self.cache.rotary(theta, scaling)
         return cosine[self.position][:, None], sine[self.position][:, None]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -141,10 +143,13 @@ def attend_slowly(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tenso
     return (torch.softmax(scores, dim=-1) @ v.float()).to(q.dtype)
 
 
-def rotary_table(position: Tensor, head_width: int, theta: float) -> tuple[Tensor, Tensor]:
+def rotary_table(
+    position: Tensor, head_width: int, theta: float, scaling: RopeScaling | None = None
+) -> tuple[Tensor, Tensor]:
     """position [B, T] -> cosine and sine [B, 1, T, K] in float32 (angles in bfloat16 would lose whole positions)."""
     exponent = torch.arange(0, head_width, 2, dtype=torch.float32, device=position.device) / head_width
-    angle = position[:, None, :, None].float() * theta**-exponent
+    frequency = theta**-exponent
+    angle = position[:, None, :, None].float() * (frequency if scaling is None else scaling(frequency))
     angle = torch.cat((angle, angle), dim=-1)
     return angle.cos(), angle.sin()
 

@@ -3,8 +3,9 @@
     x = x + attention(norm(x));  x = x + SwiGLU(norm(x));  hidden = norm(x)
 
 RMSNorm, rotary positions, grouped-query attention, SwiGLU; optionally query/key norm (Qwen3), biases on q, k, v
-(Qwen2) and a text head tied to the embedding. Janus-1.3B uses DeepSeek-LLM-1.3B-base, a plain Llama (arXiv 2410.13848
-§3.1; arXiv 2401.02954). Names and order of operations follow transformers' modeling_llama.py.
+(Qwen2), scaled rotary positions (Llama 3) and a text head tied to the embedding. Janus-1.3B uses
+DeepSeek-LLM-1.3B-base, a plain Llama (arXiv 2410.13848 §3.1; arXiv 2401.02954). Names and order of operations follow
+transformers' modeling_llama.py.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ from openjanus.model.attention import (
     rotary_table,
     rotate,
 )
+from openjanus.model.rope_scaling import RopeScaling
 
 # x [B, T, D], cosine and sine [B, 1, T, K], the rows continued -> hidden [B, T, D], with the new positions remembered
 Decode = Callable[[Tensor, Tensor, Tensor, CacheRows], Tensor]
@@ -42,6 +44,7 @@ class LanguageModelConfig(Config):
     ffn_width: PositiveInt = 5632
     rms_eps: PositiveFloat = 1e-6
     rope_theta: PositiveFloat = 10000.0
+    rope_scaling: RopeScaling | None = None
     max_positions: PositiveInt = 16384
     qk_norm: bool = False
     qkv_bias: bool = False
@@ -179,13 +182,13 @@ class LanguageModel(nn.Module):
 
         Without a cache, attention stays inside each `document` [B, T] of the rows; with one, x continues its rows.
         """
-        mask = None
+        mask, c = None, self.config
         if cache is None:
             assert document is not None
             mask = causal_document_mask(document, document)
-            cosine, sine = rotary_table(position, self.config.head_width, self.config.rope_theta)
+            cosine, sine = rotary_table(position, c.head_width, c.rope_theta, c.rope_scaling)
         else:
-            cosine, sine = cache.rotary(self.config.rope_theta)
+            cosine, sine = cache.rotary(c.rope_theta, c.rope_scaling)
             if self.decode is not None and x.shape[1] <= MAX_DECODE:
                 return self.decode(x, cosine, sine, cache)
         for layer in self.layers:

@@ -53,7 +53,7 @@ class _Writer:
 
     def __init__(self, text: TextTokenizer):
         self.text, self.words = text, ""
-        self.ids = [text.bos_id]
+        self.ids = [] if text.bos_id is None else [text.bos_id]
         self.document: Document = []
 
     def special(self, *ids: int) -> None:

@@ -4,9 +4,12 @@ Special ids are looked up by their string: the official checkpoints differ in th
 the special tokens switched off, so that nobody can type `<begin_of_image>` into a conversation.
 """
 
+import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -20,15 +23,20 @@ SPECIAL_TOKENS = (PAD, BOS, EOS, BEGIN_OF_IMAGE, END_OF_IMAGE)
 
 
 class TextTokenizer:
-    """Wraps a `tokenizers.Tokenizer`; `pad_id`, `bos_id`, `eos_id`, `begin_of_image_id`, `end_of_image_id` are ints."""
+    """Wraps a `tokenizers.Tokenizer`; `pad_id`, `eos_id`, `begin_of_image_id`, `end_of_image_id` are ints.
+
+    `bos_id` is None for families of language models that begin their documents without such a token (Qwen).
+    """
 
     def __init__(self, tokenizer: Tokenizer):
-        missing = [token for token in SPECIAL_TOKENS if tokenizer.token_to_id(token) is None]
+        ids = {token: tokenizer.token_to_id(token) for token in SPECIAL_TOKENS}
+        self.bos_id = ids.pop(BOS)
+        missing = [token for token, id in ids.items() if id is None]
         if missing:
             raise ValueError(f"the tokenizer lacks {', '.join(missing)}: is it a Janus tokenizer?")
         self.tokenizer = tokenizer
-        ids = [id for id in map(tokenizer.token_to_id, SPECIAL_TOKENS) if id is not None]
-        self.pad_id, self.bos_id, self.eos_id, self.begin_of_image_id, self.end_of_image_id = ids
+        known = (id for id in ids.values() if id is not None)
+        self.pad_id, self.eos_id, self.begin_of_image_id, self.end_of_image_id = known
 
     @classmethod
     def load(cls, path: Path | str) -> "TextTokenizer":
@@ -39,12 +47,27 @@ class TextTokenizer:
         except Exception as error:  # `tokenizers` raises bare Exception
             raise ValueError(f"{path}: not a tokenizer file ({error})") from None
 
+    @classmethod
+    def adopt(cls, tokenizer: Tokenizer, bos: str | None, eos: str) -> "TextTokenizer":
+        """The tokenizer of a plain language model, with Janus' tokens.
+
+        The family's own tokens for the beginning and the end of a document keep their ids and take Janus' names; the
+        other tokens of Janus are added after all others. `bos` None: the family has no such token.
+        """
+        names = {} if bos is None else {bos: BOS}
+        names |= {eos: EOS}
+        swapped = names | {theirs: own for own, theirs in names.items() if tokenizer.token_to_id(theirs) is not None}
+        copy = Tokenizer.from_str(json.dumps(_renamed(json.loads(tokenizer.to_str()), swapped)))
+        copy.add_special_tokens([*names.values(), PAD, BEGIN_OF_IMAGE, END_OF_IMAGE, IMAGE_PLACEHOLDER])
+        return cls(copy)
+
     def save(self, path: Path | str) -> None:
         self.tokenizer.save(str(path))
 
-    @property
+    @cached_property
     def vocab_size(self) -> int:
-        return self.tokenizer.get_vocab_size()
+        """One more than the largest id."""
+        return max(self.tokenizer.get_vocab().values()) + 1
 
     def special_id(self, token: str) -> int | None:
         """The id of a special token, or None where the tokenizer does not know it as one."""
@@ -101,6 +124,15 @@ class TextStream:
         first = self._given == 0
         self._window, self._given = self._given, len(self.ids)
         return text[len(before) :].removeprefix(" ") if first else text[len(before) :]
+
+
+def _renamed(data: Any, names: Mapping[str, str]) -> Any:
+    """A tokenizer's file with some tokens renamed, wherever they stand."""
+    if isinstance(data, dict):
+        return {names.get(key, key): _renamed(value, names) for key, value in data.items()}
+    if isinstance(data, list):
+        return [_renamed(item, names) for item in data]
+    return names.get(data, data) if isinstance(data, str) else data
 
 
 def train_text_tokenizer(corpus: Iterator[str], vocab_size: int) -> TextTokenizer:

@@ -1,17 +1,20 @@
 """The body's config in the words of transformers, which both foreign formats use, and what else its configs hold.
 
-The body is a Llama. With `qk_norm` it is a Qwen3, written as a Qwen3-MoE without experts: that is the same model, but
-transformers' Janus cannot draw with its Qwen3 (5.24: its masks by layer type break `generate`). Source: transformers,
-models/llama/configuration_llama.py, models/qwen3_moe/modeling_qwen3_moe.py (Qwen3MoeDecoderLayer).
+The body is a Llama. With `qk_norm` it is a Qwen3. Inside a Janus that is written as a Qwen3-MoE without experts: it is
+the same model, but transformers' Janus cannot draw with its Qwen3 (5.24: its masks by layer type break `generate`).
+Sources: transformers, models/llama/configuration_llama.py, models/qwen3_moe/modeling_qwen3_moe.py
+(Qwen3MoeDecoderLayer), modeling_rope_utils.py.
 """
 
 from typing import Any
 
 from openjanus.model.language_model import LanguageModelConfig
+from openjanus.model.rope_scaling import LinearRope, Llama3Rope, RopeScaling
 from openjanus.weights.fields import MISSING, Fields
 
-LLAMA, QWEN3 = "llama", "qwen3_moe"
-# These count where a key is absent; a Qwen3 must say all.
+LLAMA, QWEN3_IN_JANUS = "llama", "qwen3_moe"
+QWEN2, QWEN3, MISTRAL = "qwen2", "qwen3", "mistral"
+# These count where a key of a Llama is absent; the other families must say all.
 LLAMA_DEFAULTS = {
     "vocab_size": 32000,
     "hidden_size": 4096,
@@ -56,7 +59,7 @@ def read_body(c: Fields, tied: bool, kinds: tuple[str, ...] = (LLAMA,)) -> Langu
     """A body of one of these kinds. tied: the text head is the embedding."""
     c.expect("model_type", *kinds)
     kind = c.take("model_type", str, LLAMA)
-    if kind == QWEN3:
+    if kind == QWEN3_IN_JANUS:
         experts = "num_local_experts" if "num_local_experts" in c.data else "num_experts"
         c.take(experts, int)  # more than none by default
         c.expect(experts, 0)
@@ -64,40 +67,85 @@ def read_body(c: Fields, tied: bool, kinds: tuple[str, ...] = (LLAMA,)) -> Langu
     c.expect("hidden_act", "silu")
     c.expect("attention_bias", False)
     c.expect("mlp_bias", False)
-    c.expect("rope_scaling")
-    c.expect("use_sliding_window", False)
-    c.ignore("sliding_window", "tie_word_embeddings")
+    if kind in (LLAMA, QWEN3_IN_JANUS):
+        c.expect("use_sliding_window", False)
+        c.ignore("sliding_window")
+    c.ignore("tie_word_embeddings")
     rope = c.inner("rope_parameters", {})
-    rope.expect("rope_type", "default")
     theta = rope.take("rope_theta", float, 10000.0)
+    scalings = [read_rope_scaling(section) for section in (rope, c.inner("rope_scaling", {}))]
 
     def size(key: str) -> int:
-        return c.size(key, MISSING if kind == QWEN3 else LLAMA_DEFAULTS[key])
+        return c.size(key, LLAMA_DEFAULTS[key] if kind == LLAMA else MISSING)
 
     num_heads, width = size("num_attention_heads"), size("hidden_size")
+    if kind == QWEN3 and "head_dim" not in c.data:
+        raise ValueError(f"{c.file}: {c.path('head_dim')} is missing")
     config = LanguageModelConfig(
         vocab_size=size("vocab_size"),
         width=width,
         num_layers=size("num_hidden_layers"),
         num_heads=num_heads,
-        num_kv_heads=c.size("num_key_value_heads", num_heads),
+        num_kv_heads=c.size("num_key_value_heads", num_heads if kind == LLAMA else MISSING),
         head_width=c.size("head_dim", width // num_heads),
         ffn_width=size("intermediate_size"),
         rms_eps=c.take("rms_norm_eps", float, 1e-6),
         rope_theta=c.take("rope_theta", float, theta),
+        rope_scaling=next((scaling for scaling in scalings if scaling is not None), None),
         max_positions=size("max_position_embeddings"),
-        qk_norm=kind == QWEN3,
+        qk_norm=kind in (QWEN3, QWEN3_IN_JANUS),
+        qkv_bias=kind == QWEN2,
         tie_text_head=tied,
     )
     ignore_indifferent(c)
     return config
 
 
+def read_rope_scaling(c: Fields) -> RopeScaling | None:
+    """How rotary positions are scaled; an empty mapping means that they are not. Other scalings than `linear` and
+    `llama3` need more than other frequencies, and are unsupported."""
+    key = "type" if "type" in c.data and "rope_type" not in c.data else "rope_type"  # older files have the short name
+    c.expect(key, "default", "linear", "llama3")
+    c.expect("partial_rotary_factor", 1.0)
+    c.ignore("type", "rope_theta")
+    if c.data.get(key) not in (None, "default", "linear", "llama3"):
+        c.ignore("*")  # whatever else it has, its type is what is wrong
+    match c.data.get(key):
+        case "linear":
+            return LinearRope(c.take("factor", float))
+        case "llama3":
+            return Llama3Rope(
+                c.take("factor", float),
+                c.take("low_freq_factor", float),
+                c.take("high_freq_factor", float),
+                c.size("original_max_position_embeddings"),
+            )
+    return None
+
+
+def rope_scaling_words(scaling: RopeScaling | None) -> dict[str, Any]:
+    """What `read_rope_scaling` reads."""
+    match scaling:
+        case LinearRope():
+            return {"rope_type": "linear", "factor": scaling.factor}
+        case Llama3Rope():
+            return {
+                "rope_type": "llama3",
+                "factor": scaling.factor,
+                "low_freq_factor": scaling.low_frequency_factor,
+                "high_freq_factor": scaling.high_frequency_factor,
+                "original_max_position_embeddings": scaling.original_positions,
+            }
+    return {}
+
+
 def body_config(lm: LanguageModelConfig) -> dict[str, Any]:
     """What `read_body` reads."""
-    kind = {"model_type": QWEN3, "num_experts": 0} if lm.qk_norm else {"model_type": LLAMA, "mlp_bias": False}
+    kind = {"model_type": QWEN3_IN_JANUS, "num_experts": 0} if lm.qk_norm else {"model_type": LLAMA, "mlp_bias": False}
+    scaling = {} if lm.rope_scaling is None else {"rope_scaling": rope_scaling_words(lm.rope_scaling)}
     return {
         **kind,
+        **scaling,
         "hidden_size": lm.width,
         "intermediate_size": lm.ffn_width,
         "num_hidden_layers": lm.num_layers,

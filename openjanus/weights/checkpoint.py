@@ -34,15 +34,16 @@ from openjanus.weights import names, official, transformers_format
 from openjanus.weights.config import About, Checkpoint, CheckpointConfig
 from openjanus.weights.fields import ConfigFiles
 from openjanus.weights.tensors import (
+    Progress,
     TensorFiles,
     check_finite,
     check_shapes,
+    read_renamed,
     to_dtype,
     weight_files,
     write_tensors,
 )
 
-Progress = Callable[[int, int], None]  # (tensors done, tensors in all)
 Place = Callable[[nn.Module, str, Tensor], None]  # gives a model on the meta device the tensor of this name
 CPU = torch.device("cpu")
 
@@ -280,26 +281,8 @@ class _Uninitialised(TorchFunctionMode):
 
 def _fill(model: Janus, files: TensorFiles, form: Format, place: Place, progress: Progress | None, only: str) -> None:
     """Gives the parameters of a model on the meta device, those whose name begins with `only`, their tensors."""
-    ours = stored_tensors(model)
-    parts_of = {name: form.names(name) for name in ours}
-    wanted: dict[str, tuple[int, ...]] = {}
-    for name, parts in parts_of.items():
-        rows, *rest = ours[name].shape
-        for part in parts:
-            wanted[part] = tuple(rest) if names.is_flat(part) else (rows // len(parts), *rest)
-    check_shapes(files.shapes, wanted, str(files.folder), form.dropped)
-    owner = {part: name for name, parts in parts_of.items() for part in parts if name.startswith(only)}
-    waiting: dict[str, dict[str, Tensor]] = {}
-    for done, (part, tensor) in enumerate(files.read(owner), 1):
-        check_finite(tensor, part, str(files.folder))
-        name = owner[part]
-        read = waiting.setdefault(name, {})
-        read[part] = tensor
-        if len(read) == len(parts_of[name]):
-            whole = torch.cat([read[p] for p in parts_of[name]]) if len(read) > 1 else read[part]
-            del waiting[name]
-            place(model, name, whole.view(ours[name].shape))
-        if progress is not None:
-            progress(done, len(owner))
+    shapes = {name: tuple(tensor.shape) for name, tensor in stored_tensors(model).items()}
+    for name, tensor in read_renamed(files, shapes, form.names, form.dropped, progress, only):
+        place(model, name, tensor)
     if model.config.language_model.tie_text_head and "language_model.embedding.weight".startswith(only):
         place(model, "language_model.text_head.weight", model.language_model.embedding.weight)

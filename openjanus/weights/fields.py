@@ -17,11 +17,12 @@ MISSING = object()
 class ConfigFiles:
     """The config files of a checkpoint folder.
 
-    ignored_keys: keys to leave out, wherever they stand (`depth`) or in one section (`vq_config.depth`).
+    ignored_keys: keys to leave out, wherever they stand (`depth`) or in one section (`vq_config.depth`). remedy: what
+    to do about unknown keys; without it, how to ignore them.
     """
 
-    def __init__(self, folder: Path, ignored_keys: Sequence[str] = ()):
-        self.folder, self.ignored_keys = folder, frozenset(ignored_keys)
+    def __init__(self, folder: Path, ignored_keys: Sequence[str] = (), remedy: str = ""):
+        self.folder, self.ignored_keys, self.remedy = folder, frozenset(ignored_keys), remedy
         self.opened: list[Fields] = []
 
     def read(self, name: str) -> Any:
@@ -52,10 +53,9 @@ class ConfigFiles:
             if found:
                 problems.append(f"{fields.file}: {'; '.join(found)}")
         if unknown:
-            problems.append(
-                "openjanus cannot tell what an unknown key changes: correct it, or ignore it with "
-                f"--ignore-config-keys {' '.join(unknown)} (Python: ignore_config_keys)"
-            )
+            ignore = f"--ignore-config-keys {' '.join(unknown)} (Python: ignore_config_keys)"
+            remedy = self.remedy or f"correct it, or ignore it with {ignore}"
+            problems.append(f"openjanus cannot tell what an unknown key changes: {remedy}")
         if problems:
             raise ValueError("; ".join(problems))
 

@@ -128,7 +128,8 @@ def check_plain(c: CheckpointConfig, what: str, qk_norm: bool = False) -> None:
 def write_tokenizer(text: TextTokenizer, folder: Path, more: dict[str, Any] | None = None) -> list[str]:
     """tokenizer.json, and the two files that tell transformers what is special."""
     text.save(folder / "tokenizer.json")
-    special = {"bos_token": BOS, "eos_token": EOS, "pad_token": PAD}
+    special = {} if text.bos_id is None else {"bos_token": BOS}
+    special |= {"eos_token": EOS, "pad_token": PAD}
     write_json(
         folder / "tokenizer_config.json",
         {
@@ -138,7 +139,7 @@ def write_tokenizer(text: TextTokenizer, folder: Path, more: dict[str, Any] | No
             **(more or {}),
         },
     )
-    others = [token for token in (*SPECIAL_TOKENS, IMAGE_PLACEHOLDER) if token not in special.values()]
+    others = [token for token in (*SPECIAL_TOKENS, IMAGE_PLACEHOLDER) if token not in (BOS, EOS, PAD)]
     write_json(folder / "special_tokens_map.json", {**special, "additional_special_tokens": others})
     return ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]
 

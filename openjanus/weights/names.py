@@ -109,6 +109,7 @@ TRANSFORMERS: Table = {
     "generation.head.up": "model.generation_head.proj_out",
     "generation.head.out": "model.generation_head.vision_head",
 }
+BACKBONE: Table = {name.removeprefix("language_model."): theirs for name, theirs in _body("model", "lm_head").items()}
 _MIDDLE = {"mid.0.": "mid.block_1.", "mid.1.": "mid.attn_1.", "mid.2.": "mid.block_2."}
 
 
@@ -132,6 +133,11 @@ def transformers_names(name: str) -> tuple[str, ...]:
     for ours, named in _MIDDLE.items():
         theirs = theirs.replace(ours, named)
     return tuple(theirs.replace(".qkv.", f".{x}_proj.") for x in "qkv") if ".qkv." in theirs else (theirs,)
+
+
+def backbone_names(name: str) -> tuple[str, ...]:
+    """The name of a body's parameter in a plain language model of transformers."""
+    return (_translate(name, BACKBONE),)
 
 
 def _translate(name: str, table: Table) -> str:

@@ -8,7 +8,7 @@ import json
 import math
 import zipfile
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -20,6 +20,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from openjanus.weights.names import is_flat
+
+Progress = Callable[[int, int], None]  # (tensors done, tensors in all)
 SHARD_SIZE = "5GB"
 # A mapped file counts as memory of ours once it is read. Converting another dtype, it is let go after so many bytes.
 GROUP_BYTES = 1 << 28
@@ -233,3 +236,38 @@ def check_shapes(
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise ValueError(f"{where}: {'; '.join(wrong[:3])}{more}")
+
+
+def read_renamed(
+    files: TensorFiles,
+    shapes: Mapping[str, tuple[int, ...]],
+    names_of: Callable[[str], tuple[str, ...]],
+    dropped: tuple[str, ...] = (),
+    progress: Progress | None = None,
+    only: str = "",
+) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of these names and shapes, from files that hold them by other names (names.py).
+
+    dropped: patterns of theirs that nobody needs. only: give those whose name begins so; all are checked.
+    Raises ValueError naming tensors that are missing, unknown, of another shape or not finite.
+    """
+    parts_of = {name: names_of(name) for name in shapes}
+    wanted: dict[str, tuple[int, ...]] = {}
+    for name, parts in parts_of.items():
+        rows, *rest = shapes[name]
+        for part in parts:
+            wanted[part] = tuple(rest) if is_flat(part) else (rows // len(parts), *rest)
+    check_shapes(files.shapes, wanted, str(files.folder), dropped)
+    owner = {part: name for name, parts in parts_of.items() for part in parts if name.startswith(only)}
+    waiting: dict[str, dict[str, Tensor]] = {}
+    for done, (part, tensor) in enumerate(files.read(owner), 1):
+        check_finite(tensor, part, str(files.folder))
+        name = owner[part]
+        read = waiting.setdefault(name, {})
+        read[part] = tensor
+        if len(read) == len(parts_of[name]):
+            whole = torch.cat([read[p] for p in parts_of[name]]) if len(read) > 1 else read[part]
+            del waiting[name]
+            yield name, whole.view(shapes[name])
+        if progress is not None:
+            progress(done, len(owner))

@@ -18,7 +18,7 @@ from openjanus.model.janus import JanusConfig
 from openjanus.model.vision_encoder import VisionEncoderConfig
 from openjanus.processing.processor import ROLES, ProcessorConfig
 from openjanus.processing.text import BEGIN_OF_IMAGE, END_OF_IMAGE, IMAGE_PLACEHOLDER, TextTokenizer
-from openjanus.weights.body import LLAMA, QWEN3, body_config, ignore_indifferent, read_body
+from openjanus.weights.body import LLAMA, QWEN3_IN_JANUS, body_config, ignore_indifferent, read_body
 from openjanus.weights.config import CheckpointConfig
 from openjanus.weights.fields import ConfigFiles, Fields
 from openjanus.weights.foreign import (
@@ -68,7 +68,7 @@ def read_config(
     c.expect("model_type", "janus")
     # The outermost value decides, whatever text_config says (transformers 5.10 and later); but a stored head counts.
     tied = c.take("tie_word_embeddings", bool, True) and "lm_head.weight" not in tensors
-    text = read_body(c.inner("text_config"), tied, (LLAMA, QWEN3))
+    text = read_body(c.inner("text_config"), tied, (LLAMA, QWEN3_IN_JANUS))
     vision = _vision(c.inner("vision_config", {}), text.width)
     tokenizer, head_width = _image_tokenizer(c.inner("vq_config", {}), vision, text.width)
     ignore_indifferent(c)
