@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from openjanus.bench import load
 from openjanus.bench.load import Client, Load, measure, mix
 from openjanus.cli import main
-from openjanus.serve import bench
 from tests.serve.conftest import run_server, until
 from tests.serve.test_faults import CHAT, chat_body
 
@@ -25,7 +25,7 @@ def test_a_sound_server_gives_every_answer(engine) -> None:
 def test_the_mix_has_both_kinds_streamed_and_not() -> None:
     bodies = [(request.path, json.loads(request.body)) for request in mix(16)]
     assert {(path, body["stream"]) for path, body in bodies} == {
-        (p, s) for p in (bench.CHAT, bench.DRAW) for s in (0, 1)
+        (p, s) for p in (load.CHAT, load.DRAW) for s in (0, 1)
     }
     assert len({request.body for request in mix(16)}) == 16
 
@@ -37,14 +37,14 @@ def test_wrong_and_lost_answers_are_counted(engine, tmp_path, monkeypatch) -> No
         report = measure(running.url, [chance, chance], clients=2, seconds=0.5)
         assert report.wrong > 0 and report.lost == 0
         client = Client(running.url)
-        judged = [bench._judge(client, Load(CHAT, "{}"), "right")]
+        judged = [load._judge(client, Load(CHAT, "{}"), "right")]
         running.service.worker.num_waiting += 1000
-        judged.append(bench._judge(client, chance, "right"))
+        judged.append(load._judge(client, chance, "right"))
         running.service.worker.num_waiting -= 1000
         assert judged == ["lost", "refused"]
         client.close()
-        assert bench._judge(Client("http://127.0.0.1:9"), chance, "right") == "lost"
-        monkeypatch.setattr(bench, "mix", lambda num: [chance] * num)
+        assert load._judge(Client("http://127.0.0.1:9"), chance, "right") == "lost"
+        monkeypatch.setattr(load, "mix", lambda num: [chance] * num)
         with pytest.raises(SystemExit) as stop:
             words = ["--minutes", "0.01", "--clients", "2", "--requests", "2", "--out", str(tmp_path / "report.json")]
             main(["bench", "serve", "--url", running.url, *words])
@@ -76,7 +76,7 @@ def test_a_client_keeps_its_connection_and_makes_a_new_one_if_the_server_closed_
 )
 def test_a_stream_that_breaks_off_is_no_answer(text, words) -> None:
     with pytest.raises(ValueError, match=words):
-        bench._of_stream(text)
+        load._of_stream(text)
 
 
 def test_bench_is_a_group_of_commands(capsys) -> None:
