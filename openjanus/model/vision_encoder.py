@@ -1,4 +1,4 @@
-"""The understanding eye: SigLIP's vision transformer, pixels -> semantic features.
+"""SigLIP's vision transformer: pixels -> semantic features.
 
     pixels ─► patches + positions ─► L × [x + attention(norm x); x + mlp(norm x)] ─► norm ─► features [M, N, D]
                                                                                         └─► pooling head ─► [M, D]

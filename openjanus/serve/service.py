@@ -71,7 +71,7 @@ class Service:
         self.engine, self.name, self.limits = engine, name, limits or Limits()
         self.names = tuple(dict.fromkeys((name, *aliases)))
         self.created = int(time.time())
-        num_image_ids = engine.model.config.image_tokenizer.num_image_ids
+        num_image_ids = engine.model.config.generation.num_image_ids
         self.canvas = Canvas(engine.sizes_px, num_image_ids, engine.sampling, engine.decode_images, strict_sizes)
         self.metrics = Metrics()
         self.worker = Worker(engine, *cache_size(engine, slots, positions), self.limits, self.metrics)

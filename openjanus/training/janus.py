@@ -23,8 +23,9 @@ from openjanus.data.image_ids import ImageIds, encode
 from openjanus.data.sources import Gives, Source, find_source
 from openjanus.emoji.sources import text_tokenizer
 from openjanus.model.image_tokenizer import ImageTokenizer
-from openjanus.model.janus import Janus, JanusConfig
-from openjanus.processing.processor import Conversation, Message, Processor, ProcessorConfig
+from openjanus.model.janus import GENERATION, Janus, JanusConfig
+from openjanus.model.siglip_eye import SigLIPEye
+from openjanus.processing.processor import Conversation, Message, ProcessorConfig
 from openjanus.sequence import Batch, Document, GenerateSpan, Kind, pack
 from openjanus.training.loop import Measures
 from openjanus.training.stage import Stage
@@ -81,12 +82,13 @@ def starting_checkpoint(c: JanusTraining) -> Checkpoint:
         raise ValueError("a training needs start_from, or else a model and a processor")
     model = Janus(c.model)
     load_part(model.generation.tokenizer, c.tokenizer_from, "tokenizer.")
-    load_part(model.understanding.encoder, c.encoder_from, "vision_encoder.", dropped=("pooling_head.*",))
-    model.generation.initialise_from_codebook()
+    if isinstance(model.understanding, SigLIPEye):
+        load_part(model.understanding.encoder, c.encoder_from, "vision_encoder.", dropped=("pooling_head.*",))
+    model.generation.start_from_tokenizer()
     text, vocab_size = text_tokenizer(c.text_tokenizer), c.model.language_model.vocab_size
     if text.vocab_size > vocab_size:
         raise ValueError(f"the text tokenizer has {text.vocab_size} ids, the model only {vocab_size}")
-    return Checkpoint(model, Processor(c.processor, text), c.sampling)
+    return Checkpoint(model, CheckpointConfig(c.model, c.processor).make_processor(text), c.sampling)
 
 
 def _fine_tuned(c: JanusTraining) -> Checkpoint:
@@ -98,7 +100,8 @@ def _fine_tuned(c: JanusTraining) -> Checkpoint:
     model, weights = Janus(config.model), start.model.state_dict()
     check_tensors(weights, model.state_dict(), f"start_from {c.start_from}")
     model.load_state_dict(weights)
-    return Checkpoint(model, Processor(config.processor, start.processor.text), config.sampling)
+    processor = config.make_processor(start.processor.text)
+    return Checkpoint(model, processor, config.sampling, tasks=config.tasks)
 
 
 def starting_tokenizer(c: JanusTraining) -> ImageTokenizer:
@@ -107,7 +110,7 @@ def starting_tokenizer(c: JanusTraining) -> ImageTokenizer:
         return load(find_checkpoint(c.start_from)).model.generation.tokenizer
     if c.model is None:
         raise ValueError("a training needs start_from, or else a model and a processor")
-    tokenizer = ImageTokenizer(c.model.image_tokenizer)
+    tokenizer = GENERATION[type(c.model.generation)](c.model.generation, c.model.language_model.width).tokenizer
     load_part(tokenizer, c.tokenizer_from, "tokenizer.")
     return tokenizer
 
@@ -121,12 +124,12 @@ class JanusObjective:
         """`start`: the checkpoint to begin with, whose weights may still be missing; None: what the config names."""
         self.config, self.seed = c, seed
         begin = start or starting_checkpoint(c)
-        self.model, self.processor = begin.model, begin.processor
+        self.model, self.processor, self.tasks = begin.model, begin.processor, begin.tasks
         self.sampling = begin.sampling if c.start_from else c.sampling
 
     def checkpoint(self) -> Checkpoint:
         """The model with its processor and its default sampling settings."""
-        return Checkpoint(self.model, self.processor, self.sampling)
+        return Checkpoint(self.model, self.processor, self.sampling, tasks=self.tasks)
 
     def inputs(self) -> dict[str, Any]:
         """What the batches are made of besides the config: a run that goes on must find the same."""
@@ -197,17 +200,15 @@ class JanusObjective:
         return [list(trainable.values())]
 
     def loss(self, batch: Batch, stage: Stage, step: int) -> tuple[Tensor, Measures]:
-        hidden = self.model(batch)
+        hidden = self.model(batch).flatten(0, 1)
         total = hidden.sum() * 0  # a batch may lack one of the kinds
         measures: Measures = {}
-        heads = {
-            "text": (Kind.TEXT, self.model.text_logits, self.config.text_weight),
-            "image": (Kind.GENERATE, self.model.image_logits, 1.0),
-        }
-        for name, (kind, head, weight) in heads.items():
-            here = batch.target_kind == kind
-            if here.any():
-                loss = F.cross_entropy(head(hidden[here]).float(), batch.target[here], reduction="sum")
+        names_and_weights = {Kind.TEXT: ("text", self.config.text_weight), Kind.GENERATE: ("image", 1.0)}
+        for kind, head in self.model.heads.items():
+            if kind in batch.targets:
+                (name, weight), places = names_and_weights[kind], batch.targets[kind]
+                logits = head(hidden[places]).float()
+                loss = F.cross_entropy(logits, batch.target.flatten()[places], reduction="sum")
                 total = total + weight * loss
-                measures[f"{name}_loss"] = (loss.detach(), int(here.sum()))
+                measures[f"{name}_loss"] = (loss.detach(), len(places))
         return total, measures

@@ -14,7 +14,6 @@ from openjanus import config as configs
 from openjanus.config import Config, ConfigError, Range
 from openjanus.data.sources import find_source
 from openjanus.model.janus import Janus
-from openjanus.processing.processor import Processor
 from openjanus.processing.text import TextTokenizer
 from openjanus.runtime import Runtime
 from openjanus.training import checkpoint
@@ -24,6 +23,7 @@ from openjanus.training.loop import Evaluator, Objective, Schedule, fit
 from openjanus.training.resume import check_lengths, check_unchanged, open_keys, read_stages
 from openjanus.training.stage import Stage
 from openjanus.training.tokenizer import TokenizerObjective, TokenizerTraining
+from openjanus.weights import own
 from openjanus.weights.config import Checkpoint, CheckpointConfig
 
 OBJECTIVES: dict[type, Any] = {
@@ -72,7 +72,7 @@ def restore(folder: Path) -> Objective:
 
     Raises ValueError if there is no such checkpoint.
     """
-    run = configs.load(Run, folder / "run.json")
+    run = own.load(Run, folder / "run.json")
     newest = checkpoint.latest(folder / "checkpoints")
     if newest is None:
         raise ValueError(f"{folder}: no checkpoint there yet")
@@ -86,16 +86,16 @@ def keep_start(objective: Objective, folder: Path) -> None:
     if isinstance(objective, JanusObjective):
         start = objective.checkpoint()
         start.processor.text.save(folder / "tokenizer.json")
-        configs.save(start.config, folder / "model.json")
+        own.save(start.config, folder / "model.json")
 
 
 def kept_start(folder: Path) -> Checkpoint | None:
     """What `keep_start` wrote, with a model that waits for its weights; None for other runs, and for older ones."""
     if not (folder / "model.json").is_file():
         return None
-    config = configs.load(CheckpointConfig, folder / "model.json")
+    config = own.load(CheckpointConfig, folder / "model.json")
     text = TextTokenizer.load(folder / "tokenizer.json")
-    return Checkpoint(Janus(config.model), Processor(config.processor, text), config.sampling)
+    return Checkpoint(Janus(config.model), config.make_processor(text), config.sampling, tasks=config.tasks)
 
 
 # What may differ when a run goes on: how it is watched, and what changes nothing of what is computed but rounding.
@@ -105,7 +105,7 @@ FREE = ("schedule.", "task.micro_batch_rows", "task.sampling", "task.image_ids")
 def check_same(run: Run, folder: Path, newest: Path) -> None:
     """Raises ValueError that lists what differs from the run in the folder and may not."""
     state = checkpoint.read_state(newest)
-    before = replace(configs.load(Run, folder / "run.json"), stages=read_stages(state))
+    before = replace(own.load(Run, folder / "run.json"), stages=read_stages(state))
     check_unchanged(folder, configs.to_dict(before), configs.to_dict(run), (*FREE, *open_keys(state, run.stages)))
     check_lengths(state, run.stages)
 
@@ -163,6 +163,6 @@ def train(
         keep_inputs(objective, runtime, folder)
         if newest is None:
             keep_start(objective, folder)
-        configs.save(run, folder / "run.json")
+        own.save(run, folder / "run.json")
         fit(objective, run.stages, folder, runtime, evaluators_of(objective), run.schedule, stop_after)
     return objective

@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from openjanus.model.image_tokenizer import ImageTokenizerConfig
+from openjanus.model.siglip_eye import SigLIPEyeConfig
+from openjanus.model.vision_encoder import VisionEncoderConfig
+from openjanus.model.vq_eye import VQEyeConfig
 from openjanus.processing.image import PixelConfig
 from openjanus.processing.processor import ROLES
 from openjanus.processing.text import BOS, EOS, IMAGE_PLACEHOLDER, PAD, SPECIAL_TOKENS, TextTokenizer
@@ -94,35 +97,41 @@ def choose_template(folder: Path, text: TextTokenizer, tokens: bool) -> Literal[
     return "deepseek" if tokens else "deepseek_old"
 
 
-def check_plain(c: CheckpointConfig, what: str, qk_norm: bool = False) -> None:
-    """Raises ValueError that names all of a checkpoint that a foreign format has no place for.
+def plain_eyes(c: CheckpointConfig, what: str, qk_norm: bool = False) -> tuple[VisionEncoderConfig, VQEyeConfig]:
+    """The two eyes of a checkpoint that a foreign format can hold.
 
     qk_norm: the format has a place for the norms of queries and keys.
+    Raises ValueError that names all of the checkpoint that the format has no place for.
     """
-    lm, vq, vision = c.model.language_model, c.model.image_tokenizer, c.model.vision_encoder
-    plain = ImageTokenizerConfig()
+    lm, looking, drawing = c.model.language_model, c.model.understanding, c.model.generation
+    instead = "use openjanus's own format (--format openjanus), which openjanus and its plugin for vLLM read"
+    if not isinstance(looking, SigLIPEyeConfig) or not isinstance(drawing, VQEyeConfig):
+        eyes = f"{type(looking).__name__} and {type(drawing).__name__}"
+        raise ValueError(f"the {what} format has no place for these eyes, {eyes}: {instead}")
+    vision, vq, plain = looking.encoder, drawing.tokenizer, ImageTokenizerConfig()
     wrong = [
-        f"image_tokenizer.{name}={getattr(vq, name)}"
+        f"generation.tokenizer.{name}={getattr(vq, name)}"
         for name in ("stem_px", "num_groups", "local_encoder")
         if getattr(vq, name) != getattr(plain, name)
     ]
     if vq.image_size_px != vision.image_size_px:
         wrong.append(
-            f"image_tokenizer.image_size_px={vq.image_size_px} beside {vision.image_size_px} of vision_encoder"
+            f"generation.tokenizer.image_size_px={vq.image_size_px} beside {vision.image_size_px} of "
+            "understanding.encoder"
         )
     if vision.pooling_head:
-        wrong.append("vision_encoder.pooling_head")
+        wrong.append("understanding.encoder.pooling_head")
     if lm.qkv_bias:
         wrong.append("language_model.qkv_bias")
     if c.processor.pictures_first:  # without it, questions before pictures are answered worse
         wrong.append("processor.pictures_first")
-    instead = "use openjanus's own format (--format openjanus), which openjanus and its plugin for vLLM read"
     if lm.qk_norm and not qk_norm:
         if not wrong:
             instead = "use the transformers format (--format transformers), or openjanus's own"
         wrong.append("language_model.qk_norm")
     if wrong:
         raise ValueError(f"the {what} format has no place for {', '.join(wrong)} of this model: {instead}")
+    return vision, drawing
 
 
 def write_tokenizer(text: TextTokenizer, folder: Path, more: dict[str, Any] | None = None) -> list[str]:

@@ -15,17 +15,19 @@ from typing import Any
 
 from openjanus.model.image_tokenizer import ImageTokenizerConfig
 from openjanus.model.janus import JanusConfig
+from openjanus.model.siglip_eye import SigLIPEyeConfig
 from openjanus.model.vision_encoder import VisionEncoderConfig
+from openjanus.model.vq_eye import VQEyeConfig
 from openjanus.processing.processor import ROLES, ProcessorConfig
 from openjanus.processing.text import BEGIN_OF_IMAGE, END_OF_IMAGE, IMAGE_PLACEHOLDER, TextTokenizer
 from openjanus.weights.body import LLAMA, QWEN3, body_config, ignore_indifferent, read_body
 from openjanus.weights.config import CheckpointConfig
 from openjanus.weights.fields import ConfigFiles, Fields
 from openjanus.weights.foreign import (
-    check_plain,
     choose_template,
     has_role_tokens,
     pixel_settings,
+    plain_eyes,
     read_pixels,
     write_json,
     write_tokenizer,
@@ -75,7 +77,8 @@ def read_config(
     c.ignore("image_token_index")
     processor = _processor(files, vision, text_tokenizer, as_configured)
     files.check()
-    return CheckpointConfig(JanusConfig(text, vision, tokenizer, head_width), processor)
+    eyes = SigLIPEyeConfig(vision), VQEyeConfig(tokenizer, head_width)
+    return CheckpointConfig(JanusConfig(text, *eyes), processor)
 
 
 def _vision(c: Fields, text_width: int) -> VisionEncoderConfig:
@@ -148,7 +151,6 @@ def _processor(
         _chat_template(files.folder) or in_processor
     )
     return ProcessorConfig(
-        vision.num_features,
         read_pixels(preprocessor, vision.image_size_px, as_configured),
         choose_template(files.folder, text_tokenizer, tokens),
         SYSTEM_PROMPT if has_system_prompt else "",
@@ -172,11 +174,11 @@ def write_config(config: CheckpointConfig, text: TextTokenizer, folder: Path) ->
     """Writes the configs that transformers reads; returns the names. Raises ValueError for a model that it has no place
     for."""
     m = config.model
-    check_plain(config, "transformers", qk_norm=True)
-    lm, vision, vq = m.language_model, m.vision_encoder, m.image_tokenizer
-    if m.image_head_width != lm.width:
+    vision, drawing = plain_eyes(config, "transformers", qk_norm=True)
+    lm, vq = m.language_model, drawing.tokenizer
+    if drawing.head_width != lm.width:
         raise ValueError(
-            f"transformers has no place for an image head of width {m.image_head_width} beside a body of {lm.width}"
+            f"transformers has no place for an image head of width {drawing.head_width} beside a body of {lm.width}"
         )
     # transformers keeps the ratio and truncates the product
     if vision.mlp_width != int(vision.width * (vision.mlp_width / vision.width)):
@@ -225,7 +227,7 @@ def write_config(config: CheckpointConfig, text: TextTokenizer, folder: Path) ->
         folder / "processor_config.json",
         {
             "processor_class": "JanusProcessor",
-            "num_image_tokens": p.num_features,
+            "num_image_tokens": vision.num_features,
             "use_default_system_prompt": p.system_prompt == SYSTEM_PROMPT,
         },
     )

@@ -25,7 +25,7 @@ from tests import tiny
 CPU = Runtime(torch.device("cpu"), "float32", "test")
 STAGE = Stage("tune", 1, 1e-3, {"emoji.questions": 1, "emoji.drawings": 2})
 SAMPLING = {"guidance": 3.0, "temperature": 0.5}
-PROCESSOR = ProcessorConfig(16, PixelConfig(64))
+PROCESSOR = ProcessorConfig(PixelConfig(64))
 PIXELS = PixelConfig(64, background=(1, 2, 3), mean=(0.4, 0.4, 0.4))
 
 

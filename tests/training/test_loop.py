@@ -167,9 +167,9 @@ def test_loss_is_that_of_each_document_alone(janus_task) -> None:
         hidden = objective.model(batch)[0]
         for t, (kind, target) in enumerate(zip(batch.target_kind[0].tolist(), batch.target[0], strict=True)):
             if kind == Kind.TEXT:
-                alone = alone + 2.0 * F.cross_entropy(objective.model.text_logits(hidden[t]), target)
+                alone = alone + 2.0 * F.cross_entropy(objective.model.heads[Kind.TEXT](hidden[t]), target)
             elif kind == Kind.GENERATE:
-                alone = alone + F.cross_entropy(objective.model.image_logits(hidden[t]), target)
+                alone = alone + F.cross_entropy(objective.model.heads[Kind.GENERATE](hidden[t]), target)
     torch.testing.assert_close(packed, alone, rtol=1e-5, atol=1e-3)
 
 

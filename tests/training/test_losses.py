@@ -129,7 +129,7 @@ def batch_of(objective: JanusObjective, mixture: dict[str, int]) -> Batch:
 def cross_entropy(objective: JanusObjective, batch: Batch, kind: Kind) -> Tensor:
     """-log p of every id that a head has to say, from the hidden state before it: summed."""
     hidden, total = objective.model(batch), torch.zeros(())
-    head = objective.model.text_logits if kind == Kind.TEXT else objective.model.image_logits
+    head = objective.model.heads[kind]
     for b, t in (batch.target_kind == kind).nonzero().tolist():
         p = torch.softmax(head(hidden[b, t]), dim=-1)
         total = total - p[batch.target[b, t]].log()

@@ -22,6 +22,7 @@ from openjanus.training.loop import Schedule
 from openjanus.training.run import Run, locked, restore, train
 from openjanus.training.stage import Stage
 from openjanus.weights import checkpoint as checkpoints
+from openjanus.weights import own
 from tests import tiny
 from tests.training.test_loop import CPU, ENCODER_TASK, janus_task, run_of  # noqa: F401  (a fixture)
 
@@ -64,7 +65,7 @@ def test_length_and_rate_of_stages_that_have_not_ended_may_change(tmp_path) -> N
         *(("one", lr) for lr in (1e-3, 5e-4)),
         *[("two", 2e-4)] * 4,
     ]
-    assert configs.load(Run, tmp_path / "run.json") == changed
+    assert own.load(Run, tmp_path / "run.json") == changed
 
 
 def test_how_a_run_is_watched_may_change(tmp_path) -> None:
