@@ -110,20 +110,21 @@ class PictureCache(Protocol):
 class GenerationEye(Eye):
     """`forward`: image ids [...] -> embeddings [..., D], each id by itself. Made from its config and the body's width.
 
-    tokenizer: turns pixels into image ids and back. head: hidden [..., D] -> logits [..., num_ids].
+    tokenizer: a module that turns pixels into image ids and back (`encode`, `decode`), whose config has
+    `image_size_px`. head: hidden [..., D] -> logits [..., num_ids].
     """
 
     config: GenerationEyeConfig
-    tokenizer: nn.Module
+    tokenizer: Any
     head: nn.Module
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Pixels [M, 3, H, W] in [-1, 1] -> image ids [M, N], reading order."""
-        return self.tokenizer.encode(pixels)  # type: ignore[operator]
+        return self.tokenizer.encode(pixels)
 
     def decode(self, image_ids: Tensor) -> Tensor:
         """Image ids [M, N] -> pixels [M, 3, H, W], about [-1, 1] (not clipped)."""
-        return self.tokenizer.decode(image_ids)  # type: ignore[operator]
+        return self.tokenizer.decode(image_ids)
 
     def start_from_tokenizer(self) -> None:
         """Initialises what begins as a part of the tokenizer. Called when the model is made, and again when a training

@@ -11,32 +11,35 @@ they are needed: at supervised positions in training, at the last position in de
 """
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Union
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union
 
 from torch import Tensor, nn
 
+from openjanus import model
 from openjanus.config import Config
 from openjanus.model.attention import CacheRows
 from openjanus.model.eye import GenerationEye, GenerationEyeConfig, UnderstandingEye, UnderstandingEyeConfig
 from openjanus.model.language_model import LanguageModel, LanguageModelConfig
-from openjanus.model.shared_eye import SharedEye, SharedEyeConfig
 from openjanus.model.siglip_eye import SigLIPEye, SigLIPEyeConfig
 from openjanus.model.vq_eye import VQEye, VQEyeConfig
 from openjanus.sequence import Batch, Embedded, Inputs, Kind
 
-# A config class and the module that it selects, made from the config and the body's width.
+# A config class and the module that it selects, made from the config and the body's width. A new eye is a file in this
+# folder and a row here; `model.FILE` imports it.
 UNDERSTANDING: dict[type[UnderstandingEyeConfig], Any] = {
     SigLIPEyeConfig: SigLIPEye,
-    SharedEyeConfig: SharedEye,
+    model.shared_eye.SharedEyeConfig: model.shared_eye.SharedEye,
 }
 GENERATION: dict[type[GenerationEyeConfig], Any] = {
     VQEyeConfig: VQEye,
 }
 
 if TYPE_CHECKING:
-    AnyUnderstanding, AnyGeneration = UnderstandingEyeConfig, GenerationEyeConfig
+    AnyUnderstanding: TypeAlias = UnderstandingEyeConfig
+    AnyGeneration: TypeAlias = GenerationEyeConfig
 else:  # what a config file may name
-    AnyUnderstanding, AnyGeneration = Union[tuple(UNDERSTANDING)], Union[tuple(GENERATION)]  # noqa: UP007
+    AnyUnderstanding = Union[tuple(UNDERSTANDING)]  # noqa: UP007
+    AnyGeneration = Union[tuple(GENERATION)]  # noqa: UP007
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """A generation eye with a memory: what is drawn with its cache is what is drawn without, in any company."""
 
 import random
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +11,8 @@ from openjanus.inference.request import Request
 from openjanus.inference.sampling import Sampler, SamplingOptions
 from openjanus.processing.message import Message
 from openjanus.sequence import GenerateSpan, Kind, TextSpan, collate, pack
+from openjanus.training.janus import JanusObjective, JanusTraining
+from openjanus.training.stage import Stage
 from tests import tiny
 from tests.inference.test_scheduler import again, ids_of, make_request, make_scheduler, oracle
 from tests.remembering import fading_config  # noqa: F401  (a fixture)
@@ -175,4 +176,17 @@ def test_training_moves_the_whole_eye_through_its_memory(engine) -> None:
     (gradient,) = torch.autograd.grad(hidden.sum(), [model.generation.embedding.weight])
     model.requires_grad_(False)
     assert all(gradient[i].abs().sum() > 0 for i in (1, 2, 3)) and not gradient[4].any()
-    assert replace(batch, continued=None).num_targets() == 3
+
+
+def test_the_loss_of_packed_documents_is_that_of_each_alone(fading_config) -> None:  # noqa: F811
+    start = tiny.checkpoint(fading_config)
+    objective = JanusObjective(JanusTraining(None, None, "", "", "", row_tokens=64), 0, start)
+    stage = Stage("s", 1, 1e-3, {"emoji.drawings": 4, "emoji.questions": 1})
+    documents = [
+        [TextSpan([5, 6]), GenerateSpan(range(first, first + 16), loss=True), TextSpan([7])] for first in range(4)
+    ]
+    packed = objective.loss(pack(documents, 64), stage, 0)[0]
+    alone = sum(objective.loss(pack([document], 19), stage, 0)[0] for document in documents)
+    torch.testing.assert_close(packed, alone, rtol=1e-5, atol=1e-3)
+    (batch,) = objective.micro_batches(stage, 0)
+    assert batch.drawings == (16,) * 4 and objective.loss(batch, stage, 0)[0].isfinite()
