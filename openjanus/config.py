@@ -141,11 +141,15 @@ def from_dict(cls: type[C], data: Any, where: str = "") -> C:
 
 def load(cls: type[C], path: Path) -> C:
     """Reads one config from a JSON file."""
+    return from_dict(cls, read_json(path), str(path))
+
+
+def read_json(path: Path) -> Any:
+    """The plain data of a JSON file. Raises ValueError for what is not JSON."""
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not JSON ({error})") from None
-    return from_dict(cls, data, str(path))
 
 
 def to_json(config: Any) -> str:

@@ -10,16 +10,19 @@ reading order. A batch holds documents packed into rows:
     position      0    1    2    3       4      5    ...                counts from 0 inside each document
     document      0    0    0    0       0      0    ...                attention stays inside; -1 is padding
 
-`<begin_of_image>` predicting the first image id needs no special case.
+`<begin_of_image>` predicting the first image id needs no special case. A batch also lists, for each kind, where its
+positions are (`places`) and where its targets are (`targets`). Both are made on the CPU, when documents are laid into
+rows, so that no forward pass has to ask a GPU.
 
 Legend of shapes, used in all of openjanus:
     B rows, T positions, D width, H heads, K head width, N ids (or features) per image, M images, V vocabulary
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import IntEnum
-from typing import Literal
+from itertools import accumulate
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -65,35 +68,101 @@ Document = list[Span]
 
 
 @dataclass
-class Batch:
-    """Packed rows; all but `pixels` are int64 [B, T]. `pixels` [M, 3, H, W] float, in reading order."""
+class Continued:
+    """New ids of pictures whose earlier ids a generation eye with a memory still holds (model/eye.py).
+
+    image_ids: int64 [M, T], the next T ids of M pictures. place: int64 [n], for each position of kind GENERATE which id
+    it embeds, as m * T + t: the guidance rows of one picture share it. cache: the M pictures in the eye's own cache.
+    """
+
+    image_ids: Tensor
+    place: Tensor
+    cache: Any
+
+
+@dataclass(kw_only=True)
+class Inputs:
+    """What a forward pass embeds: ids and their positions, int64 [B, T].
+
+    places: for each kind that occurs its positions, int64 [n], ascending, as b * T + t. pixels: float [M, 3, H, W], the
+    pictures to understand in reading order. drawings: the number of ids of each picture of kind GENERATE, in reading
+    order. continued: the pictures of kind GENERATE instead, if these ids only continue them.
+    """
 
     tokens: Tensor
-    kind: Tensor
     position: Tensor
+    places: dict[Kind, Tensor]
+    pixels: Tensor | None = None
+    drawings: tuple[int, ...] = ()
+    continued: Continued | None = None
+
+
+@dataclass
+class Embedded:
+    """Positions that are embedded already: x [B, T, D], position int64 [B, T]."""
+
+    x: Tensor
+    position: Tensor
+
+
+@dataclass(kw_only=True)
+class Batch(Inputs):
+    """Packed rows: beside its inputs what each position is and what it predicts, int64 [B, T].
+
+    targets: for each head that has any, the positions that it predicts from, int64 [n], ascending, as b * T + t.
+    """
+
+    kind: Tensor
     document: Tensor
     target: Tensor
     target_kind: Tensor
-    pixels: Tensor | None = None
+    targets: dict[Kind, Tensor]
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on a device."""
-        there = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
-        return Batch(**{name: value.to(device, non_blocking=True) for name, value in there.items()})
+
+        def moved(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {kind: moved(tensor) for kind, tensor in value.items()}
+            return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+
+        return replace(self, **{f.name: moved(getattr(self, f.name)) for f in fields(self)})
 
     def rows(self, start: int, stop: int) -> "Batch":
-        """The rows from `start` to `stop`, with their pictures."""
-        columns = {f.name: getattr(self, f.name)[start:stop] for f in fields(self) if f.name != "pixels"}
-        if self.pixels is None:
-            return Batch(**columns)
-        seen = (self.kind == Kind.UNDERSTAND).sum(dim=1)
-        num_features = int(seen.sum()) // len(self.pixels)
-        first, last = int(seen[:start].sum()) // num_features, int(seen[:stop].sum()) // num_features
-        return Batch(**columns, pixels=self.pixels[first:last] if last > first else None)
+        """The rows from `start` to `stop`, with their pictures. For a batch on the CPU."""
+        columns = ("tokens", "position", "kind", "document", "target", "target_kind")
+        cut = {name: getattr(self, name)[start:stop] for name in columns}
+        stop = min(stop, len(self.tokens))
+        pixels = None
+        if self.pixels is not None:
+            seen = self._before_rows(Kind.UNDERSTAND)
+            num_features = seen[-1] // len(self.pixels)
+            first, last = seen[start] // num_features, seen[stop] // num_features
+            pixels = self.pixels[first:last] if last > first else None
+        drawn, ends = self._before_rows(Kind.GENERATE), accumulate(self.drawings)
+        drawings = tuple(n for n, end in zip(self.drawings, ends, strict=True) if drawn[start] < end <= drawn[stop])
+        return Batch(
+            **cut,
+            places=find_kinds(cut["kind"]),
+            targets=find_kinds(cut["target_kind"]),
+            pixels=pixels,
+            drawings=drawings,
+        )
+
+    def _before_rows(self, kind: Kind) -> list[int]:
+        """Positions of a kind before each row, and in all."""
+        return [0, *accumulate((self.kind == kind).sum(dim=1).tolist())]
 
     def num_targets(self) -> int:
         """How many positions are supervised: the denominator of the loss."""
-        return int((self.target_kind != Kind.PAD).sum())
+        return sum(len(places) for places in self.targets.values())
+
+
+def find_kinds(kinds: Tensor) -> dict[Kind, Tensor]:
+    """kinds [B, T] on the CPU -> for each kind that occurs, padding left out, its positions int64 [n] as b * T + t."""
+    flat = kinds.flatten()
+    found = {kind: (flat == kind).nonzero()[:, 0] for kind in Kind if kind != Kind.PAD}
+    return {kind: places for kind, places in found.items() if len(places)}
 
 
 def num_tokens(document: Document) -> int:
@@ -138,6 +207,7 @@ def _fill(rows: Sequence[Sequence[Document]], row_tokens: int, side: Literal["le
     tokens, kind, target, target_kind, position, document_of = arrays
     document_of[:] = -1
     pixels: list[Tensor] = []
+    drawings: list[int] = []
     for b, documents in enumerate(rows):
         start = 0 if side == "right" else row_tokens - sum(num_tokens(d) for d in documents)
         for index, document in enumerate(documents):
@@ -147,9 +217,22 @@ def _fill(rows: Sequence[Sequence[Document]], row_tokens: int, side: Literal["le
             position[b, start:stop] = np.arange(stop - start)
             document_of[b, start:stop] = index
             pixels += [span.pixels for span in document if isinstance(span, UnderstandSpan)]
+            drawn = (len(span.image_ids) for span in document if isinstance(span, GenerateSpan))
+            drawings += [length for length in drawn if length]
             start = stop
     t = [torch.from_numpy(a) for a in arrays]
-    return Batch(t[0], t[1], t[4], t[5], t[2], t[3], torch.stack(pixels) if pixels else None)
+    return Batch(
+        tokens=t[0],
+        kind=t[1],
+        target=t[2],
+        target_kind=t[3],
+        position=t[4],
+        document=t[5],
+        places=find_kinds(t[1]),
+        targets=find_kinds(t[3]),
+        pixels=torch.stack(pixels) if pixels else None,
+        drawings=tuple(drawings),
+    )
 
 
 def pack(documents: Iterable[Document], row_tokens: int) -> Batch:

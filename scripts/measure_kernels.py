@@ -23,6 +23,8 @@ from openjanus.bench.sides import Case, Ours
 from openjanus.inference import kernels
 from openjanus.inference.quantisation import LINEAR
 from openjanus.inference.source import ModelSource
+from openjanus.model.siglip_eye import SigLIPEyeConfig
+from openjanus.model.vision_encoder import VisionEncoderConfig
 from openjanus.sequence import Kind
 
 WIDTH_OUT, WIDTH_IN, COPIES = 5632, 2048, 8  # a matrix of Janus-1.3B; more copies than any cache holds
@@ -72,7 +74,7 @@ def steps(weights: str) -> None:
 def short_model(weights: str, num_layers: int) -> Ours:
     """Janus-1.3B with so many layers, and without what a drawing does not need."""
     config = replace(JANUS_1B, language_model=replace(JANUS_1B.language_model, num_layers=num_layers, vocab_size=1024))
-    SHAPES["short"] = replace(config, vision_encoder=replace(config.vision_encoder, num_layers=1))
+    SHAPES["short"] = replace(config, understanding=SigLIPEyeConfig(VisionEncoderConfig(num_layers=1)))
     side = Ours(Case(Kind.GENERATE, "short", ModelSource("cpu", weights, model=""), 1, 5.0))
     side.prefill()
     return side

@@ -25,6 +25,7 @@ from openjanus.inference.engine import Engine, load
 from openjanus.inference.sampling import SamplingOptions
 from openjanus.model.janus import Janus
 from openjanus.runtime import WEIGHTS, Runtime
+from openjanus.sequence import Embedded, Kind
 
 PROMPTS = (
     "two red apples on a white background",
@@ -69,8 +70,8 @@ def time_forwards(model: Janus, rows: int, widths: Sequence[int], filled: int, r
     def forward(T: int) -> None:
         position = torch.arange(filled, filled + T, device=device).expand(rows, -1)
         x = model.generation(ids[:, :T])
-        hidden = model.language_model(x, position, cache=cache.rows(0, rows, position, filled + T))
-        float(model.image_logits(hidden).sum())  # waits for the device
+        hidden = model(Embedded(x, position), cache.rows(0, rows, position, filled + T))
+        float(model.heads[Kind.GENERATE](hidden).sum())  # waits for the device
 
     seconds = alternate(forward, widths, repeats)
     print(f"{rows} rows, {filled} positions in the cache, {torch.get_num_threads()} threads")

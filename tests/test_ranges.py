@@ -14,9 +14,9 @@ import openjanus
 from openjanus import config as configs
 from openjanus.config import Config, ConfigError, NonNegativeInt, PositiveFloat, PositiveInt, Range
 from openjanus.model.image_tokenizer import ImageTokenizerConfig
-from openjanus.model.janus import JanusConfig
 from openjanus.model.language_model import LanguageModelConfig
 from openjanus.model.vision_encoder import VisionEncoderConfig
+from openjanus.model.vq_eye import VQEyeConfig
 from openjanus.processing.image import PixelConfig
 from openjanus.recipes import nano
 from openjanus.serve.limits import Limits
@@ -31,6 +31,7 @@ from openjanus.weights.config import CheckpointConfig
 
 CONFIG_NAMES = ("Config", "Settings", "Options", "Training", "Limits", "Schedule", "Stage", "Run")
 NOT_OURS = ("FleetConfig",)  # a class of transformers
+ENCODER, TOKENIZER = "task.model.understanding.encoder", "task.model.generation.tokenizer"
 EXTRAS = ("vllm", "ray")  # modules of the package that need these are not imported here
 
 
@@ -192,11 +193,11 @@ def override(assignment: str) -> str:
         ("task.sampling.temperature=-1", "task.sampling.temperature is -1.0, expected 0 or more"),
         ("task.model.language_model.num_kv_heads=4", "task.model.language_model.num_heads is 6, expected a multiple"),
         ("task.model.language_model.head_width=33", "task.model.language_model.head_width is 33, expected an even"),
-        ("task.model.vision_encoder.num_heads=5", "task.model.vision_encoder.width is 192, expected a multiple of"),
-        ("task.model.vision_encoder.patch_px=7", "task.model.vision_encoder.image_size_px is 64, expected a multiple"),
-        ("task.model.image_tokenizer.image_size_px=20", "task.model.image_tokenizer.image_size_px is 20, expected a"),
-        ("task.model.image_tokenizer.num_groups=64", "task.model.image_tokenizer.width_multipliers.0 is 1: 1 x base_"),
-        ("task.model.image_tokenizer.width_multipliers=[]", "task.model.image_tokenizer.width_multipliers is empty"),
+        (f"{ENCODER}.num_heads=5", f"{ENCODER}.width is 192, expected a multiple of"),
+        (f"{ENCODER}.patch_px=7", f"{ENCODER}.image_size_px is 64, expected a multiple"),
+        (f"{TOKENIZER}.image_size_px=20", f"{TOKENIZER}.image_size_px is 20, expected a"),
+        (f"{TOKENIZER}.num_groups=64", f"{TOKENIZER}.width_multipliers.0 is 1: 1 x base_"),
+        (f"{TOKENIZER}.width_multipliers=[]", f"{TOKENIZER}.width_multipliers is empty"),
         ("task.processor.pixels.background.1=256", "task.processor.pixels.background.1 is 256, expected 0 to 255"),
         ("task.processor.pixels.std.2=0", "task.processor.pixels.std.2 is 0.0, expected more than 0"),
         ("task.processor.pixels.min_side_px=65", "task.processor.pixels.min_side_px is 65, expected at most size_px"),
@@ -207,12 +208,13 @@ def test_a_wrong_value_of_a_recipe_is_named_by_its_path(assignment, message) -> 
 
 
 def test_values_that_must_fit_each_other_change_together() -> None:
-    sizes = ["task.model.vision_encoder.image_size_px=32", "task.processor.pixels.size_px=32"]
-    sizes += ["task.processor.num_features=16"]
-    assert override(sizes[0]).startswith("task.processor.num_features is 64, but model.vision_encoder has 16 positions")
+    sizes = [f"{ENCODER}.image_size_px=32", "task.processor.pixels.size_px=32"]
+    assert override(sizes[0]).startswith(
+        "task.processor.pixels.size_px is 64, but the understanding eye takes pictures"
+    )
     for order in (sizes, sizes[::-1]):
         task = configs.override(nano.janus(), order).task
-        assert isinstance(task, JanusTraining) and task.model.vision_encoder.num_features == 16
+        assert isinstance(task, JanusTraining) and task.model.num_features == 16
 
 
 @pytest.mark.parametrize(
@@ -227,7 +229,7 @@ def test_values_that_must_fit_each_other_change_together() -> None:
         (lambda: ContrastiveTraining(VisionEncoderConfig()), "vision_encoder.pooling_head is False, expected True"),
         (lambda: ContrastiveTraining(text_num_heads=7), "text_num_heads is 7, expected a divisor of the width 1024"),
         (lambda: Limits(max_n=0), "max_n is 0"),
-        (lambda: JanusConfig(image_head_width=-1), "image_head_width is -1"),
+        (lambda: VQEyeConfig(head_width=-1), "head_width is -1"),
     ],
 )
 def test_a_config_made_in_python_is_checked_too(make, message) -> None:

@@ -143,6 +143,31 @@ def test_rows_take_their_own_pictures_along(cut):
     assert torch.equal(torch.cat([part.pixels for part in parts if part.pixels is not None]), batch.pixels)
 
 
+def places_slowly(kinds: torch.Tensor) -> dict[Kind, list[int]]:
+    found: dict[Kind, list[int]] = {}
+    for place, kind in enumerate(kinds.flatten().tolist()):
+        if kind != P:
+            found.setdefault(Kind(kind), []).append(place)
+    return found
+
+
+@pytest.mark.parametrize("cut", [1, 3, 100])
+def test_a_batch_and_its_rows_list_where_each_kind_and_each_target_is(cut):
+    batch = pack(random_documents(20), row_tokens=24)
+    for part in (batch, *(batch.rows(start, start + cut) for start in range(0, len(batch.tokens), cut))):
+        assert {kind: places.tolist() for kind, places in part.places.items()} == places_slowly(part.kind)
+        assert {kind: places.tolist() for kind, places in part.targets.items()} == places_slowly(part.target_kind)
+        assert part.num_targets() == int((part.target_kind != P).sum())
+        assert sum(part.drawings) == len(part.places.get(G, ())) and set(part.drawings) <= {6}
+
+
+def test_drawings_are_counted_one_by_one_even_side_by_side():
+    documents = [[GenerateSpan([1, 2]), GenerateSpan([3])], [GenerateSpan([]), TextSpan([4])], [GenerateSpan([5] * 4)]]
+    batch = pack(documents, row_tokens=4)
+    assert batch.drawings == (4, 2, 1)  # the longest document comes first
+    assert batch.rows(1, 2).drawings == (2, 1) and batch.rows(0, 1).drawings == (4,)
+
+
 def test_rows_of_a_batch_without_pictures():
     batch = pack([[TextSpan([1, 2])], [TextSpan([3, 4])]], row_tokens=2)
     assert batch.rows(1, 2).tokens.tolist() == [[3, 4]] and batch.rows(0, 1).pixels is None
@@ -160,4 +185,5 @@ def test_to_keeps_all_fields():
     batch = pack([[TextSpan([5]), picture_span()]], row_tokens=6)
     moved = batch.to("meta")
     assert moved.tokens.device.type == moved.pixels.device.type == moved.target_kind.device.type == "meta"
+    assert {kind: places.device.type for kind, places in moved.places.items()} == {T: "meta", U: "meta"}
     assert pack([[TextSpan([5])]], row_tokens=1).to("meta").pixels is None

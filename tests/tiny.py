@@ -1,6 +1,7 @@
 """A Janus with all its parts that runs in milliseconds: seeded random weights and the emoji world's text tokenizer."""
 
-from typing import TypeVar
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +10,9 @@ from openjanus.emoji.sources import world_text_tokenizer
 from openjanus.model.image_tokenizer import ImageTokenizerConfig
 from openjanus.model.janus import Janus, JanusConfig
 from openjanus.model.language_model import LanguageModelConfig
+from openjanus.model.siglip_eye import SigLIPEyeConfig
 from openjanus.model.vision_encoder import VisionEncoderConfig
+from openjanus.model.vq_eye import VQEyeConfig
 from openjanus.processing.image import PixelConfig
 from openjanus.processing.processor import Processor, ProcessorConfig
 from openjanus.processing.text import TextTokenizer
@@ -39,8 +42,9 @@ IMAGE_TOKENIZER = ImageTokenizerConfig(
     num_groups=4,
     stem_px=2,
 )
-CONFIG = JanusConfig(LANGUAGE_MODEL, VISION_ENCODER, IMAGE_TOKENIZER, image_head_width=32)
-PROCESSOR = ProcessorConfig(4, PixelConfig(size_px=16))
+GENERATION = VQEyeConfig(IMAGE_TOKENIZER, head_width=32)
+CONFIG = JanusConfig(LANGUAGE_MODEL, SigLIPEyeConfig(VISION_ENCODER), GENERATION)
+PROCESSOR = ProcessorConfig(PixelConfig(size_px=16))
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -59,17 +63,31 @@ def janus(config: JanusConfig = CONFIG) -> Janus:
     return shake(Janus(config)).eval().requires_grad_(False)
 
 
+def with_encoder(config: JanusConfig, **changes: Any) -> JanusConfig:
+    """The same model with another SigLIP."""
+    eye = config.understanding
+    assert isinstance(eye, SigLIPEyeConfig)
+    return replace(config, understanding=replace(eye, encoder=replace(eye.encoder, **changes)))
+
+
+def with_tokenizer(config: JanusConfig, **changes: Any) -> JanusConfig:
+    """The same model with another image tokenizer."""
+    eye = config.generation
+    assert isinstance(eye, VQEyeConfig)
+    return replace(config, generation=replace(eye, tokenizer=replace(eye.tokenizer, **changes)))
+
+
 def text_tokenizer() -> TextTokenizer:
     """A wrapper of one's own, whose special ids a test may change."""
     return TextTokenizer(world_text_tokenizer().tokenizer)
 
 
-def processor(config: ProcessorConfig = PROCESSOR) -> Processor:
-    return Processor(config, text_tokenizer())
+def processor(config: ProcessorConfig = PROCESSOR, num_features: int = CONFIG.num_features) -> Processor:
+    return Processor(config, text_tokenizer(), num_features)
 
 
 def checkpoint(config: JanusConfig = CONFIG, sampling: dict[str, float] | None = None) -> Checkpoint:
-    return Checkpoint(janus(config), processor(), sampling or {})
+    return Checkpoint(janus(config), processor(num_features=config.num_features), sampling or {})
 
 
 def picture_span(seed: int = 0) -> UnderstandSpan:

@@ -8,10 +8,11 @@ from openjanus.emoji.sources import world_text_tokenizer
 from openjanus.inference.body import prepare
 from openjanus.inference.quantisation import placer
 from openjanus.model.janus import Janus, JanusConfig
-from openjanus.processing.processor import Processor, ProcessorConfig
+from openjanus.model.vq_eye import VQEyeConfig
+from openjanus.processing.processor import ProcessorConfig
 from openjanus.runtime import Runtime
 from openjanus.weights.checkpoint import stored_tensors
-from openjanus.weights.config import Checkpoint
+from openjanus.weights.config import Checkpoint, CheckpointConfig
 
 JANUS_1B = JanusConfig()
 JANUS_7B = replace(
@@ -19,7 +20,7 @@ JANUS_7B = replace(
     language_model=replace(
         JANUS_1B.language_model, width=4096, num_layers=30, num_heads=32, num_kv_heads=32, ffn_width=11008
     ),
-    image_head_width=4096,
+    generation=VQEyeConfig(head_width=4096),
 )
 SHAPES = {"janus-1.3b": JANUS_1B, "janus-pro-1b": JANUS_1B, "janus-pro-7b": JANUS_7B}
 
@@ -40,4 +41,5 @@ def empty_checkpoint(config: JanusConfig) -> Checkpoint:
     """A checkpoint of this shape on the meta device: no weights."""
     with torch.device("meta"):
         model = Janus(config)
-    return Checkpoint(model, Processor(ProcessorConfig(), world_text_tokenizer()), {})
+    processor = CheckpointConfig(config, ProcessorConfig()).make_processor(world_text_tokenizer())
+    return Checkpoint(model, processor, {})

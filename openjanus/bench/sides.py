@@ -76,17 +76,14 @@ class Ours:
         else:
             options = SamplingOptions(guidance=case.guidance, n=case.n)
             documents = [[TextSpan(range(1, NUM_PROMPT + 1))]] * (2 if case.guidance != 1 else 1)
-        num_new = config.image_tokenizer.num_image_ids + UNTIMED_STEPS
+        num_new = config.generation.num_image_ids + UNTIMED_STEPS
         return Request(documents, case.kind, num_new, Sampler(options, range(options.n)))
 
     def _question(self) -> Document:
-        side, num_features = (
-            self.model.config.vision_encoder.image_size_px,
-            self.model.config.vision_encoder.num_features,
-        )
+        c = self.model.config
         return [
             TextSpan(range(1, 17)),
-            UnderstandSpan(torch.zeros(3, side, side), num_features),
+            UnderstandSpan(torch.zeros(3, c.understanding_size_px, c.understanding_size_px), c.num_features),
             TextSpan(range(1, 18)),
         ]
 
@@ -115,20 +112,19 @@ class Ours:
     @torch.inference_mode()
     def decode(self) -> None:
         ids = torch.zeros(self.case.n, self.num_ids(), dtype=torch.int64, device=self.device)
-        self.model.generation.tokenizer.decode(ids)
+        self.model.generation.decode(ids)
         synchronise(self.device)
 
     def num_ids(self) -> int:
         """Of a picture."""
-        return self.model.config.image_tokenizer.num_image_ids
+        return self.model.config.generation.num_image_ids
 
     def bytes_per_step(self, length: int) -> int:
         """Bytes that a step must read: the body, what stands before and behind it, and the cache."""
-        parts = [self.model.language_model.layers, self.model.language_model.norm]
+        parts = [self.model.language_model.layers, self.model.language_model.norm, self.model.heads[self.case.kind]]
         if self.case.kind == Kind.GENERATE:
-            parts += [self.model.generation.head, self.model.generation.adaptor]
-        else:
-            parts += [self.model.language_model.text_head]
+            left_out = ("tokenizer", "embedding", "head")  # a step reads one row of the embedding for each picture
+            parts += [part for name, part in self.model.generation.named_children() if name not in left_out]
         weights = sum(t.nbytes for part in parts for t in part.state_dict().values())
         return weights + self.case.num_rows * length * self.model.language_model.position_bytes()
 

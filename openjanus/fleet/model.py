@@ -37,8 +37,10 @@ from openjanus.fleet.config import FleetConfig
 from openjanus.fleet.multimodal import LookInfo, LookInputs, LookProcessor
 from openjanus.fleet.vocabulary import Vocabulary
 from openjanus.inference.sampling import guide
-from openjanus.model.janus import Adaptor, ImageHead, JanusConfig, Understanding
+from openjanus.model.eye import GenerationEye, UnderstandingEye
+from openjanus.model.janus import GENERATION, UNDERSTANDING
 from openjanus.model.language_model import LanguageModelConfig
+from openjanus.model.shared_eye import SharedEyeConfig
 from openjanus.weights.body import rope_scaling_words
 
 # Our parameters that vLLM's layers hold joined: name -> (name there, which part)
@@ -50,7 +52,7 @@ JOINED = {
     "ffn.up.": ("ffn.gate_up.", 1),
 }
 # Not needed here: pictures are decoded elsewhere (painter.py), and SigLIP's pooling head nowhere.
-DROPPED = ("generation.tokenizer.", "understanding.encoder.pooling_head.")
+TOKENIZER, POOLING_HEAD = "generation.tokenizer.", "understanding.encoder.pooling_head."
 
 
 class FleetAttention(nn.Module):
@@ -155,20 +157,6 @@ class FleetBody(nn.Module):
         return x if unconditional is None else torch.cat(x.chunk(2), dim=-1)
 
 
-class DrawingEye(nn.Module):
-    """model/janus.py, `Generation`, without the tokenizer."""
-
-    def __init__(self, c: JanusConfig):
-        super().__init__()
-        t, width = c.image_tokenizer, c.language_model.width
-        self.embedding = nn.Embedding(t.num_ids, t.code_width)
-        self.adaptor = Adaptor(t.code_width, width)
-        self.head = ImageHead(width, c.image_head_width, t.num_ids)
-
-    def forward(self, image_ids: Tensor) -> Tensor:
-        return self.adaptor(self.embedding(image_ids))
-
-
 @MULTIMODAL_REGISTRY.register_processor(LookProcessor, info=LookInfo, dummy_inputs=LookInputs)
 class OpenJanus(nn.Module, SupportsMultiModal):
     """Both directions. Its hidden states, [T, D + 1] or [T, 2 D + 1], hold one or two rows and whether an image id
@@ -176,9 +164,9 @@ class OpenJanus(nn.Module, SupportsMultiModal):
 
     requires_raw_input_tokens = True  # ids beside embeddings: they say what follows, and what the second row embeds
 
-    understanding: Understanding
+    understanding: UnderstandingEye
     language_model: "FleetBody"
-    generation: "DrawingEye"
+    generation: GenerationEye
     unsayable: Tensor
     pad: Tensor
 
@@ -194,11 +182,16 @@ class OpenJanus(nn.Module, SupportsMultiModal):
         self.width, self.paired, self.guidance = c.language_model.width, config.paired, config.guidance
         # Who rescales guidance by request (guidance.py) must be there, or the columns that it needs are not given.
         self.gives_changes = self.paired and bool(vllm_config.model_config.logits_processors)
+        self.generation = GENERATION[type(c.generation)](c.generation, self.width)
+        self.needs_tokenizer = isinstance(c.understanding, SharedEyeConfig)
+        if not self.needs_tokenizer:
+            del self.generation.tokenizer
         with self._mark_tower_model(vllm_config, "image"):  # type: ignore[operator]
-            self.understanding = Understanding(c)
+            eye = UNDERSTANDING[type(c.understanding)](c.understanding, self.width)
+            eye.connect(self.generation)
+            self.understanding = eye
         with self._mark_language_model(vllm_config):  # type: ignore[operator]
             self.language_model = FleetBody(vllm_config=vllm_config, prefix="language_model")
-        self.generation = DrawingEye(c)
         self.logits_processor = LogitsProcessor(c.language_model.vocab_size)
         self.register_buffer("unsayable", self.v.unsayable(), persistent=False)
         self.register_buffer("pad", torch.tensor([self.v.pad_id]), persistent=False)
@@ -264,7 +257,7 @@ class OpenJanus(nn.Module, SupportsMultiModal):
         """Tensors by our own names (weights/checkpoint.py). Raises ValueError if any parameter gets none."""
         parameters, loaded = dict(self.named_parameters()), set()
         for name, tensor in weights:
-            if name.startswith(DROPPED):
+            if name.startswith(POOLING_HEAD) or (name.startswith(TOKENIZER) and not self.needs_tokenizer):
                 continue
             joined = next(((old, new, part) for old, (new, part) in JOINED.items() if f".{old}" in name), None)
             if joined is not None:

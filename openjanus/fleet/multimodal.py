@@ -33,11 +33,14 @@ class LookInfo(BaseProcessingInfo):
     def processor(self) -> ProcessorConfig:
         return self.get_hf_config().read_checkpoint().processor
 
+    def num_features(self) -> int:
+        return self.get_hf_config().read_checkpoint().model.num_features
+
     def get_supported_mm_limits(self) -> Mapping[str, int | None]:
         return {"image": None}
 
     def get_mm_max_tokens_per_item(self, seq_len: int, mm_counts: Mapping[str, int]) -> Mapping[str, int]:
-        return {"image": self.processor().num_features}
+        return {"image": self.num_features()}
 
     def get_supported_mm_processor_kwargs(self) -> dict[str, set[str]]:
         return {}  # nothing about a picture is a request's to choose
@@ -88,5 +91,5 @@ class LookProcessor(BaseMultiModalProcessor[LookInfo]):
         hf_processor_mm_kwargs: Mapping[str, object],
         out_mm_kwargs: MultiModalKwargsItems,
     ) -> Sequence[PromptUpdate]:
-        look, number = self.info.get_hf_config().read_vocabulary().look_id, self.info.processor().num_features
+        look, number = self.info.get_hf_config().read_vocabulary().look_id, self.info.num_features()
         return [PromptReplacement(modality="image", target=[look], replacement=[look] * number)]

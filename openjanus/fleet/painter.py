@@ -26,11 +26,11 @@ class Painter:
         """guidance: what the server draws with where a request says nothing."""
         there = Runtime.choose(device, "float32").device
         kept = load(find_checkpoint(source, revision), there, torch.float32, only="generation.tokenizer.")
-        tokenizer, c = kept.model.generation.tokenizer, kept.model.config.image_tokenizer
+        eye, c = kept.model.generation, kept.model.config.generation
 
         @torch.inference_mode()
         def decode(image_ids: Tensor) -> list[Image.Image]:
-            return to_images(tokenizer.decode(image_ids.to(device)))
+            return to_images(eye.decode(image_ids.to(device)))
 
         canvas = Canvas(
             (c.image_size_px,), c.num_image_ids, {**kept.sampling, "guidance": guidance}, decode, strict_sizes

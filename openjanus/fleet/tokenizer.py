@@ -84,7 +84,7 @@ class FleetRenderer(BaseRenderer):
         if s.remote_pictures:
             fetch = partial(fetch_picture, max_bytes=limits.max_picture_bytes, seconds=limits.fetch_seconds)
         text = TextTokenizer(self.get_tokenizer()._tokenizer)
-        processor = Processor(self.hf.read_checkpoint().processor, text)
+        processor = self.hf.read_checkpoint().make_processor(text)
         self._render = partial(render, processor, self.hf, limits=limits, fetch=fetch)
         self._render_async = make_async(self._render, executor=self._executor)
 

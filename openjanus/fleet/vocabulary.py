@@ -20,7 +20,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from openjanus.model.janus import JanusConfig
+from openjanus.model.eye import RememberingEye
+from openjanus.model.janus import GENERATION, JanusConfig
 from openjanus.processing.text import TextTokenizer
 from openjanus.sequence import Document, TextSpan, UnderstandSpan
 
@@ -40,8 +41,14 @@ class Vocabulary:
 
     @classmethod
     def of(cls, c: JanusConfig, text: TextTokenizer) -> "Vocabulary":
+        """Raises ValueError for a model that cannot embed each id by itself."""
+        if issubclass(GENERATION[type(c.generation)], RememberingEye):
+            raise ValueError(
+                f"the plugin for vLLM embeds each image id by itself, but a model with a {type(c.generation).__name__} "
+                "remembers the ids before it: use `openjanus serve`"
+            )
         return cls(
-            c.language_model.vocab_size, text.vocab_size, c.image_tokenizer.num_ids,
+            c.language_model.vocab_size, text.vocab_size, c.generation.num_ids,
             text.pad_id, text.bos_id, text.eos_id, text.begin_of_image_id, text.end_of_image_id,
         )  # fmt: skip
 

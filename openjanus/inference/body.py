@@ -78,8 +78,11 @@ def prepare(model: Janus, runtime: Runtime) -> Janus:
             body.cache_dtype = torch.bfloat16
         if kernels.available():
             body.decode = decode_at_once(body) or decode_one_by_one(body)
-            model.generation.adaptor.gelu = GELU()
-            model.generation.head.gelu = GELU()
+            precise = model.prefixes("precise")
+            for name, module in list(model.named_modules()):
+                drawing = name.startswith("generation.") and not name.startswith(precise)
+                if drawing and isinstance(module, nn.GELU) and module.approximate == "none":
+                    model.set_submodule(name, GELU())
     return model
 
 

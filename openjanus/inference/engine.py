@@ -93,7 +93,7 @@ class Engine:
     @property
     def sizes_px(self) -> tuple[int, ...]:
         """Sides of the square pictures that this checkpoint can draw. A Janus has learned one."""
-        return (self.model.config.image_tokenizer.image_size_px,)
+        return (self.model.config.generation.image_size_px,)
 
     def options(self, options: SamplingOptions | None = None, **settings: Unpack[Settings]) -> SamplingOptions:
         """Sampling options: what is given, else `options`, else the checkpoint's own defaults, else the paper's."""
@@ -168,7 +168,7 @@ class Engine:
             raise ValueError(f"pictures {first} to {stop - 1}: a seed has the pictures 0 to {MAX_PICTURES - 1}")
         document = self.processor.prompt([Message("user", prompt)], draw=True)
         documents = [document, self.processor.unconditional(document)] if options.guidance != 1 else [document]
-        total = self.model.config.image_tokenizer.num_image_ids
+        total = self.model.config.generation.num_image_ids
         return Request(documents, Kind.GENERATE, total, Sampler(options, range(first, stop)))
 
     def answer(
@@ -190,7 +190,7 @@ class Engine:
         images: list[Image.Image] = []
         for ids in image_ids.to(self.device):
             with recording_lock:
-                images += to_images(self.model.generation.tokenizer.decode(ids[None]))
+                images += to_images(self.model.generation.decode(ids[None]))
         return images
 
     def chat(
@@ -290,7 +290,7 @@ class Engine:
         self, requests: Sequence[Request], progress: Progress | None, speculative: int
     ) -> Iterator[tuple[int, Tensor]]:
         """Runs drawings to their end; gives the number of each and its image ids [n, N] as soon as they are whole."""
-        total = self.model.config.image_tokenizer.num_image_ids
+        total = self.model.config.generation.num_image_ids
         waiting = dict(enumerate(requests))
         for _ in self._speculate(requests, speculative) if speculative else self._run(requests):
             if progress is not None:
@@ -348,7 +348,7 @@ class Engine:
                 )
 
     def _check_image_ids(self, document: Document) -> None:
-        num_ids = self.model.config.image_tokenizer.num_ids
+        num_ids = self.model.config.generation.num_ids
         for span in document:
             wrong = [id for id in span.image_ids if not 0 <= id < num_ids] if isinstance(span, GenerateSpan) else []
             if wrong:
@@ -356,7 +356,7 @@ class Engine:
 
     def _text_logits(self, hidden: Tensor) -> Tensor:
         """Text logits without what an answer must not hold: special tokens, and rows that stand for no text."""
-        logits = self.model.text_logits(hidden)
+        logits = self.model.heads[Kind.TEXT](hidden)
         logits.index_fill_(-1, self._never_answered, float("-inf"))
         logits[..., self.processor.text.vocab_size :] = float("-inf")  # official heads are padded to 102,400 rows
         return logits

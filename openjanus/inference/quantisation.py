@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openjanus.inference import kernels
+from openjanus.model.janus import Janus
 from openjanus.model.language_model import MAX_DECODE
 from openjanus.runtime import Runtime
 from openjanus.weights.checkpoint import Place, place_as
@@ -238,7 +239,7 @@ def placer(runtime: Runtime) -> Place:
     if issubclass(linear, FloatLinear):
         return plain
 
-    def place(model: nn.Module, name: str, tensor: Tensor) -> None:
+    def place(model: Janus, name: str, tensor: Tensor) -> None:
         if not _store_linear(model, name, tensor.to(runtime.device), linear, runtime.dtype):
             plain(model, name, tensor)
 
@@ -247,16 +248,16 @@ def placer(runtime: Runtime) -> Place:
 
 def _place_on_cpu(linear: type[StoredLinear]) -> Place:
     """Matrices in a form of ours, those that do not fit it in float32; everything else in float32. In a shorter form
-    tables take 16 bits, and what computes much with its weights, the eyes, the dtype in which large products are fast
+    tables take 16 bits, and the precise parts of the eyes (model/eye.py) the dtype in which large products are fast
     here."""
     full = place_as(torch.device("cpu"), torch.float32)
     fast = full if linear is Float32Linear else place_as(torch.device("cpu"), fast_dtype())
     table_dtype = torch.float16 if linear is Float16Linear else torch.bfloat16
 
-    def place(model: nn.Module, name: str, tensor: Tensor) -> None:
+    def place(model: Janus, name: str, tensor: Tensor) -> None:
         if name == "language_model.embedding.weight" and linear is not Float32Linear:
             model.set_submodule("language_model.embedding", StoredEmbedding(to_dtype(tensor, table_dtype, name)))
-        elif name.startswith("generation.tokenizer."):
+        elif name.startswith(model.prefixes("precise")):
             fast(model, name, tensor)
         elif not any(_store_linear(model, name, tensor, form, torch.float32) for form in (linear, Float32Linear)):
             full(model, name, tensor)
@@ -264,7 +265,7 @@ def _place_on_cpu(linear: type[StoredLinear]) -> Place:
     return place
 
 
-def _store_linear(model: nn.Module, name: str, tensor: Tensor, linear: type[StoredLinear], dtype: torch.dtype) -> bool:
+def _store_linear(model: Janus, name: str, tensor: Tensor, linear: type[StoredLinear], dtype: torch.dtype) -> bool:
     """Puts a stored linear layer into the place of a plain one, if the tensor is its matrix and has a fitting shape.
     dtype: of its bias, which is added to products in the dtype of its input."""
     path, _, leaf = name.rpartition(".")
@@ -272,9 +273,9 @@ def _store_linear(model: nn.Module, name: str, tensor: Tensor, linear: type[Stor
     if leaf == "bias" and isinstance(module, StoredLinear):
         module.bias = tensor.to(dtype)
         return True
-    if not isinstance(module, nn.Linear) or leaf != "weight":
+    if not isinstance(module, nn.Linear) or leaf != "weight" or name.startswith(model.prefixes("precise")):
         return False
-    if path.startswith("understanding.encoder.") and issubclass(linear, PackedLinear):
+    if name.startswith(model.prefixes("heavy")) and issubclass(linear, PackedLinear):
         linear = BFloat16Linear
     if linear is not Float32Linear and not fits(module):
         return False

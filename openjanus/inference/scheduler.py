@@ -11,70 +11,29 @@ kernels (body.py) give a row the same last bits whatever rows are beside it.
 Nor does a fault reach its company: a request that fails on its way in, or when its ids are chosen, leaves with its
 `error` set. A step of all that fails (memory) has changed nothing yet: the newest request leaves, the others repeat it.
 
+If the generation eye remembers the ids of a picture, it does so in a second, small cache (pictures.py), whose places
+are taken, moved and freed with the rows.
+
 A GPU is kept busy only if nobody waits for it. So ids and positions stay on the device, in tensors that only joining
 and leaving make anew, and a step copies at most once to the host: the ids of all answers, at its end.
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from openjanus.inference.graphs import recording_lock
-from openjanus.inference.sampling import Sampler, guide
+from openjanus.inference.pictures import Pictures
+from openjanus.inference.request import Request
+from openjanus.inference.sampling import guide
 from openjanus.model.janus import Janus
-from openjanus.sequence import Document, Kind, collate, num_tokens
+from openjanus.sequence import Embedded, Inputs, Kind, collate, num_tokens
 
 # Positions of a prompt that are computed at once. Prompts take so many between two steps of the running batch, or less
 # than a chunk more.
 CHUNK_TOKENS = 256
-
-
-@dataclass(eq=False)
-class Request:
-    """One prompt to continue `n` times, by ids of one kind.
-
-    documents: the prompt; with guidance also the unconditional one, of the same length.
-    num_new: ids to give at most. stop_id: an id that ends the request; then n must be 1.
-    ids: what came so far, int64 [n] each step, on the model's device. text_ids: of an answer, the same on the host.
-    """
-
-    documents: Sequence[Document]
-    kind: Kind
-    num_new: int
-    sampler: Sampler
-    stop_id: int | None = None
-    ids: list[Tensor] = field(default_factory=list)
-    text_ids: list[int] = field(default_factory=list)
-    finished: bool = False
-    cancelled: bool = False
-    error: Exception | None = None  # why it finished early
-    rows: list[int] = field(default_factory=list)  # of the cache: n conditional ones, then n unconditional ones
-
-    @property
-    def n(self) -> int:
-        return self.sampler.num_rows
-
-    @property
-    def num_rows(self) -> int:
-        return self.n * len(self.documents)
-
-    @property
-    def num_positions(self) -> int:
-        """Positions that a row needs; the last id is given, not embedded."""
-        return num_tokens(self.documents[0]) + self.num_new - 1
-
-    def drawn(self, count: int) -> list[list[int]]:
-        """The first `count` ids of each of the n pictures, by one copy to the host. It waits for the device: for a
-        thread of its own beside the one that steps."""
-        with recording_lock:
-            return torch.stack(self.ids[:count], dim=1).tolist()
-
-    def cancel(self) -> None:
-        """The request leaves the batch before the next step."""
-        self.cancelled = True
 
 
 @dataclass
@@ -149,9 +108,12 @@ class Scheduler:
         chunk_tokens: int = CHUNK_TOKENS,
     ):
         self.model, self.chunk_tokens = model, chunk_tokens
-        self.heads = {Kind.TEXT: text_logits or model.text_logits, Kind.GENERATE: model.image_logits}
+        self.heads: dict[Kind, Callable[[Tensor], Tensor]] = {**model.heads}
+        if text_logits is not None:
+            self.heads[Kind.TEXT] = text_logits
         self.cache = model.language_model.make_cache(num_rows, num_positions)
         self.device = self.cache.keys.device
+        self.pictures = Pictures(model.generation, num_rows, self.device)
         self.tokens = torch.zeros(num_rows, dtype=torch.int64, device=self.device)  # the next id to embed, by row
         self.length = [0] * num_rows  # positions that each row remembers
         self.position = torch.zeros_like(self.tokens)  # the same on the device
@@ -244,7 +206,7 @@ class Scheduler:
         position = torch.arange(start, stop, device=self.device).expand(B, -1)
         first = len(self.owner)
         rows = self.cache.rows(first, first + B, position, stop)
-        hidden = self.model.language_model(prefill.x[:, start:stop], position, cache=rows)
+        hidden = self.model(Embedded(prefill.x[:, start:stop], position), rows)
         prefill.done = stop
         if stop == T:
             self.prefill = None
@@ -262,6 +224,8 @@ class Scheduler:
         for row in request.rows:
             self.length[row] = length
         self.position[first : first + request.num_rows] = length
+        if request.kind == Kind.GENERATE:
+            self.pictures.join(request)
         self.running.append(request)
         self._plan = None
         logits = self.heads[request.kind](hidden)  # [1 or 2, V]
@@ -295,10 +259,12 @@ class Scheduler:
         """The forward of all running rows: guided logits [sequences, V] of each kind. It can be repeated: all that it
         changes is the cache behind what the rows remember."""
         B = len(self.owner)
-        x = self.model.embed_next(self.tokens[:B], {kind: part.rows for kind, part in plan.items()})
         position = self.position[:B, None]
+        places = {kind: part.rows for kind, part in plan.items()}
+        continued = self.pictures.continued(self.tokens, self.position, self.length)
+        inputs = Inputs(tokens=self.tokens[:B, None], position=position, places=places, continued=continued)
         rows = self.cache.rows(0, B, position, max(self.length[:B]) + 1)
-        hidden = self.model.language_model(x[:, None], position, cache=rows)[:, 0]
+        hidden = self.model(inputs, rows)[:, 0]
         guided = {}
         for kind, part in plan.items():
             logits = self.heads[kind](hidden if len(part.rows) == B else hidden[part.rows])
@@ -309,6 +275,7 @@ class Scheduler:
         return guided
 
     def _make_plan(self) -> "dict[Kind, _Part]":
+        self.pictures.find_rows()
         return {
             kind: _Part.of(requests, self.device)
             for kind in (Kind.GENERATE, Kind.TEXT)
@@ -336,6 +303,7 @@ class Scheduler:
     def _leave(self, request: Request) -> None:
         request.finished = True
         self.running.remove(request)
+        self.pictures.leave(request)
         for row in sorted(request.rows, reverse=True):
             self._free(row)
         request.rows = []

@@ -15,11 +15,13 @@ distribution alone: hardly fewer passes (LOG.md), but then a seed stands for ano
 import torch
 from torch import Tensor
 
+from openjanus.inference.pictures import continue_pictures
+from openjanus.inference.request import Request
 from openjanus.inference.sampling import choose, guide
-from openjanus.inference.scheduler import CHUNK_TOKENS, Request
+from openjanus.inference.scheduler import CHUNK_TOKENS
 from openjanus.model.janus import Janus
 from openjanus.model.language_model import MAX_DECODE
-from openjanus.sequence import Kind, collate, num_tokens
+from openjanus.sequence import Embedded, Inputs, Kind, collate, num_tokens
 
 MAX_WINDOW = 64
 
@@ -46,9 +48,10 @@ class Speculation:
         self.running = list(range(request.n))  # picture i of these has the rows from i * branches of the cache
         # A window may reach beyond the last id.
         self.cache = model.language_model.make_cache(request.num_rows, request.num_positions + window)
+        self.picture_cache = model.generation.make_cache(request.n)  # picture i of `running` has place i
         self.num_passes = 0
         # Of each picture's next `window` ids, on the CPU. The first pass has no drafts.
-        self.noise = [torch.empty(0, model.config.image_tokenizer.num_ids) for _ in range(request.n)]
+        self.noise = [torch.empty(0, model.config.generation.num_ids) for _ in range(request.n)]
         self.draft = torch.zeros(request.n, 0, dtype=torch.int64, device=self.cache.keys.device)
         self._draw_noise()
 
@@ -85,11 +88,15 @@ class Speculation:
         device = self.draft.device
         last = torch.tensor([self.ids[k][-1:] for k in self.running], device=device)
         ids = torch.cat((last, self.draft), dim=1)[:, :T]
-        x = self.model.generation(ids.flatten()).unflatten(0, ids.shape)
-        start = [num_tokens(self.request.documents[0]) + len(self.ids[k]) - 1 for k in self.running]
-        position = torch.tensor(start, device=device)[:, None] + torch.arange(T, device=device)
-        x, position = (part.repeat_interleave(self.branches, dim=0) for part in (x, position))
-        return self._forward(x, position, max(start) + T, MAX_DECODE)
+        known = [len(self.ids[k]) - 1 for k in self.running]  # the index of each picture's last sure id
+        index = torch.tensor(known, device=device)[:, None] + torch.arange(T, device=device)
+        inputs = Inputs(tokens=ids, position=index, places={Kind.GENERATE: torch.arange(ids.numel(), device=device)})
+        if self.picture_cache is not None:
+            inputs.continued = continue_pictures(self.model.generation, self.picture_cache, ids, index, max(known) + T)
+        x = self.model.embed(inputs)
+        start = num_tokens(self.request.documents[0])
+        x, position = (part.repeat_interleave(self.branches, dim=0) for part in (x, start + index))
+        return self._forward(x, position, start + max(known) + T, MAX_DECODE)
 
     def _forward(self, x: Tensor, position: Tensor, reach: int, piece: int) -> Tensor:
         """x [B, T, D] -> hidden [B, T, D], in pieces of so many positions: as the plain loop computes them. reach: 1 +
@@ -98,13 +105,13 @@ class Speculation:
         for start in range(0, T, piece):
             stop = min(start + piece, T)
             rows = self.cache.rows(0, len(x), position[:, start:stop], reach - T + stop)
-            hidden.append(self.model.language_model(x[:, start:stop], position[:, start:stop], cache=rows))
+            hidden.append(self.model(Embedded(x[:, start:stop], position[:, start:stop]), rows))
         return torch.cat(hidden, dim=1)
 
     def _judge(self, hidden: Tensor) -> None:
         """Takes the choices that follow right drafts, and makes the rest of them the next drafts."""
         T, sampler = hidden.shape[1], self.request.sampler
-        logits = self.model.image_logits(hidden.flatten(0, 1)).unflatten(0, (-1, self.branches, T))
+        logits = self.model.heads[Kind.GENERATE](hidden.flatten(0, 1)).unflatten(0, (-1, self.branches, T))
         logits = guide(logits[:, 0], logits[:, 1], sampler.options.guidance) if self.branches == 2 else logits[:, 0]
         p = sampler.probabilities(logits)
         chosen = choose(p, self._noise(T))
@@ -140,6 +147,8 @@ class Speculation:
                 length = num_tokens(self.request.documents[0]) + len(self.ids[self.running[source]]) - 1
                 for branch in range(self.branches):
                     self.cache.copy(source * self.branches + branch, target * self.branches + branch, length)
+                if self.picture_cache is not None:
+                    self.picture_cache.copy(source, target, len(self.ids[self.running[source]]) - 1)
         self.running = [self.running[place] for place in places]
 
 

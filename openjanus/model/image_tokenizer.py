@@ -1,4 +1,4 @@
-"""The generation eye: LlamaGen's VQ tokenizer, pixels <-> image ids.
+"""LlamaGen's VQ tokenizer: pixels <-> image ids.
 
     pixels ─► encoder ─► 1x1 conv ─► nearest code (cosine) ─► image ids ─► code ─► 1x1 conv ─► decoder ─► pixels
 

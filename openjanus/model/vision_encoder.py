@@ -1,4 +1,4 @@
-"""The understanding eye: SigLIP's vision transformer, pixels -> semantic features.
+"""SigLIP's vision transformer: pixels -> semantic features.
 
     pixels ─► patches + positions ─► L × [x + attention(norm x); x + mlp(norm x)] ─► norm ─► features [M, N, D]
                                                                                         └─► pooling head ─► [M, D]
@@ -19,6 +19,8 @@ from openjanus.model.attention import attend
 
 @dataclass(frozen=True)
 class VisionEncoderConfig(Config):
+    """`tanh_gelu`: the approximation of GELU that the published SigLIP computes with; Janus computes GELU itself."""
+
     image_size_px: PositiveInt = 384
     patch_px: PositiveInt = 16
     width: PositiveInt = 1024
@@ -26,6 +28,7 @@ class VisionEncoderConfig(Config):
     num_heads: PositiveInt = 16
     mlp_width: PositiveInt = 4096
     pooling_head: bool = False
+    tanh_gelu: bool = False
 
     def check(self) -> None:
         if self.image_size_px % self.patch_px:
@@ -54,24 +57,25 @@ class EncoderAttention(nn.Module):
 
 
 class EncoderMLP(nn.Module):
-    def __init__(self, width: int, mlp_width: int):
+    def __init__(self, width: int, mlp_width: int, tanh_gelu: bool = False):
         super().__init__()
         self.up = nn.Linear(width, mlp_width)
         self.down = nn.Linear(mlp_width, width)
+        self.approximate = "tanh" if tanh_gelu else "none"
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.gelu(self.up(x)))
+        return self.down(F.gelu(self.up(x), approximate=self.approximate))
 
 
 class EncoderBlock(nn.Module):
     """A pre-norm transformer block; also the block of the contrastive text tower."""
 
-    def __init__(self, width: int, num_heads: int, mlp_width: int):
+    def __init__(self, width: int, num_heads: int, mlp_width: int, tanh_gelu: bool = False):
         super().__init__()
         self.attention_norm = nn.LayerNorm(width, eps=1e-6)
         self.attention = EncoderAttention(width, num_heads)
         self.mlp_norm = nn.LayerNorm(width, eps=1e-6)
-        self.mlp = EncoderMLP(width, mlp_width)
+        self.mlp = EncoderMLP(width, mlp_width, tanh_gelu)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:  # [M, N, D]
         x = x + self.attention(self.attention_norm(x), mask)
@@ -81,7 +85,7 @@ class EncoderBlock(nn.Module):
 class PoolingHead(nn.Module):
     """One learned query attends to all features, then an MLP: [M, N, D] -> [M, D] (timm's AttentionPoolLatent)."""
 
-    def __init__(self, width: int, num_heads: int, mlp_width: int):
+    def __init__(self, width: int, num_heads: int, mlp_width: int, tanh_gelu: bool = False):
         super().__init__()
         self.num_heads = num_heads
         self.latent = nn.Parameter(torch.zeros(1, 1, width))
@@ -89,7 +93,7 @@ class PoolingHead(nn.Module):
         self.kv = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width, eps=1e-6)
-        self.mlp = EncoderMLP(width, mlp_width)
+        self.mlp = EncoderMLP(width, mlp_width, tanh_gelu)
 
     def forward(self, x: Tensor) -> Tensor:
         M, N, D = x.shape
@@ -107,9 +111,10 @@ class VisionEncoder(nn.Module):
         self.config = c
         self.patch = nn.Conv2d(3, c.width, c.patch_px, stride=c.patch_px)
         self.position = nn.Parameter(torch.zeros(1, c.num_features, c.width))
-        self.blocks = nn.ModuleList(EncoderBlock(c.width, c.num_heads, c.mlp_width) for _ in range(c.num_layers))
+        sizes = (c.width, c.num_heads, c.mlp_width, c.tanh_gelu)
+        self.blocks = nn.ModuleList(EncoderBlock(*sizes) for _ in range(c.num_layers))
         self.norm = nn.LayerNorm(c.width, eps=1e-6)
-        self.pooling_head = PoolingHead(c.width, c.num_heads, c.mlp_width) if c.pooling_head else None
+        self.pooling_head = PoolingHead(*sizes) if c.pooling_head else None
         self.initialise()
 
     def initialise(self) -> None:

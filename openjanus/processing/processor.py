@@ -23,7 +23,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from openjanus.config import Config, PositiveInt
+from openjanus.config import Config
 from openjanus.processing.image import PixelConfig, understanding_pixels
 from openjanus.processing.message import Conversation, Message, Part
 from openjanus.processing.text import IMAGE_PLACEHOLDER, TextTokenizer
@@ -37,11 +37,9 @@ ROLES = {
 
 @dataclass(frozen=True)
 class ProcessorConfig(Config):
-    """`num_features`: positions that a picture to understand takes. `system_prompt`: begins every conversation that
-    does not draw. `pictures_first`: a user's turn is written with its pictures before its words, because the model has
-    learned no other order."""
+    """`system_prompt`: begins every conversation that does not draw. `pictures_first`: a user's turn is written with
+    its pictures before its words, because the model has learned no other order."""
 
-    num_features: PositiveInt = 576
     pixels: PixelConfig = field(default_factory=PixelConfig)
     template: Literal["deepseek_old", "deepseek"] = "deepseek_old"
     system_prompt: str = ""
@@ -80,10 +78,13 @@ class _Writer:
 
 
 class Processor:
-    """Builds documents: for training with the assistant's answers supervised, for inference ending where it speaks."""
+    """Builds documents: for training with the assistant's answers supervised, for inference ending where it speaks.
 
-    def __init__(self, config: ProcessorConfig, text: TextTokenizer):
-        self.config, self.text = config, text
+    num_features: positions that a picture to understand takes; the understanding eye says how many.
+    """
+
+    def __init__(self, config: ProcessorConfig, text: TextTokenizer, num_features: int):
+        self.config, self.text, self.num_features = config, text, num_features
 
     def document(self, conversation: Conversation, train: bool = False) -> Document:
         """A conversation as spans. With `train`, text of the assistant and of role `text` and its image ids carry loss.
@@ -143,7 +144,7 @@ class Processor:
                 writer.words += part
                 continue
             writer.special(self.text.begin_of_image_id)
-            writer.span(UnderstandSpan(understanding_pixels(part, self.config.pixels), self.config.num_features))
+            writer.span(UnderstandSpan(understanding_pixels(part, self.config.pixels), self.num_features))
             writer.special(self.text.end_of_image_id)
         writer.words += "\n\n"
         writer.role(roles["assistant"])

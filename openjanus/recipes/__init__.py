@@ -33,11 +33,16 @@ def configure(name: str, overrides: Sequence[str]) -> Run:
     """A recipe with `key=value` overrides.
 
     If it starts from a checkpoint, overrides of model, processor and sampling alter the checkpoint's own values
-    (`JanusTraining.changes`). Raises ValueError for an unknown recipe or key.
+    (`JanusTraining.changes`); if it starts from parts, so do overrides of a model or processor that it does not state.
+    Raises ValueError for an unknown recipe or key.
     """
     of_checkpoint = [o for o in overrides if o.startswith(OF_A_CHECKPOINT)]
     run = configs.override(find_recipe(name)(), [o for o in overrides if o not in of_checkpoint])
-    if isinstance(run.task, JanusTraining) and run.task.start_from:
-        changes = (*run.task.changes, *(o.removeprefix("task.") for o in of_checkpoint))
-        return replace(run, task=replace(run.task, changes=changes))
+    if isinstance(task := run.task, JanusTraining):
+        left = [f"task.{key}." for key in ("model", "processor") if getattr(task, key) is None]
+        theirs = OF_A_CHECKPOINT if isinstance(task.start, str) else tuple(left)
+        altered = [o for o in of_checkpoint if theirs and o.startswith(theirs)]
+        changes = (*task.changes, *(o.removeprefix("task.") for o in altered))
+        run = replace(run, task=replace(task, changes=changes))
+        of_checkpoint = [o for o in of_checkpoint if o not in altered]
     return configs.override(run, of_checkpoint)

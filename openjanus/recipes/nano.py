@@ -13,7 +13,9 @@ import dataclasses
 from openjanus.model.image_tokenizer import ImageTokenizerConfig
 from openjanus.model.janus import JanusConfig
 from openjanus.model.language_model import LanguageModelConfig
+from openjanus.model.siglip_eye import SigLIPEyeConfig
 from openjanus.model.vision_encoder import VisionEncoderConfig
+from openjanus.model.vq_eye import VQEyeConfig
 from openjanus.processing.image import PixelConfig
 from openjanus.processing.processor import ProcessorConfig
 from openjanus.training.contrastive import ContrastiveTraining
@@ -89,17 +91,18 @@ def janus() -> Run:
             qk_norm=True,
             tie_text_head=True,
         ),
-        vision_encoder=dataclasses.replace(VISION_ENCODER, pooling_head=False),
-        image_tokenizer=IMAGE_TOKENIZER,
-        image_head_width=192,
+        understanding=SigLIPEyeConfig(dataclasses.replace(VISION_ENCODER, pooling_head=False)),
+        generation=VQEyeConfig(IMAGE_TOKENIZER, head_width=192),
     )
     task = JanusTraining(
-        model,
-        ProcessorConfig(64, PixelConfig(size_px=64), pictures_first=True),
-        tokenizer_from="runs/nano.tokenizer",
-        encoder_from="runs/nano.encoder",
+        start={
+            "text_tokenizer": "emoji",
+            "understanding.encoder": "runs/nano.encoder",
+            "generation.tokenizer": "runs/nano.tokenizer",
+        },
         image_ids="runs/nano.image_ids.safetensors",
-        text_tokenizer="emoji",
+        model=model,
+        processor=ProcessorConfig(PixelConfig(size_px=64), pictures_first=True),
         row_tokens=256,
         micro_batch_rows=16,
         text_weight=4.0,
@@ -143,11 +146,8 @@ def longer() -> Run:
         run.task,
         model=None,
         processor=None,
-        tokenizer_from="",
-        encoder_from="",
         sampling={},
-        start_from="runs/nano.janus/model",
-        text_tokenizer="",
+        start="runs/nano.janus/model",
         image_ids="runs/nano.longer_ids.safetensors",
         row_tokens=192,
     )

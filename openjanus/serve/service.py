@@ -60,7 +60,7 @@ class Service:
         self.engine, self.name, self.limits = engine, s.name, s.limits
         self.names = tuple(dict.fromkeys((s.name, *s.aliases)))  # what clients call the model
         self.created = int(time.time())
-        num_image_ids = engine.model.config.image_tokenizer.num_image_ids
+        num_image_ids = engine.model.config.generation.num_image_ids
         self.canvas = Canvas(engine.sizes_px, num_image_ids, engine.sampling, engine.decode_images, s.strict_sizes)
         self.metrics = Metrics()
         self.worker = Worker(engine, *cache_size(engine, s.slots, s.positions), s.limits, self.metrics)

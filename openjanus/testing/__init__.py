@@ -22,11 +22,13 @@ from openjanus.emoji.sources import world_text_tokenizer
 from openjanus.model.image_tokenizer import ImageTokenizerConfig
 from openjanus.model.janus import Janus, JanusConfig
 from openjanus.model.language_model import LanguageModelConfig
+from openjanus.model.siglip_eye import SigLIPEyeConfig
 from openjanus.model.vision_encoder import VisionEncoderConfig
+from openjanus.model.vq_eye import VQEyeConfig
 from openjanus.processing.image import PixelConfig
-from openjanus.processing.processor import ROLES, Processor, ProcessorConfig
+from openjanus.processing.processor import ROLES, ProcessorConfig
 from openjanus.weights.checkpoint import save
-from openjanus.weights.config import Checkpoint
+from openjanus.weights.config import Checkpoint, CheckpointConfig
 from openjanus.weights.official import SYSTEM_PROMPT
 
 # Groups of 32 and equal widths of body and image head are what all three formats can hold.
@@ -41,17 +43,21 @@ TINY = JanusConfig(
         ffn_width=96,
         max_positions=1024,
     ),
-    VisionEncoderConfig(image_size_px=64, patch_px=16, width=64, num_layers=2, num_heads=4, mlp_width=128),
-    ImageTokenizerConfig(
-        image_size_px=64,
-        base_width=32,
-        width_multipliers=(1, 1, 1, 1, 2),
-        num_res_blocks=1,
-        latent_width=32,
-        num_ids=96,
-        code_width=8,
+    SigLIPEyeConfig(
+        VisionEncoderConfig(image_size_px=64, patch_px=16, width=64, num_layers=2, num_heads=4, mlp_width=128)
     ),
-    image_head_width=64,
+    VQEyeConfig(
+        ImageTokenizerConfig(
+            image_size_px=64,
+            base_width=32,
+            width_multipliers=(1, 1, 1, 1, 2),
+            num_res_blocks=1,
+            latent_width=32,
+            num_ids=96,
+            code_width=8,
+        ),
+        head_width=64,
+    ),
 )
 
 
@@ -71,8 +77,8 @@ def tiny_checkpoint(
     if template == "deepseek":
         text = text.with_special(*ROLES["deepseek"].values())
     system_prompt = SYSTEM_PROMPT if form != "transformers" else ""  # transformers' processor has it off by default
-    config = ProcessorConfig(16, PixelConfig(64), template, system_prompt)
-    save(Checkpoint(tiny_janus(seed), Processor(config, text), {}), Path(folder), dtype, form)
+    config = CheckpointConfig(TINY, ProcessorConfig(PixelConfig(64), template, system_prompt))
+    save(Checkpoint(tiny_janus(seed), config.make_processor(text), {}), Path(folder), dtype, form)
     return Path(folder)
 
 

@@ -50,7 +50,7 @@ def tiny_folder(folder: Path, form: str = "openjanus", config: Any = TINY_WIDE) 
     """As `tiny_checkpoint`, with wider heads."""
     text = world_text_tokenizer().with_special(*ROLES["deepseek"].values())
     prompt = SYSTEM_PROMPT if form != "transformers" else ""
-    processor = Processor(ProcessorConfig(16, PixelConfig(64), "deepseek", prompt), text)
+    processor = Processor(ProcessorConfig(PixelConfig(64), "deepseek", prompt), text, 16)
     save(Checkpoint(tiny_janus(0, config), processor, {}), folder, torch.float32, form)
     return folder
 
@@ -140,7 +140,7 @@ class OnVllm:
 
         if isinstance(work, Ask):
             return SamplingParams(temperature=0, max_tokens=work.num_new)
-        total = self.engine.model.config.image_tokenizer.num_image_ids
+        total = self.engine.model.config.generation.num_image_ids
         guidance = {} if work.guidance is None else {"guidance": work.guidance}
         return SamplingParams(
             temperature=work.temperature, seed=work.seed, max_tokens=total, ignore_eos=True, detokenize=False,

@@ -75,7 +75,8 @@ Compared = tuple[Tensor, Tensor]
 
 def siglip_features(p: Pair) -> Compared:
     pixels = noise(2, 3, SIZE_PX, SIZE_PX)
-    return p.ours.understanding.encoder(pixels), p.theirs.model.vision_model(pixels).last_hidden_state
+    encoder = p.ours.understanding.get_submodule("encoder")
+    return encoder(pixels), p.theirs.model.vision_model(pixels).last_hidden_state
 
 
 def understanding_embeddings(p: Pair) -> Compared:
@@ -89,7 +90,7 @@ def generation_embeddings(p: Pair) -> Compared:
 
 def image_head_logits(p: Pair) -> Compared:
     hidden = noise(2, 5, 64)
-    return p.ours.image_logits(hidden), p.theirs.model.generation_head(hidden)
+    return p.ours.heads[Kind.GENERATE](hidden), p.theirs.model.generation_head(hidden)
 
 
 def vq_encode(p: Pair) -> Compared:
@@ -128,7 +129,7 @@ def text_logits(p: Pair) -> Compared:
     """Left-padded rows, pictures in context, no cache; padding is left out of the comparison."""
     batch = _documents(p)
     real = batch.document >= 0
-    ours = p.ours.text_logits(p.ours(batch))
+    ours = p.ours.heads[Kind.TEXT](p.ours(batch))
     theirs = p.theirs(**_reference_inputs(p, batch)).logits
     return ours[real], theirs[real]
 
@@ -143,7 +144,7 @@ def text_logits_with_cache(p: Pair) -> Compared:
         rows = cache.rows(0, 1, position, stop)
         hidden.append(p.ours.language_model(x[:, start:stop], position, cache=rows))
     theirs = p.theirs(**_reference_inputs(p, batch)).logits
-    return p.ours.text_logits(torch.cat(hidden[1:], dim=1)), theirs[:, -3:]
+    return p.ours.heads[Kind.TEXT](torch.cat(hidden[1:], dim=1)), theirs[:, -3:]
 
 
 def _answer_ids(p: Pair, messages: list[Message]) -> Tensor:
@@ -246,7 +247,7 @@ def first_step_image_logits(p: Pair) -> Compared:
     """Guided logits of the first image id, from the original's formula and rows (generation_inference.py)."""
     document = p.engine.processor.prompt([Message("user", [PROMPTS[1]])], draw=True)
     rows = [document, p.engine.processor.unconditional(document)]
-    ours = p.ours.image_logits(p.ours(collate(rows))[:, -1])
+    ours = p.ours.heads[Kind.GENERATE](p.ours(collate(rows))[:, -1])
     user, assistant = ROLES[p.template]
     tokenizer = p.their_processor.tokenizer
     words = f"{_bos(p)}{user}: {PROMPTS[1]}\n\n{assistant}:{BOI}"

@@ -6,7 +6,6 @@ Loss falls on answers and on image ids only. A caption to draw is replaced by pa
 which is what classifier-free guidance compares with (§3.4). All kinds of examples are mixed within every step.
 """
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -17,7 +16,6 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from openjanus import config as configs
 from openjanus.config import Config, NonNegativeFloat, PositiveInt, Range
 from openjanus.data.image_ids import ImageIds, encode
 from openjanus.data.sources import Gives, Source, find_source, find_text_tokenizer
@@ -27,18 +25,18 @@ from openjanus.processing.processor import Conversation, Message, Processor, Pro
 from openjanus.sequence import Batch, Document, GenerateSpan, Kind, pack
 from openjanus.training.loop import Measures, Training
 from openjanus.training.stage import Stage
-from openjanus.weights.checkpoint import check_tensors, load, load_part
 from openjanus.weights.config import Checkpoint, CheckpointConfig
-from openjanus.weights.hub import find_checkpoint
+from openjanus.weights.start import Wanted, starting_image_tokenizer, starting_point
 
 
 @dataclass(frozen=True)
 class JanusTraining(Config):
-    """From nothing: `model` and `processor` with the eyes of two finished runs, `tokenizer_from` and `encoder_from`,
-    and a `text_tokenizer`: a name of `TEXT_TOKENIZERS`, a file, or a checkpoint folder.
+    """`start`: where the first weights come from (weights/start.py).
 
-    `start_from`: all of a checkpoint instead (fine-tuning): its weights, its text tokenizer, and its own settings of
-    model, processor and sampling, not those here. `changes` alter them: ("processor.system_prompt=Be brief.",).
+    A Janus (fine-tuning) brings its text tokenizer, and its own settings of model, processor and sampling, not those
+    here. A table of parts brings what its sources have; `model` and `processor` say the rest, and a `text_tokenizer` in
+    the table is a name of `TEXT_TOKENIZERS`, a file, or a checkpoint folder. `changes` alter the config that results:
+    ("processor.system_prompt=Be brief.",).
 
     `image_ids`: the file of `openjanus tokenize`, drawings as ids; or for several sources of drawings a file each. The
     drawings of a source without a file are encoded when their turn comes. `text_weight` 1 is the paper's loss (no task
@@ -47,14 +45,11 @@ class JanusTraining(Config):
 
     examples: ClassVar[Gives] = "conversations"  # what its sources give
 
-    model: JanusConfig | None
-    processor: ProcessorConfig | None
-    tokenizer_from: str
-    encoder_from: str
+    start: str | dict[str, str]
     image_ids: str | dict[str, str]
-    start_from: str = ""
+    model: JanusConfig | None = None
+    processor: ProcessorConfig | None = None
     changes: tuple[str, ...] = ()
-    text_tokenizer: str = ""
     row_tokens: PositiveInt = 4096
     micro_batch_rows: PositiveInt = 8
     drop_caption: Annotated[float, Range(0, 1)] = 0.1
@@ -76,41 +71,16 @@ def image_ids_file(c: JanusTraining, source: str) -> str:
 
 def starting_checkpoint(c: JanusTraining) -> Checkpoint:
     """The model with its text tokenizer and settings before the first step."""
-    if c.start_from:
-        return _fine_tuned(c)
-    if c.model is None or c.processor is None:
-        raise ValueError("a training needs start_from, or else a model and a processor")
-    model = Janus(c.model)
-    load_part(model.generation.tokenizer, c.tokenizer_from, "tokenizer.")
-    load_part(model.understanding.encoder, c.encoder_from, "vision_encoder.", dropped=("pooling_head.*",))
-    model.generation.initialise_from_codebook()
-    text, vocab_size = find_text_tokenizer(c.text_tokenizer), c.model.language_model.vocab_size
-    if text.vocab_size > vocab_size:
-        raise ValueError(f"the text tokenizer has {text.vocab_size} ids, the model only {vocab_size}")
-    return Checkpoint(model, Processor(c.processor, text), c.sampling)
-
-
-def _fine_tuned(c: JanusTraining) -> Checkpoint:
-    start = load(find_checkpoint(c.start_from))
-    for name in ("model", "processor", "sampling"):
-        if getattr(c, name) not in (None, {}, getattr(start.config, name)):
-            warnings.warn(f"{name} is that of {c.start_from}, not the task's; `changes` can alter it", stacklevel=2)
-    config = configs.override(start.config, c.changes)
-    model, weights = Janus(config.model), start.model.state_dict()
-    check_tensors(weights, model.state_dict(), f"start_from {c.start_from}")
-    model.load_state_dict(weights)
-    return Checkpoint(model, Processor(config.processor, start.processor.text), config.sampling)
+    return starting_point(c.start, _wanted(c), find_text_tokenizer)
 
 
 def starting_tokenizer(c: JanusTraining) -> ImageTokenizer:
-    """The generation eye that a training starts with: what its drawings must be tokenized by."""
-    if c.start_from:
-        return load(find_checkpoint(c.start_from)).model.generation.tokenizer
-    if c.model is None:
-        raise ValueError("a training needs start_from, or else a model and a processor")
-    tokenizer = ImageTokenizer(c.model.image_tokenizer)
-    load_part(tokenizer, c.tokenizer_from, "tokenizer.")
-    return tokenizer
+    """The image tokenizer that a training starts with: what its drawings must be tokenized by."""
+    return starting_image_tokenizer(c.start, _wanted(c), find_text_tokenizer)
+
+
+def _wanted(c: JanusTraining) -> Wanted:
+    return Wanted(c.model, c.processor, c.sampling, c.changes)
 
 
 @dataclass
@@ -190,19 +160,17 @@ class JanusData:
 
 def janus_loss(model: Janus, batch: Batch, step: int, text_weight: float = 1.0) -> tuple[Tensor, Measures]:
     """Cross-entropy of both heads, summed over the positions that each is supervised at."""
-    hidden = model(batch)
+    hidden = model(batch).flatten(0, 1)
     total = hidden.sum() * 0  # a batch may lack one of the kinds
     measures: Measures = {}
-    heads = {
-        "text": (Kind.TEXT, model.text_logits, text_weight),
-        "image": (Kind.GENERATE, model.image_logits, 1.0),
-    }
-    for name, (kind, head, weight) in heads.items():
-        here = batch.target_kind == kind
-        if here.any():
-            loss = F.cross_entropy(head(hidden[here]).float(), batch.target[here], reduction="sum")
+    names_and_weights = {Kind.TEXT: ("text", text_weight), Kind.GENERATE: ("image", 1.0)}
+    for kind, head in model.heads.items():
+        if kind in batch.targets:
+            (name, weight), places = names_and_weights[kind], batch.targets[kind]
+            logits = head(hidden[places]).float()
+            loss = F.cross_entropy(logits, batch.target.flatten()[places], reduction="sum")
             total = total + weight * loss
-            measures[f"{name}_loss"] = (loss.detach(), int(here.sum()))
+            measures[f"{name}_loss"] = (loss.detach(), len(places))
     return total, measures
 
 
@@ -212,7 +180,7 @@ def janus_training(c: JanusTraining, seed: int, start: Checkpoint | None = None)
     `start`: the checkpoint to begin with, whose weights may still be missing; None: what the config names.
     """
     begin = start or starting_checkpoint(c)
-    exported = begin if c.start_from else replace(begin, sampling=c.sampling)
+    exported = begin if isinstance(c.start, str) else replace(begin, sampling=c.sampling)
     data = JanusData(c, seed, begin.processor, begin.model.generation.tokenizer)
     return Training(
         begin.model,

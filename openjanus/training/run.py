@@ -14,7 +14,6 @@ from openjanus import config as configs
 from openjanus.config import Config, ConfigError, Range
 from openjanus.data.sources import find_source
 from openjanus.model.janus import Janus
-from openjanus.processing.processor import Processor
 from openjanus.processing.text import TextTokenizer
 from openjanus.runtime import Runtime
 from openjanus.training import checkpoint
@@ -24,6 +23,7 @@ from openjanus.training.loop import Evaluator, Schedule, Training, fit
 from openjanus.training.resume import check_lengths, check_unchanged, open_keys, read_stages
 from openjanus.training.stage import Stage
 from openjanus.training.tokenizer import TokenizerTraining, tokenizer_training
+from openjanus.weights import own
 from openjanus.weights.config import Checkpoint, CheckpointConfig
 
 TRAININGS: dict[type, Callable[..., Training]] = {
@@ -54,12 +54,8 @@ class Run(Config):
 
 
 def read_run(folder: Path) -> Run:
-    """The run that a folder holds. Raises ValueError if the file is damaged."""
-    run = configs.load(Run, folder / "run.json")
-    match run.task:
-        case ContrastiveTraining(text_tokenizer="") | JanusTraining(text_tokenizer="", start_from=""):
-            return replace(run, task=replace(run.task, text_tokenizer="emoji"))  # no name meant this up to version 0.1
-    return run
+    """The run that a folder holds, of any format. Raises ValueError if the file is damaged."""
+    return own.load(Run, folder / "run.json")
 
 
 def make_training(run: Run, start: Checkpoint | None = None) -> Training:
@@ -94,16 +90,16 @@ def restore(folder: Path) -> Checkpoint:
 def keep_start(start: Checkpoint, folder: Path) -> None:
     """Writes into a run's folder what restoring it needs besides its own config and its weights."""
     start.processor.text.save(folder / "tokenizer.json")
-    configs.save(start.config, folder / "model.json")
+    own.save(start.config, folder / "model.json")
 
 
 def kept_start(folder: Path) -> Checkpoint | None:
     """What `keep_start` wrote, with a model that waits for its weights; None for other runs, and for older ones."""
     if not (folder / "model.json").is_file():
         return None
-    config = configs.load(CheckpointConfig, folder / "model.json")
+    config = own.load(CheckpointConfig, folder / "model.json")
     text = TextTokenizer.load(folder / "tokenizer.json")
-    return Checkpoint(Janus(config.model), Processor(config.processor, text), config.sampling)
+    return Checkpoint(Janus(config.model), config.make_processor(text), config.sampling, tasks=config.tasks)
 
 
 # What may differ when a run goes on: how it is watched, and what changes nothing of what is computed but rounding.
@@ -169,6 +165,6 @@ def train(
         keep_inputs(training, runtime, folder)
         if newest is None and training.checkpoint is not None:
             keep_start(training.checkpoint, folder)
-        configs.save(run, folder / "run.json")
+        own.save(run, folder / "run.json")
         fit(training, run.stages, folder, runtime, evaluators_of(training), run.schedule, stop_after)
     return training

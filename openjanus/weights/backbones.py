@@ -48,13 +48,16 @@ class Backbone:
     num_known: int
     window: int | None
 
-    def check_length(self, max_positions: int) -> None:
-        """Raises ValueError if documents of this length would need a sliding window: our attention sees everything."""
-        if self.window is not None and self.window < max_positions:
+    def check(self, wanted: LanguageModelConfig) -> None:
+        """Raises ValueError if a body of this config cannot hold the weights: if its table has fewer rows, or if its
+        documents are longer than a sliding window, because our attention sees everything."""
+        where = self.folder / "config.json"
+        if wanted.vocab_size < self.num_stored:
+            raise ValueError(f"{where}: vocab_size is {self.num_stored}, but the body has only {wanted.vocab_size}")
+        if self.window is not None and self.window < wanted.max_positions:
             raise ValueError(
-                f"{self.folder / 'config.json'}: sliding_window is {self.window}, but the body has max_positions "
-                f"{max_positions}, and openjanus attends to all of them: add the change "
-                f"model.language_model.max_positions={self.window}"
+                f"{where}: sliding_window is {self.window}, but the body has max_positions {wanted.max_positions}, and "
+                f"openjanus attends to all of them: add the change model.language_model.max_positions={self.window}"
             )
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:

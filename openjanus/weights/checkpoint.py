@@ -2,7 +2,8 @@
 
 Our own:
 
-    config.json        {"model": JanusConfig, "processor": ProcessorConfig, "sampling": default sampling settings}
+    config.json        {"format": 2, "model": JanusConfig, "processor": ProcessorConfig, "sampling": default sampling
+                       settings, "tasks": what it was trained to do}; older formats are read, too (own.py)
     model.safetensors  all parameters by our own names, or shards with an index; a tied text head is stored once
     tokenizer.json     the text tokenizer (Hugging Face `tokenizers`)
     about.json         optional, in every format: what the model knows, for its users
@@ -28,9 +29,8 @@ from torch.overrides import TorchFunctionMode
 
 from openjanus import config as configs
 from openjanus.model.janus import Janus
-from openjanus.processing.processor import Processor
 from openjanus.processing.text import TextTokenizer
-from openjanus.weights import names, official, transformers_format
+from openjanus.weights import names, official, own, transformers_format
 from openjanus.weights.config import About, Checkpoint, CheckpointConfig
 from openjanus.weights.fields import ConfigFiles
 from openjanus.weights.tensors import (
@@ -44,7 +44,7 @@ from openjanus.weights.tensors import (
     write_tensors,
 )
 
-Place = Callable[[nn.Module, str, Tensor], None]  # gives a model on the meta device the tensor of this name
+Place = Callable[[Janus, str, Tensor], None]  # gives a model on the meta device the tensor of this name
 CPU = torch.device("cpu")
 
 
@@ -61,11 +61,11 @@ class Format:
 def _read_own_config(
     files: ConfigFiles, tensors: Mapping[str, Any], text: TextTokenizer, as_configured: bool
 ) -> CheckpointConfig:
-    return configs.from_dict(CheckpointConfig, files.read("config.json"), str(files.folder / "config.json"))
+    return own.build(CheckpointConfig, files.read("config.json"), str(files.folder / "config.json"))
 
 
 def _write_own_config(config: CheckpointConfig, text: TextTokenizer, folder: Path) -> list[str]:
-    configs.save(config, folder / "config.json")
+    own.save(config, folder / "config.json")
     text.save(folder / "tokenizer.json")
     return ["config.json", "tokenizer.json"]
 
@@ -163,7 +163,8 @@ def load(
         model = Janus(config.model)
     _fill(model, files, form, place or place_as(torch.device(device), dtype), progress, only)
     about = configs.load(About, folder / "about.json") if (folder / "about.json").is_file() else None
-    return Checkpoint(model.eval().requires_grad_(False), Processor(config.processor, text), config.sampling, about)
+    model.eval().requires_grad_(False)
+    return Checkpoint(model, config.make_processor(text), config.sampling, about, config.tasks)
 
 
 def save(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None = None, form: str = "openjanus") -> None:
@@ -256,11 +257,11 @@ def stored_tensors(model: Janus) -> dict[str, Tensor]:
 def place_as(device: torch.device, dtype: torch.dtype | None) -> Place:
     """Places tensors on `device` in `dtype`; None keeps the stored one.
 
-    In float16, whose range is small, the image tokenizer stays in float32: its decoder's activations leave that range.
+    In float16, whose range is small, the parts that an eye calls precise stay in float32.
     """
 
-    def place(model: nn.Module, name: str, tensor: Tensor) -> None:
-        narrow = dtype == torch.float16 and name.startswith("generation.tokenizer.")
+    def place(model: Janus, name: str, tensor: Tensor) -> None:
+        narrow = dtype == torch.float16 and name.startswith(model.prefixes("precise"))
         module, _, leaf = name.rpartition(".")
         tensor = to_dtype(tensor, torch.float32 if narrow else dtype, name).to(device)
         if not isinstance(tensor, nn.Parameter):  # a tied head is placed by the parameter that it shares

@@ -1,34 +1,39 @@
 """What a checkpoint is, whatever its format."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from openjanus.config import Config, ConfigError, NonNegativeFloat
 from openjanus.model.janus import Janus, JanusConfig
 from openjanus.processing.processor import Processor, ProcessorConfig
+from openjanus.processing.text import TextTokenizer
+
+Task = Literal["talk", "draw", "edit"]
+TALK_AND_DRAW: tuple[Task, ...] = ("talk", "draw")
 
 
 @dataclass(frozen=True)
 class CheckpointConfig(Config):
     """All of a checkpoint but tensors and vocabulary. `sampling`: this model's own default settings, such as guidance
-    and temperature."""
+    and temperature. `tasks`: what it was trained to do."""
 
     model: JanusConfig
     processor: ProcessorConfig
     sampling: dict[str, NonNegativeFloat] = field(default_factory=dict)
+    tasks: tuple[Task, ...] = TALK_AND_DRAW
 
     def check(self) -> None:
         """Raises ConfigError if the processor prepares pictures that the understanding eye cannot take."""
-        eye, processor = self.model.vision_encoder, self.processor
-        if processor.num_features != eye.num_features:
+        given_px, taken_px = self.processor.pixels.size_px, self.model.understanding_size_px
+        if given_px != taken_px:
             raise ConfigError(
-                f"processor.num_features is {processor.num_features}, but model.vision_encoder has {eye.num_features} "
-                "positions: they must be equal"
+                f"processor.pixels.size_px is {given_px}, but the understanding eye takes pictures of {taken_px} px: "
+                "they must be equal"
             )
-        if processor.pixels.size_px != eye.image_size_px:
-            raise ConfigError(
-                f"processor.pixels.size_px is {processor.pixels.size_px}, but model.vision_encoder.image_size_px is "
-                f"{eye.image_size_px}: they must be equal"
-            )
+
+    def make_processor(self, text: TextTokenizer) -> Processor:
+        """The processor of this checkpoint: a picture takes as many positions as the understanding eye says."""
+        return Processor(self.processor, text, self.model.num_features)
 
 
 @dataclass(frozen=True)
@@ -51,10 +56,16 @@ class Checkpoint:
     processor: Processor
     sampling: dict[str, float]
     about: About | None = None
+    tasks: tuple[Task, ...] = TALK_AND_DRAW
 
     def __post_init__(self) -> None:
-        _ = self.config  # making it checks that the parts fit
+        num_features = self.config.model.num_features  # making the config checks that its parts fit
+        if self.processor.num_features != num_features:
+            raise ConfigError(
+                f"the processor's num_features is {self.processor.num_features}, but the understanding eye has "
+                f"{num_features} positions: they must be equal"
+            )
 
     @property
     def config(self) -> CheckpointConfig:
-        return CheckpointConfig(self.model.config, self.processor.config, self.sampling)
+        return CheckpointConfig(self.model.config, self.processor.config, self.sampling, self.tasks)

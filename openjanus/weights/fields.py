@@ -5,11 +5,12 @@ written them.
 """
 
 import difflib
-import json
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
+
+from openjanus.config import read_json
 
 MISSING = object()
 
@@ -27,12 +28,7 @@ class ConfigFiles:
 
     def read(self, name: str) -> Any:
         """The plain data of a JSON file, without the ignored keys. Raises ValueError for what is not JSON."""
-        path = self.folder / name
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path}: not JSON ({error})") from None
-        return _without(data, self.ignored_keys)
+        return _without(read_json(self.folder / name), self.ignored_keys)
 
     def open(self, name: str) -> "Fields":
         """A file's outermost mapping; empty if there is no such file."""

@@ -7,12 +7,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from openjanus.model.image_tokenizer import ImageTokenizerConfig
+from openjanus.model.siglip_eye import SigLIPEyeConfig
+from openjanus.model.vision_encoder import VisionEncoderConfig
+from openjanus.model.vq_eye import VQEyeConfig
 from openjanus.processing.image import PixelConfig
 from openjanus.processing.processor import ROLES
 from openjanus.processing.text import BOS, EOS, IMAGE_PLACEHOLDER, PAD, SPECIAL_TOKENS, TextTokenizer
 from openjanus.weights.config import CheckpointConfig
 from openjanus.weights.fields import Fields
 
+TANH_GELU = "gelu_pytorch_tanh"
+# What the format of transformers has a place for and the official one has not.
+TRANSFORMERS_HAS = ("language_model.qk_norm", "understanding.encoder.tanh_gelu")
 # Both preprocessors' own defaults; Janus's files set 0.5.
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -25,8 +31,8 @@ def read_pixels(c: Fields, size_px: int, as_configured: bool) -> PixelConfig:
     """
     default = PixelConfig()
     mean, std = (CLIP_MEAN, CLIP_STD) if c.data else (default.mean, default.std)
-    mean, std = _three(c, "image_mean", mean, float), _three(c, "image_std", std, float)
-    background = _three(c, "background_color", tuple(int(x * 255) for x in mean), int)
+    mean, std = three(c, "image_mean", mean, float), three(c, "image_std", std, float)
+    background = three(c, "background_color", tuple(int(x * 255) for x in mean), int)
     normalise = c.take("do_normalize", bool, True)
     if not normalise and not as_configured:
         warnings.warn(
@@ -53,7 +59,8 @@ def read_pixels(c: Fields, size_px: int, as_configured: bool) -> PixelConfig:
     return PixelConfig(size_px, min_side, background, mean, std)
 
 
-def _three(c: Fields, key: str, default: tuple[Any, ...], kind: type) -> tuple[Any, Any, Any]:
+def three(c: Fields, key: str, default: tuple[Any, ...], kind: type) -> tuple[Any, Any, Any]:
+    """A list of three numbers, one for each colour."""
     values = c.take(key, list, list(default))
     if len(values) != 3 or not all(isinstance(x, (int, kind)) and not isinstance(x, bool) for x in values):
         raise ValueError(f"{c.file}: {c.path(key)} is {values!r}, expected three numbers")
@@ -94,35 +101,38 @@ def choose_template(folder: Path, text: TextTokenizer, tokens: bool) -> Literal[
     return "deepseek" if tokens else "deepseek_old"
 
 
-def check_plain(c: CheckpointConfig, what: str, qk_norm: bool = False) -> None:
-    """Raises ValueError that names all of a checkpoint that a foreign format has no place for.
+def plain_eyes(c: CheckpointConfig, what: str, more: tuple[str, ...] = ()) -> tuple[VisionEncoderConfig, VQEyeConfig]:
+    """The two eyes of a checkpoint that a foreign format can hold.
 
-    qk_norm: the format has a place for the norms of queries and keys.
+    more: what the format has a place for beyond the official one.
+    Raises ValueError that names all of the checkpoint that the format has no place for.
     """
-    lm, vq, vision = c.model.language_model, c.model.image_tokenizer, c.model.vision_encoder
-    plain = ImageTokenizerConfig()
+    lm, looking, drawing = c.model.language_model, c.model.understanding, c.model.generation
+    instead = "use openjanus's own format (--format openjanus), which openjanus and its plugin for vLLM read"
+    if not isinstance(looking, SigLIPEyeConfig) or not isinstance(drawing, VQEyeConfig):
+        eyes = f"{type(looking).__name__} and {type(drawing).__name__}"
+        raise ValueError(f"the {what} format has no place for these eyes, {eyes}: {instead}")
+    vision, vq, plain = looking.encoder, drawing.tokenizer, ImageTokenizerConfig()
     wrong = [
-        f"image_tokenizer.{name}={getattr(vq, name)}"
+        f"generation.tokenizer.{name}={getattr(vq, name)}"
         for name in ("stem_px", "num_groups", "local_encoder")
         if getattr(vq, name) != getattr(plain, name)
     ]
     if vq.image_size_px != vision.image_size_px:
         wrong.append(
-            f"image_tokenizer.image_size_px={vq.image_size_px} beside {vision.image_size_px} of vision_encoder"
+            f"generation.tokenizer.image_size_px={vq.image_size_px} beside {vision.image_size_px} of "
+            "understanding.encoder"
         )
-    if vision.pooling_head:
-        wrong.append("vision_encoder.pooling_head")
-    if lm.qkv_bias:
-        wrong.append("language_model.qkv_bias")
+    wrong += [f"understanding.encoder.{name}" for name in ("pooling_head", "tanh_gelu") if getattr(vision, name)]
+    wrong += [f"language_model.{name}" for name in ("qkv_bias", "qk_norm") if getattr(lm, name)]
     if c.processor.pictures_first:  # without it, questions before pictures are answered worse
         wrong.append("processor.pictures_first")
-    instead = "use openjanus's own format (--format openjanus), which openjanus and its plugin for vLLM read"
-    if lm.qk_norm and not qk_norm:
-        if not wrong:
-            instead = "use the transformers format (--format transformers), or openjanus's own"
-        wrong.append("language_model.qk_norm")
+    wrong = [name for name in wrong if name not in more]
+    if wrong and set(wrong) <= set(TRANSFORMERS_HAS):
+        instead = "use the transformers format (--format transformers), or openjanus's own"
     if wrong:
         raise ValueError(f"the {what} format has no place for {', '.join(wrong)} of this model: {instead}")
+    return vision, drawing
 
 
 def write_tokenizer(text: TextTokenizer, folder: Path, more: dict[str, Any] | None = None) -> list[str]:

@@ -1,7 +1,8 @@
 """Where a checkpoint is: the bundled model, a local folder, or a repository of the Hugging Face hub."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -25,6 +26,11 @@ def find_checkpoint(source: str | Path, revision: str | None = None, ignore_conf
     before the weights are downloaded.
     Raises ValueError if there is nothing of that name, no way to the hub, or a config that openjanus cannot honour.
     """
+    return find_folder(source, revision, partial(check_config, ignore_config_keys=ignore_config_keys))
+
+
+def find_folder(source: str | Path, revision: str | None, check: Callable[[Path], object]) -> Path:
+    """As `find_checkpoint`, for whatever `check` accepts, by its config files, before the weights are downloaded."""
     folder = BUNDLED / NANO if source == NANO else Path(source)
     if folder.is_dir():
         if revision is not None:
@@ -36,7 +42,7 @@ def find_checkpoint(source: str | Path, revision: str | None = None, ignore_conf
     owner, slash, name = str(source).partition("/")
     if not (slash and owner and name) or "/" in name or owner in (".", "..", "~"):
         raise ValueError(f"model {str(source)!r}: no such folder; expected a checkpoint folder, a hub id, or nano")
-    return _download(str(source), revision, ignore_config_keys)
+    return _download(str(source), revision, check)
 
 
 def _model_of(folder: Path) -> Path:
@@ -51,11 +57,11 @@ def _model_of(folder: Path) -> Path:
     return folder / "model"
 
 
-def _download(name: str, revision: str | None, ignore_config_keys: Sequence[str]) -> Path:
+def _download(name: str, revision: str | None, check: Callable[[Path], object]) -> Path:
     folder = _snapshot(name, revision, CONFIGS)
     if has_weights(folder):  # downloaded before
         return folder
-    check_config(folder, ignore_config_keys)
+    check(folder)
     if re.fullmatch("[0-9a-f]{40}", folder.name):  # the cache names a snapshot by its commit: stay with it
         revision = folder.name
     for pattern in WEIGHTS:

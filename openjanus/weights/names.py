@@ -109,6 +109,23 @@ TRANSFORMERS: Table = {
     "generation.head.up": "model.generation_head.proj_out",
     "generation.head.out": "model.generation_head.vision_head",
 }
+SIGLIP: Table = _vision_encoder(
+    "vision_model",
+    "encoder.layers.{}",
+    {
+        "attention_norm": "layer_norm1",
+        "attention.qkv": "self_attn.qkv",
+        "attention.out": "self_attn.out_proj",
+        "mlp_norm": "layer_norm2",
+        "mlp.up": "mlp.fc1",
+        "mlp.down": "mlp.fc2",
+    },
+    {
+        "patch": "embeddings.patch_embedding",
+        "position": "embeddings.position_embedding.weight",
+        "norm": "post_layernorm",
+    },
+)
 BACKBONE: Table = {name.removeprefix("language_model."): theirs for name, theirs in _body("model", "lm_head").items()}
 _MIDDLE = {"mid.0.": "mid.block_1.", "mid.1.": "mid.attn_1.", "mid.2.": "mid.block_2."}
 
@@ -132,12 +149,27 @@ def transformers_names(name: str) -> tuple[str, ...]:
     theirs = _translate(name, TRANSFORMERS)
     for ours, named in _MIDDLE.items():
         theirs = theirs.replace(ours, named)
-    return tuple(theirs.replace(".qkv.", f".{x}_proj.") for x in "qkv") if ".qkv." in theirs else (theirs,)
+    return _apart(theirs)
+
+
+def siglip_names(name: str) -> tuple[str, ...]:
+    """The names in SigLIP, as transformers has it, of a vision encoder's parameter."""
+    return _apart(_translate(f"understanding.encoder.{name}", SIGLIP))
+
+
+def llamagen_names(name: str) -> tuple[str, ...]:
+    """The name in LlamaGen of an image tokenizer's parameter; the official checkpoints have kept it."""
+    return (official_names(f"generation.tokenizer.{name}")[0].removeprefix("gen_vision_model."),)
 
 
 def backbone_names(name: str) -> tuple[str, ...]:
     """The name of a body's parameter in a plain language model of transformers."""
     return (_translate(name, BACKBONE),)
+
+
+def _apart(theirs: str) -> tuple[str, ...]:
+    """Our q, k and v of a vision encoder are one matrix, theirs are three."""
+    return tuple(theirs.replace(".qkv.", f".{x}_proj.") for x in "qkv") if ".qkv." in theirs else (theirs,)
 
 
 def _translate(name: str, table: Table) -> str:

@@ -17,16 +17,18 @@ from typing import Any
 
 from openjanus.model.image_tokenizer import ImageTokenizerConfig
 from openjanus.model.janus import JanusConfig
+from openjanus.model.siglip_eye import SigLIPEyeConfig
 from openjanus.model.vision_encoder import VisionEncoderConfig
+from openjanus.model.vq_eye import VQEyeConfig
 from openjanus.processing.processor import ProcessorConfig
 from openjanus.processing.text import IMAGE_PLACEHOLDER, TextTokenizer
 from openjanus.weights.body import body_config, ignore_indifferent, read_body
 from openjanus.weights.config import CheckpointConfig
 from openjanus.weights.fields import ConfigFiles, Fields
 from openjanus.weights.foreign import (
-    check_plain,
     choose_template,
     pixel_settings,
+    plain_eyes,
     read_pixels,
     write_json,
     write_tokenizer,
@@ -71,7 +73,8 @@ def read_config(
         _ignore_indifferent(fields)
     processor = _processor(files, vision, text_tokenizer, as_configured)
     files.check()
-    return CheckpointConfig(JanusConfig(text, vision, tokenizer, head_width), processor)
+    eyes = SigLIPEyeConfig(vision), VQEyeConfig(tokenizer, head_width)
+    return CheckpointConfig(JanusConfig(text, *eyes), processor)
 
 
 def _ignore_indifferent(c: Fields) -> None:
@@ -135,15 +138,15 @@ def _processor(
     c.ignore("ignore_id", "mask_prompt", "processor_class", "image_start_tag", "image_end_tag", "pad_tag")
     template = choose_template(files.folder, text, tokens=named == "deepseek")
     pixels = read_pixels(files.open("preprocessor_config.json"), vision.image_size_px, as_configured)
-    return ProcessorConfig(vision.num_features, pixels, template, SYSTEM_PROMPT)
+    return ProcessorConfig(pixels, template, SYSTEM_PROMPT)
 
 
 def write_config(config: CheckpointConfig, text: TextTokenizer, folder: Path) -> list[str]:
     """Writes config.json and what the official processor reads; returns the names. Raises ValueError for a model that
     the official code has no place for."""
     m = config.model
-    check_plain(config, "official")
-    lm, vision, vq = m.language_model, m.vision_encoder, m.image_tokenizer
+    vision, drawing = plain_eyes(config, "official")
+    lm, vq = m.language_model, drawing.tokenizer
     vision_sizes = {}
     if replace(vision, image_size_px=384) != VisionEncoderConfig():
         vision_sizes = {theirs: getattr(vision, ours) for theirs, ours in VISION_KEYS.items()}
@@ -167,7 +170,7 @@ def write_config(config: CheckpointConfig, text: TextTokenizer, folder: Path) ->
                 "cls": "vision_head",
                 "model_type": "gen_head",
                 "params": {
-                    "image_token_embed": m.image_head_width,
+                    "image_token_embed": drawing.head_width,
                     "image_token_size": vq.num_ids,
                     "n_embed": lm.width,
                 },
@@ -199,7 +202,7 @@ def write_config(config: CheckpointConfig, text: TextTokenizer, folder: Path) ->
             "ignore_id": -100,
             "image_tag": IMAGE_PLACEHOLDER,
             "mask_prompt": True,
-            "num_image_tokens": p.num_features,
+            "num_image_tokens": vision.num_features,
             "processor_class": "VLChatProcessor",
             "sft_format": p.template,
         },

@@ -95,8 +95,20 @@ class _Safetensors:
         return self.file.get_tensor(name)
 
 
+class PickledTensors:
+    """The tensors of one pickled file, which keeps them under a key; what `read_renamed` reads."""
+
+    def __init__(self, path: Path, key: str):
+        self.folder = path
+        self._file = _Pickled(path, key)
+        self.shapes = dict(self._file.shapes())
+
+    def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+        yield from ((name, self._file.get(name)) for name in names)
+
+
 class _Pickled:
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, key: str = ""):
         self.mapped = zipfile.is_zipfile(path)  # older files are one pickle, not an archive, and come in whole
         try:
             self.state = torch.load(path, "cpu", weights_only=True, mmap=self.mapped)
@@ -105,8 +117,11 @@ class _Pickled:
         except Exception as error:  # torch raises the errors of pickle, which have no better parent
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ValueError(f"{path}: damaged, or it holds more than tensors; refused ({reason})") from None
+        if key:
+            self.state = self.state.get(key) if isinstance(self.state, dict) else None
         if not isinstance(self.state, dict) or not all(isinstance(t, Tensor) for t in self.state.values()):
-            raise ValueError(f"{path}: expected a mapping of names to tensors")
+            where = f" under {key!r}" if key else ""
+            raise ValueError(f"{path}: expected a mapping of names to tensors{where}")
 
     def shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield from ((name, tuple(t.shape)) for name, t in self.state.items())
@@ -239,7 +254,7 @@ def check_shapes(
 
 
 def read_renamed(
-    files: TensorFiles,
+    files: TensorFiles | PickledTensors,
     shapes: Mapping[str, tuple[int, ...]],
     names_of: Callable[[str], tuple[str, ...]],
     dropped: tuple[str, ...] = (),

@@ -15,17 +15,21 @@ from typing import Any
 
 from openjanus.model.image_tokenizer import ImageTokenizerConfig
 from openjanus.model.janus import JanusConfig
+from openjanus.model.siglip_eye import SigLIPEyeConfig
 from openjanus.model.vision_encoder import VisionEncoderConfig
+from openjanus.model.vq_eye import VQEyeConfig
 from openjanus.processing.processor import ROLES, ProcessorConfig
 from openjanus.processing.text import BEGIN_OF_IMAGE, END_OF_IMAGE, IMAGE_PLACEHOLDER, TextTokenizer
 from openjanus.weights.body import LLAMA, QWEN3_IN_JANUS, body_config, ignore_indifferent, read_body
 from openjanus.weights.config import CheckpointConfig
 from openjanus.weights.fields import ConfigFiles, Fields
 from openjanus.weights.foreign import (
-    check_plain,
+    TANH_GELU,
+    TRANSFORMERS_HAS,
     choose_template,
     has_role_tokens,
     pixel_settings,
+    plain_eyes,
     read_pixels,
     write_json,
     write_tokenizer,
@@ -75,7 +79,8 @@ def read_config(
     c.ignore("image_token_index")
     processor = _processor(files, vision, text_tokenizer, as_configured)
     files.check()
-    return CheckpointConfig(JanusConfig(text, vision, tokenizer, head_width), processor)
+    eyes = SigLIPEyeConfig(vision), VQEyeConfig(tokenizer, head_width)
+    return CheckpointConfig(JanusConfig(text, *eyes), processor)
 
 
 def _vision(c: Fields, text_width: int) -> VisionEncoderConfig:
@@ -90,9 +95,10 @@ def _vision(c: Fields, text_width: int) -> VisionEncoderConfig:
         num_layers=c.size("num_hidden_layers", default.num_layers),
         num_heads=c.size("num_attention_heads", default.num_heads),
         mlp_width=mlp_width,
+        tanh_gelu=c.take("hidden_act", str, "gelu") == TANH_GELU,
     )
     c.expect("num_channels", 3)
-    c.expect("hidden_act", "gelu")
+    c.expect("hidden_act", "gelu", TANH_GELU)
     c.expect("layer_norm_eps", 1e-6)
     c.expect("attention_bias", True)
     c.expect("use_qk_norm", False)
@@ -148,7 +154,6 @@ def _processor(
         _chat_template(files.folder) or in_processor
     )
     return ProcessorConfig(
-        vision.num_features,
         read_pixels(preprocessor, vision.image_size_px, as_configured),
         choose_template(files.folder, text_tokenizer, tokens),
         SYSTEM_PROMPT if has_system_prompt else "",
@@ -172,11 +177,11 @@ def write_config(config: CheckpointConfig, text: TextTokenizer, folder: Path) ->
     """Writes the configs that transformers reads; returns the names. Raises ValueError for a model that it has no place
     for."""
     m = config.model
-    check_plain(config, "transformers", qk_norm=True)
-    lm, vision, vq = m.language_model, m.vision_encoder, m.image_tokenizer
-    if m.image_head_width != lm.width:
+    vision, drawing = plain_eyes(config, "transformers", TRANSFORMERS_HAS)
+    lm, vq = m.language_model, drawing.tokenizer
+    if drawing.head_width != lm.width:
         raise ValueError(
-            f"transformers has no place for an image head of width {m.image_head_width} beside a body of {lm.width}"
+            f"transformers has no place for an image head of width {drawing.head_width} beside a body of {lm.width}"
         )
     # transformers keeps the ratio and truncates the product
     if vision.mlp_width != int(vision.width * (vision.mlp_width / vision.width)):
@@ -195,6 +200,7 @@ def write_config(config: CheckpointConfig, text: TextTokenizer, folder: Path) ->
                 "model_type": "janus_vision_model",
                 "hidden_size": vision.width,
                 "image_size": vision.image_size_px,
+                "hidden_act": TANH_GELU if vision.tanh_gelu else "gelu",
                 "patch_size": vision.patch_px,
                 "num_hidden_layers": vision.num_layers,
                 "num_attention_heads": vision.num_heads,
@@ -225,7 +231,7 @@ def write_config(config: CheckpointConfig, text: TextTokenizer, folder: Path) ->
         folder / "processor_config.json",
         {
             "processor_class": "JanusProcessor",
-            "num_image_tokens": p.num_features,
+            "num_image_tokens": vision.num_features,
             "use_default_system_prompt": p.system_prompt == SYSTEM_PROMPT,
         },
     )

@@ -5,9 +5,11 @@ import torch
 
 from openjanus.fleet.vocabulary import Vocabulary
 from openjanus.inference.engine import Engine
+from openjanus.model.janus import JanusConfig
 from openjanus.processing.processor import Message
 from openjanus.sequence import GenerateSpan, TextSpan
 from tests import tiny
+from tests.remembering import fading_config  # noqa: F401  (a fixture)
 from tests.serve.test_contract import RED
 
 INJECTIONS = (
@@ -74,6 +76,11 @@ def test_the_second_row_is_the_processors(engine: Engine, v: Vocabulary) -> None
     seen = torch.where(v.is_code(ids), v.codes(ids), torch.where(v.stays(ids), v.text(ids), v.pad_id))
     assert torch.equal(seen, expected)
     assert v.draws(ids).tolist() == [False] * (len(span.ids) - 1) + [True] * 4
+
+
+def test_an_eye_that_remembers_is_refused(engine: Engine, fading_config: JanusConfig) -> None:  # noqa: F811
+    with pytest.raises(ValueError, match=r"a model with a FadingEyeConfig remembers .* use `openjanus serve`"):
+        Vocabulary.of(fading_config, engine.processor.text)
 
 
 def test_any_id_can_be_looked_up(v: Vocabulary) -> None:

@@ -17,7 +17,7 @@ from openjanus.inference.sampling import SamplingOptions
 from openjanus.model.attention import rotary_table
 from openjanus.processing.processor import Message
 from openjanus.runtime import WEIGHTS, Runtime
-from openjanus.sequence import collate
+from openjanus.sequence import Kind, collate
 from openjanus.testing import tiny_checkpoint
 from tests.inference.test_graphs import recorder, together
 
@@ -144,9 +144,9 @@ def test_logits_stay_near_those_of_the_cpu(folder, weights, bound) -> None:
     exact, engine = load(folder, "cpu", "float32"), load(folder, "cuda", weights)
     batch = collate([exact.processor.prompt([QUESTION])])
     with torch.inference_mode():
-        for head in ("text_logits", "image_logits"):
-            expected = getattr(exact.model, head)(exact.model(batch))
-            got = getattr(engine.model, head)(engine.model(batch.to("cuda"))).float().cpu()
+        for kind in (Kind.TEXT, Kind.GENERATE):
+            expected = exact.model.heads[kind](exact.model(batch))
+            got = engine.model.heads[kind](engine.model(batch.to("cuda"))).float().cpu()
             assert (got - expected).square().mean().sqrt() < bound * expected.std()
 
 

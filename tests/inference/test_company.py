@@ -54,7 +54,7 @@ def make_request(engine: Engine, rng: random.Random, draw: bool) -> Request:
     options = SamplingOptions(temperature=1.0, guidance=guidance, seed=rng.randrange(99), n=rng.choice([1, 2, 6]))
     if draw:
         return engine.drawing(words, options)
-    size = (engine.model.config.vision_encoder.image_size_px,) * 2
+    size = (engine.model.config.understanding_size_px,) * 2
     pictures = [Image.new("RGB", size, rng.choice(["red", "blue"])) for _ in range(rng.randint(0, 2))]
     return engine.answer([Message("user", [*pictures, words])], options, rng.randint(1, 12))
 

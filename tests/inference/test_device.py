@@ -19,7 +19,7 @@ from openjanus.model.janus import Janus
 from openjanus.processing.image import PixelConfig
 from openjanus.processing.processor import Message, ProcessorConfig
 from openjanus.runtime import Runtime
-from openjanus.sequence import Batch
+from openjanus.sequence import Kind
 from openjanus.testing import TINY
 from openjanus.weights import tensors
 from openjanus.weights.checkpoint import stored_tensors
@@ -50,8 +50,8 @@ def test_every_part_computes_in_the_dtype_of_the_device_whatever_the_file_has(we
     outputs = {
         "eye": model.understanding(torch.zeros(1, 3, 64, 64, dtype=torch.bfloat16, device=DEVICE)),
         "image ids": model.generation(torch.zeros(3, dtype=torch.int64, device=DEVICE)),
-        "image head": model.image_logits(hidden),
-        "text head": model.text_logits(hidden),
+        "image head": model.heads[Kind.GENERATE](hidden),
+        "text head": model.heads[Kind.TEXT](hidden),
     }
     assert {name: output.dtype for name, output in outputs.items()} == dict.fromkeys(outputs, torch.bfloat16)
 
@@ -86,12 +86,7 @@ class Traffic(TorchFunctionMode):
 @pytest.fixture
 def engine(monkeypatch) -> Engine:
     model = place_all("int8", torch.float32, monkeypatch)
-
-    def embed(batch: Batch) -> Tensor:  # prefill, where the eye of each position is asked for
-        return torch.zeros(*batch.tokens.shape, 64, dtype=torch.bfloat16, device=DEVICE)
-
-    monkeypatch.setattr(model, "embed", embed)
-    return Engine(Checkpoint(model, tiny.processor(ProcessorConfig(16, PixelConfig(64))), {}))
+    return Engine(Checkpoint(model, tiny.processor(ProcessorConfig(PixelConfig(64)), 16), {}))
 
 
 def start(engine: Engine, *requests: Request) -> Scheduler:

@@ -12,7 +12,7 @@ from PIL import Image
 from openjanus.inference.engine import Engine
 from openjanus.inference.sampling import SamplingOptions, guide
 from openjanus.processing.processor import Message
-from openjanus.sequence import Document, GenerateSpan, TextSpan, collate, num_tokens
+from openjanus.sequence import Document, GenerateSpan, Kind, TextSpan, collate, num_tokens
 from openjanus.weights import checkpoint
 from tests import tiny
 
@@ -30,11 +30,11 @@ def slow_drawing(engine: Engine, prompt: str, guidance: float) -> list[int]:
     """Greedy ids of one prompt without a cache: one document at a time, from its beginning, at every step."""
     start = engine.processor.prompt([Message("user", [prompt])], draw=True)
     ids: list[int] = []
-    for _ in range(engine.model.config.image_tokenizer.num_image_ids):
+    for _ in range(engine.model.config.generation.num_image_ids):
         logits = []
         for document in (start, engine.processor.unconditional(start)):
             batch = collate([[*document, GenerateSpan(ids)] if ids else document])
-            logits.append(engine.model.image_logits(engine.model(batch)[:, -1]))
+            logits.append(engine.model.heads[Kind.GENERATE](engine.model(batch)[:, -1]))
         blended = logits[0] if guidance == 1 else guide(*logits, guidance)
         ids.append(int(blended.argmax()))
     return ids
@@ -67,8 +67,9 @@ def test_several_prompts_are_drawn_together_with_a_seed_each(engine) -> None:
 
 def test_without_guidance_there_is_no_unconditional_row(engine, monkeypatch) -> None:
     rows = []
-    original = engine.model.image_logits
-    monkeypatch.setattr(engine.model, "image_logits", lambda hidden: rows.append(len(hidden)) or original(hidden))
+    head = engine.model.heads[Kind.GENERATE]
+    original = head.forward
+    monkeypatch.setattr(head, "forward", lambda hidden: rows.append(len(hidden)) or original(hidden))
     engine.generate_ids(PROMPTS, replace(GREEDY, guidance=1.0))
     alone = len(rows)
     engine.generate_ids(PROMPTS, GREEDY)
@@ -87,7 +88,7 @@ def slow_answer(engine: Engine, document: Document, num_steps: int) -> list[int]
     barred = [text.pad_id, text.bos_id, text.begin_of_image_id, text.end_of_image_id]
     for _ in range(num_steps):
         batch = collate([[*document, TextSpan(ids)] if ids else document])
-        logits = engine.model.text_logits(engine.model(batch)[0, -1])
+        logits = engine.model.heads[Kind.TEXT](engine.model(batch)[0, -1])
         logits[barred] = float("-inf")
         ids.append(int(logits.argmax()))
         if ids[-1] == text.eos_id:
@@ -111,7 +112,7 @@ def script(engine: Engine, monkeypatch, ids: list[int]) -> None:
     def logits(hidden: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.one_hot(torch.tensor([next(said)]), 1024).float()
 
-    monkeypatch.setattr(engine.model, "text_logits", logits)
+    monkeypatch.setattr(engine.model.heads[Kind.TEXT], "forward", logits)
 
 
 def test_answers_of_a_batch_are_those_of_each_question_alone(engine) -> None:
@@ -143,7 +144,7 @@ def test_special_tokens_never_come_out_of_chat(engine, monkeypatch) -> None:
     wanted = torch.zeros(1, 1024)
     wanted[0, [text.pad_id, text.bos_id, text.begin_of_image_id, text.end_of_image_id]] = 9.0
     wanted[0, full_stop] = 5.0
-    monkeypatch.setattr(engine.model, "text_logits", lambda hidden: wanted.clone())
+    monkeypatch.setattr(engine.model.heads[Kind.TEXT], "forward", lambda hidden: wanted.clone())
     assert "".join(engine.chat([Message("user", ["hello"])], max_new_tokens=3)) == "..."
 
 
@@ -202,7 +203,7 @@ def test_chat_never_says_an_id_beyond_the_tokenizers(monkeypatch) -> None:
     wide = torch.zeros(1, 1100)
     wide[0, 1099] = 9.0
     wide[0, engine.processor.text.eos_id] = 5.0
-    monkeypatch.setattr(engine.model, "text_logits", lambda hidden: wide.clone())
+    monkeypatch.setattr(engine.model.heads[Kind.TEXT], "forward", lambda hidden: wide.clone())
     assert "".join(engine.chat([Message("user", ["hello"])], max_new_tokens=3)) == ""
 
 

@@ -22,7 +22,7 @@ from openjanus.inference.quantisation import (
     fast_dtype,
 )
 from openjanus.processing.processor import Message
-from openjanus.sequence import TextSpan, collate
+from openjanus.sequence import Kind, TextSpan, collate
 from openjanus.testing import tiny_checkpoint
 
 with_kernels = pytest.mark.usefixtures("compiled_kernels")
@@ -138,8 +138,8 @@ def test_logits_stay_near_float32(engines, weights, bound) -> None:
     exact, stored = engines["float32"], engines[weights]
     message = Message("user", [Image.new("RGB", (64, 64), "red"), "what is it?"])
     batch = collate([exact.processor.prompt([message])])
-    for head in ("text_logits", "image_logits"):
-        wanted, got = (getattr(e.model, head)(e.model(batch)) for e in (exact, stored))
+    for kind in (Kind.TEXT, Kind.GENERATE):
+        wanted, got = (e.model.heads[kind](e.model(batch)) for e in (exact, stored))
         assert (got - wanted).square().mean().sqrt() < bound * wanted.std()
 
 
@@ -147,9 +147,9 @@ def test_logits_stay_near_float32(engines, weights, bound) -> None:
 @KINDS
 def test_the_kernels_give_what_the_plain_formulas_give(engines, kind, monkeypatch) -> None:
     batch = collate([[TextSpan(range(1, 17))]])
-    fast = engines[kind].model.image_logits(engines[kind].model(batch))
+    fast = engines[kind].model.heads[Kind.GENERATE](engines[kind].model(batch))
     monkeypatch.setattr(kernels, "available", lambda: False)
-    plain = engines[kind].model.image_logits(engines[kind].model(batch))
+    plain = engines[kind].model.heads[Kind.GENERATE](engines[kind].model(batch))
     error = (fast - plain).square().mean().sqrt() / plain.std()
     assert error < (1e-4 if kind in FLOATS else 0.03)  # int8 and int4 round activations, too
 

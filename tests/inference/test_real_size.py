@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from openjanus.model.janus import Janus, JanusConfig
-from openjanus.processing.processor import Processor, ProcessorConfig
+from openjanus.processing.processor import ProcessorConfig
 from openjanus.weights import checkpoint
 from openjanus.weights.config import Checkpoint
 from tests import tiny
@@ -65,7 +65,7 @@ def folder(tmp_path_factory) -> Path:
     for name, p in model.named_parameters():
         p.fill_(1) if p.dim() == 1 and name.endswith("weight") else p.normal_(std=0.02)
     path = tmp_path_factory.mktemp("real") / "janus-1.3b"
-    processor = Processor(ProcessorConfig(), tiny.text_tokenizer())
+    processor = tiny.processor(ProcessorConfig(), 576)
     checkpoint.save(Checkpoint(model, processor, {}), path, form="official")
     return path
 

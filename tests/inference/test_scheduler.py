@@ -60,7 +60,7 @@ def ids_of(request: Request) -> list[list[int]]:
 def oracle(engine: Engine, request: Request) -> list[list[int]]:
     """Without cache or batch: every sequence from its beginning, at every step."""
     sampler = Sampler(request.sampler.options, range(request.n))
-    heads = {Kind.TEXT: engine._text_logits, Kind.GENERATE: engine.model.image_logits}
+    heads = {Kind.TEXT: engine._text_logits, Kind.GENERATE: engine.model.heads[Kind.GENERATE]}
     sequences: list[list[int]] = [[] for _ in range(request.n)]
     for _ in range(request.num_new):
         logits = []
@@ -181,10 +181,10 @@ def test_a_prompt_is_cut_into_the_same_chunks_in_any_company(engine, monkeypatch
     chunks: list[tuple[int, int]] = []
     original = engine.model.language_model.forward
 
-    def forward(x, position, cache):
+    def forward(x, position, document, cache):
         if x.shape[1] > 1:
             chunks.append((int(position[0, 0]), x.shape[1]))
-        return original(x, position, cache=cache)
+        return original(x, position, document, cache)
 
     monkeypatch.setattr(engine.model.language_model, "forward", forward)
     requests = [
@@ -204,13 +204,12 @@ def test_a_prompt_is_cut_into_the_same_chunks_in_any_company(engine, monkeypatch
     assert chunks == alone and len(chunks) > 5
 
 
-def test_heads_read_only_their_own_rows(engine, monkeypatch) -> None:
+def test_heads_read_only_their_own_rows(engine) -> None:
     rows: dict[str, set[int]] = {"image": set(), "text": set()}
-    image, text = engine.model.image_logits, engine._text_logits
-    monkeypatch.setattr(engine.model, "image_logits", lambda h: rows["image"].add(len(h)) or image(h))
-    scheduler = Scheduler(
-        engine.model, NUM_ROWS, NUM_POSITIONS, text_logits=lambda h: rows["text"].add(len(h)) or text(h)
-    )
+    image, text = engine.model.heads[Kind.GENERATE], engine._text_logits
+    scheduler = make_scheduler(engine)
+    scheduler.heads[Kind.GENERATE] = lambda h: rows["image"].add(len(h)) or image(h)
+    scheduler.heads[Kind.TEXT] = lambda h: rows["text"].add(len(h)) or text(h)
     scheduler.submit(engine.drawing("a cat", SamplingOptions(n=2)))
     scheduler.submit(replace(engine.answer([Message("user", ["hello"])], SamplingOptions(), 5), stop_id=None))
     scheduler.run()
@@ -228,14 +227,14 @@ def test_bfloat16_stays_near_float32(tmp_path) -> None:
     request = rough.drawing("two red apples", SamplingOptions(temperature=1.0, guidance=1.0, seed=1))
     scheduler = Scheduler(rough.model, 2, NUM_POSITIONS, rough._text_logits)
     logits: list[torch.Tensor] = []
-    head = rough.model.image_logits
+    head = rough.model.heads[Kind.GENERATE]
     scheduler.heads[Kind.GENERATE] = lambda hidden: logits.append(head(hidden).float()) or head(hidden)
     scheduler.submit(request)
     scheduler.run()
     ids = ids_of(request)[0]
     with torch.inference_mode():
         hidden = exact.model(collate([[*request.documents[0], GenerateSpan(ids)]]))
-        wanted = exact.model.image_logits(hidden[0, -len(ids) - 1 : -1])
+        wanted = exact.model.heads[Kind.GENERATE](hidden[0, -len(ids) - 1 : -1])
     error = (torch.cat(logits) - wanted).abs().max() / wanted.std()
     assert error < 0.15
 
@@ -247,7 +246,7 @@ def test_every_id_is_chosen_from_guided_logits_in_float32(monkeypatch) -> None:
     request = rough.drawing("two red apples", SamplingOptions(guidance=5.0, seed=1))
     scheduler = Scheduler(rough.model, 2, NUM_POSITIONS)
     pairs, chosen_from = [], []
-    head, choose = rough.model.image_logits, request.sampler.choose
+    head, choose = rough.model.heads[Kind.GENERATE], request.sampler.choose
     scheduler.heads[Kind.GENERATE] = lambda hidden: pairs.append(head(hidden)) or pairs[-1]
     monkeypatch.setattr(request.sampler, "choose", lambda logits: chosen_from.append(logits) or choose(logits))
     scheduler.submit(request)

@@ -32,8 +32,7 @@ def engine() -> Engine:
 @pytest.fixture(scope="module")
 def small() -> Engine:
     """Of four image ids, which matter much to each other."""
-    few = replace(tiny.CONFIG, image_tokenizer=replace(tiny.IMAGE_TOKENIZER, num_ids=NUM_IDS))
-    return Engine(tiny.checkpoint(few))
+    return Engine(tiny.checkpoint(tiny.with_tokenizer(tiny.CONFIG, num_ids=NUM_IDS)))
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -77,7 +76,7 @@ def exact(engine: Engine) -> dict[tuple[int, ...], float]:
     chances: dict[tuple[int, ...], float] = {}
     for ids in itertools.product(range(NUM_IDS), repeat=NUM_NEW):
         batch = collate([[*document, GenerateSpan(ids)] for document in documents])
-        logits = engine.model.image_logits(engine.model(batch)[:, -NUM_NEW - 1 : -1])
+        logits = engine.model.heads[Kind.GENERATE](engine.model(batch)[:, -NUM_NEW - 1 : -1])
         p = Sampler(OPTIONS, [0]).probabilities(guide(logits[0], logits[1], OPTIONS.guidance))
         chances[ids] = math.prod(float(p[i, id]) for i, id in enumerate(ids))
     assert abs(sum(chances.values()) - 1) < 1e-5

@@ -7,7 +7,7 @@ import torch
 
 from openjanus.model.janus import Janus
 from openjanus.sequence import Document, GenerateSpan, Kind, TextSpan, UnderstandSpan, collate, num_tokens, pack
-from tests.tiny import CONFIG, VISION_ENCODER, janus, picture_span
+from tests.tiny import CONFIG, VISION_ENCODER, janus, picture_span, with_tokenizer
 
 IDS = list(range(16))
 DOCUMENTS: dict[str, Document] = {
@@ -84,15 +84,15 @@ def test_an_id_means_another_thing_to_each_eye(model):
 
 def test_one_eye_may_have_more_ids_than_the_other(model):
     assert model.embed(collate([[TextSpan([1000]), GenerateSpan([47])]])).isfinite().all()  # 1024 text ids, 48 codes
-    many = janus(replace(CONFIG, image_tokenizer=replace(CONFIG.image_tokenizer, num_ids=1100)))
+    many = janus(with_tokenizer(CONFIG, num_ids=1100))
     document = [TextSpan([1000]), GenerateSpan([1099])]
     torch.testing.assert_close(many.embed(collate([document]))[0], embed_slowly(many, document), rtol=1e-4, atol=1e-5)
 
 
 def test_heads_have_their_own_sizes(model):
     hidden = torch.randn(2, 3, CONFIG.language_model.width)
-    assert model.text_logits(hidden).shape == (2, 3, CONFIG.language_model.vocab_size)
-    assert model.image_logits(hidden).shape == (2, 3, CONFIG.image_tokenizer.num_ids)
+    assert model.heads[Kind.TEXT](hidden).shape == (2, 3, CONFIG.language_model.vocab_size)
+    assert model.heads[Kind.GENERATE](hidden).shape == (2, 3, CONFIG.generation.num_ids)
 
 
 def test_generation_embedding_starts_as_the_codebook():
@@ -100,14 +100,14 @@ def test_generation_embedding_starts_as_the_codebook():
     torch.testing.assert_close(fresh.generation.embedding.weight, fresh.generation.tokenizer.codes())
     with torch.no_grad():
         fresh.generation.tokenizer.codebook.weight.normal_()
-    fresh.generation.initialise_from_codebook()
+    fresh.generation.start_from_tokenizer()
     torch.testing.assert_close(fresh.generation.embedding.weight.norm(dim=1), torch.ones(48))
 
 
 def test_begin_of_image_predicts_the_first_image_id(model):
     batch = collate([[TextSpan([5, 6]), GenerateSpan(IDS, loss=True)]])
     assert batch.target_kind[0].tolist() == [Kind.PAD] + [Kind.GENERATE] * 16 + [Kind.PAD]
-    logits = model.image_logits(model(batch))[0, 1:17]
+    logits = model.heads[Kind.GENERATE](model(batch))[0, 1:17]
     losses = torch.nn.functional.cross_entropy(logits, batch.target[0, 1:17], reduction="none")
     by_hand = torch.stack([-logits[i].log_softmax(-1)[IDS[i]] for i in range(16)])
     torch.testing.assert_close(losses, by_hand)

@@ -1,17 +1,12 @@
 """Parameter counts of the published models, on the meta device (the counts that match the published file sizes)."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import nn
 
 from openjanus.bench.shapes import JANUS_1B, JANUS_7B
 from openjanus.model.janus import Janus, JanusConfig
-
-
-def with_pooling_head(config: JanusConfig) -> JanusConfig:
-    return replace(config, vision_encoder=replace(config.vision_encoder, pooling_head=True))
+from tests.tiny import with_encoder
 
 
 def build(config: JanusConfig) -> Janus:
@@ -25,7 +20,7 @@ def millions(part: nn.Module) -> float:
 
 @pytest.fixture(scope="module")
 def janus_1b() -> Janus:
-    return build(with_pooling_head(JANUS_1B))
+    return build(with_encoder(JANUS_1B, pooling_head=True))
 
 
 def test_janus_1b_and_pro_1b(janus_1b):
@@ -37,7 +32,7 @@ def test_janus_1b_without_pooling_head():
 
 
 def test_janus_pro_7b():
-    assert millions(build(with_pooling_head(JANUS_7B))) == pytest.approx(7420.4, abs=0.1)
+    assert millions(build(with_encoder(JANUS_7B, pooling_head=True))) == pytest.approx(7420.4, abs=0.1)
 
 
 @pytest.mark.parametrize(
@@ -69,4 +64,4 @@ def test_stage_one_of_the_paper_trains_adaptors_and_image_head(janus_1b):
 
 
 def test_a_picture_takes_576_features_and_576_ids():
-    assert JANUS_1B.vision_encoder.num_features == JANUS_1B.image_tokenizer.num_image_ids == 576
+    assert JANUS_1B.num_features == JANUS_1B.generation.num_image_ids == 576

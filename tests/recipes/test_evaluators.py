@@ -57,10 +57,10 @@ def training(tmp_path) -> Training:
     text = tiny.text_tokenizer().with_special(*ROLES["deepseek"].values())
     config = replace(tiny.CONFIG, language_model=replace(tiny.LANGUAGE_MODEL, vocab_size=1088))
     kept = Checkpoint(
-        tiny.janus(config), Processor(replace(tiny.PROCESSOR, template="deepseek"), text), {"temperature": 0.0}
+        tiny.janus(config), Processor(replace(tiny.PROCESSOR, template="deepseek"), text, 4), {"temperature": 0.0}
     )
     checkpoint.save(kept, tmp_path / "start")
-    task = JanusTraining(None, None, "", "", "", start_from=str(tmp_path / "start"))
+    task = JanusTraining(str(tmp_path / "start"), "")
     return janus_training(task, 0)
 
 

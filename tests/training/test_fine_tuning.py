@@ -14,10 +14,9 @@ from openjanus.recipes import configure, evaluators
 from openjanus.recipes.evaluators import keep_result
 from openjanus.runtime import Runtime
 from openjanus.testing import TINY, tiny_checkpoint
-from openjanus.training import janus
 from openjanus.training.contrastive import ContrastiveTraining, contrastive_training
 from openjanus.training.janus import JanusTraining, janus_training, starting_tokenizer
-from openjanus.training.run import TRAININGS, Run, train
+from openjanus.training.run import Run, train
 from openjanus.training.stage import Stage
 from openjanus.weights import checkpoint
 from tests import tiny
@@ -25,7 +24,7 @@ from tests import tiny
 CPU = Runtime(torch.device("cpu"), "float32", "test")
 STAGE = Stage("tune", 1, 1e-3, {"emoji.questions": 1, "emoji.drawings": 2})
 SAMPLING = {"guidance": 3.0, "temperature": 0.5}
-PROCESSOR = ProcessorConfig(16, PixelConfig(64))
+PROCESSOR = ProcessorConfig(PixelConfig(64))
 PIXELS = PixelConfig(64, background=(1, 2, 3), mean=(0.4, 0.4, 0.4))
 
 
@@ -42,7 +41,7 @@ def start(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def task(start, tmp_path) -> JanusTraining:
-    task = JanusTraining(None, None, "", "", str(tmp_path / "ids"), start_from=str(start), row_tokens=600)
+    task = JanusTraining(str(start), str(tmp_path / "ids"), row_tokens=600)
     tokenize_source(starting_tokenizer(task), "emoji.drawings", 0, 2, tmp_path / "ids")
     return task
 
@@ -68,9 +67,9 @@ def test_its_examples_are_written_by_its_own_template(task) -> None:
 
 
 def test_a_recipe_starts_from_any_checkpoint_and_overrides_alter_its_settings(start, tmp_path) -> None:
-    own = configure("nano.longer", [f"task.start_from={start}"])
+    own = configure("nano.longer", [f"task.start={start}"])
     assert isinstance(own.task, JanusTraining)
-    overrides = ["task.processor.system_prompt=Be brief.", "task.sampling.guidance=4.0", f"task.start_from={start}"]
+    overrides = ["task.processor.system_prompt=Be brief.", "task.sampling.guidance=4.0", f"task.start={start}"]
     altered = configure("nano.longer", overrides)
     assert isinstance(altered.task, JanusTraining)
     before = checkpoint.load(start).config
@@ -79,7 +78,7 @@ def test_a_recipe_starts_from_any_checkpoint_and_overrides_alter_its_settings(st
     assert config.processor == replace(before.processor, system_prompt="Be brief.")
     assert config.sampling == {**SAMPLING, "guidance": 4.0}
     assert config.model == before.model
-    misspelt = configure("nano.longer", ["task.processor.sytem_prompt=x", f"task.start_from={start}"])
+    misspelt = configure("nano.longer", ["task.processor.sytem_prompt=x", f"task.start={start}"])
     with pytest.raises(ValueError, match="unknown key 'sytem_prompt'; did you mean 'system_prompt'"):
         janus_training(misspelt.task, 0)
 
@@ -96,7 +95,7 @@ def test_the_commands_of_a_fine_tuning(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(evaluators, "evaluators_of", lambda trained: ())  # the preview has a test of its own
     start = tiny_checkpoint(tmp_path / "pro", "official", "deepseek")
     overrides = [
-        f"task.start_from={start}", "task.row_tokens=600", "task.processor.system_prompt=Be brief.",
+        f"task.start={start}", "task.row_tokens=600", "task.processor.system_prompt=Be brief.",
         "stages.tune.num_steps=1", 'stages.tune.mixture={"emoji.questions": 1, "emoji.drawings": 2}',
     ]  # fmt: skip
     main(["tokenize", "nano.longer", *overrides, "--num", "2"])
@@ -112,27 +111,29 @@ def test_settings_of_the_task_that_give_way_to_the_checkpoints_are_named(task) -
         janus_training(replace(task, model=TINY, processor=PROCESSOR), 0)
 
 
-def test_a_training_from_nothing_says_what_it_lacks(task) -> None:
-    for lacking in (replace(task, start_from="", model=TINY), replace(task, start_from="", processor=PROCESSOR)):
-        with pytest.raises(ValueError, match="needs start_from, or else a model and a processor"):
-            janus_training(lacking, 0)
+def test_a_training_says_what_its_start_lacks(task) -> None:
+    with pytest.raises(ValueError, match=r"start is empty, expected a Janus .* or a table of language_model, "):
+        janus_training(replace(task, start=""), 0)
+    with pytest.raises(ValueError, match=r"names no language_model and no understanding.encoder .*give a model"):
+        janus_training(replace(task, start={"text_tokenizer": "emoji"}), 0)
 
 
-def test_trainings_from_nothing_read_the_text_tokenizer_that_is_named(task, start, monkeypatch) -> None:
-    monkeypatch.setattr(janus, "load_part", lambda *_, **__: None)  # no eyes are there
+def test_trainings_from_nothing_read_the_text_tokenizer_that_is_named(task, start) -> None:
     vocab_size = checkpoint.load(start).processor.text.vocab_size
+    from_nothing = replace(task, start={"text_tokenizer": "emoji"}, model=TINY, processor=PROCESSOR)
+    assert janus_training(from_nothing, 0).data.processor.text.vocab_size == 1024
     for name in (start, start / "tokenizer.json"):
-        from_nothing = replace(task, model=TINY, processor=PROCESSOR, start_from="", text_tokenizer=str(name))
-        assert janus_training(from_nothing, 0).data.processor.text.vocab_size == vocab_size
+        named = replace(from_nothing, start={"text_tokenizer": str(name)})
+        assert janus_training(named, 0).data.processor.text.vocab_size == vocab_size
         towers = ContrastiveTraining(
             replace(tiny.VISION_ENCODER, pooling_head=True), 1, 2, 32, text_tokenizer=str(name)
         )
         training = contrastive_training(towers, 0)
         assert training.data.text.vocab_size == training.model.text_tower.embedding.num_embeddings == vocab_size
-    assert janus_training(replace(from_nothing, text_tokenizer="emoji"), 0).data.processor.text.vocab_size == 1024
-    for nameless in (replace(from_nothing, text_tokenizer=""), replace(towers, text_tokenizer="")):
-        with pytest.raises(ValueError, match="text_tokenizer names none, expected emoji, a file, or a checkpoint"):
-            TRAININGS[type(nameless)](nameless, 0)
+    with pytest.raises(ValueError, match="names neither a language_model nor a text_tokenizer"):
+        janus_training(replace(from_nothing, start={}), 0)
+    with pytest.raises(ValueError, match="text_tokenizer names none, expected emoji, a file, or a checkpoint"):
+        contrastive_training(replace(towers, text_tokenizer=""), 0)
     small = replace(TINY, language_model=replace(TINY.language_model, vocab_size=1024))
     with pytest.raises(ValueError, match=f"the text tokenizer has {vocab_size} ids, the model only 1024"):
-        janus_training(replace(from_nothing, model=small), 0)
+        janus_training(replace(named, model=small), 0)

@@ -30,9 +30,8 @@ FIRST, SECOND = "emoji.drawings", "other.drawings"
 def run(tmp_path) -> Run:
     """A run that starts from a checkpoint, with the ids of eight drawings."""
     task = JanusTraining(
-        tiny.CONFIG, tiny.PROCESSOR, "", "", str(tmp_path / "ids"), start_from=str(tmp_path / "start"), row_tokens=160,
-        drop_caption=0.0,
-    )  # fmt: skip
+        str(tmp_path / "start"), str(tmp_path / "ids"), tiny.CONFIG, tiny.PROCESSOR, row_tokens=160, drop_caption=0.0
+    )
     make_eyes(task)
     make_ids(task)
     return Run("tune", task, (STAGE,))
@@ -42,7 +41,7 @@ def make_eyes(task: JanusTraining, seed: int = 0) -> None:
     """Writes the checkpoint that the run starts from."""
     kept = tiny.checkpoint()
     tiny.shake(kept.model.generation.tokenizer, seed)
-    checkpoint.save(kept, Path(task.start_from))
+    checkpoint.save(kept, Path(str(task.start)))
 
 
 def make_ids(task: JanusTraining, num: int = 8, seed: int = 0) -> None:

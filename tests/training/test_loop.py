@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from openjanus import config as configs
 from openjanus.data import image_ids as image_id_files
 from openjanus.data.image_ids import ImageIds, tokenize_source
 from openjanus.data.sources import find_source
@@ -50,15 +51,20 @@ def janus_task(tmp_path_factory) -> JanusTraining:
         stage = Stage("none", 1, 1e-3, {"a": 1})
         optimizer = torch.optim.AdamW(model.parameters())
         checkpoint.save(folder / name / "checkpoints", model, optimizer, {"step": 1, "stage": stage.name})
+    for task in (TOKENIZER_TASK, ENCODER_TASK):
+        run = Run("eye", task, (stage,))
+        configs.save(run, folder / ("tokenizer" if task is TOKENIZER_TASK else "encoder") / "run.json")
     ids = folder / "ids.safetensors"
     tokenize_source(eyes.tokenizer, "emoji.drawings", 0, 8, ids)
     return JanusTraining(
-        tiny.CONFIG,
-        tiny.PROCESSOR,
-        tokenizer_from=str(folder / "tokenizer"),
-        encoder_from=str(folder / "encoder"),
+        start={
+            "text_tokenizer": "emoji",
+            "understanding.encoder": str(folder / "encoder"),
+            "generation.tokenizer": str(folder / "tokenizer"),
+        },
         image_ids=str(ids),
-        text_tokenizer="emoji",
+        model=tiny.CONFIG,
+        processor=tiny.PROCESSOR,
         row_tokens=160,
         micro_batch_rows=2,
         text_weight=2.0,
@@ -168,9 +174,9 @@ def test_loss_is_that_of_each_document_alone(janus_task) -> None:
         hidden = training.model(batch)[0]
         for t, (kind, target) in enumerate(zip(batch.target_kind[0].tolist(), batch.target[0], strict=True)):
             if kind == Kind.TEXT:
-                alone = alone + 2.0 * F.cross_entropy(training.model.text_logits(hidden[t]), target)
+                alone = alone + 2.0 * F.cross_entropy(training.model.heads[Kind.TEXT](hidden[t]), target)
             elif kind == Kind.GENERATE:
-                alone = alone + F.cross_entropy(training.model.image_logits(hidden[t]), target)
+                alone = alone + F.cross_entropy(training.model.heads[Kind.GENERATE](hidden[t]), target)
     torch.testing.assert_close(packed, alone, rtol=1e-5, atol=1e-3)
 
 
@@ -354,7 +360,7 @@ def test_a_gradient_that_is_not_finite_is_seen_in_every_clip_group(tmp_path) -> 
 
 def test_a_training_can_start_from_a_whole_checkpoint(janus_task, tmp_path) -> None:
     checkpoints.save(tiny.checkpoint(), tmp_path / "start")
-    task = replace(janus_task, start_from=str(tmp_path / "start"), image_ids=str(tmp_path / "ids"))
+    task = replace(janus_task, start=str(tmp_path / "start"), image_ids=str(tmp_path / "ids"))
     with pytest.raises(ValueError, match="openjanus tokenize"):
         janus_training(task, 0).inputs()
     tokenize_source(starting_tokenizer(task), "emoji.drawings", 0, 8, tmp_path / "ids")

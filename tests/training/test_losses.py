@@ -119,7 +119,7 @@ def test_equal_captions_belong_to_both_pictures(siglip, monkeypatch) -> None:
 def task(tmp_path_factory) -> JanusTraining:
     folder = tmp_path_factory.mktemp("start") / "model"
     checkpoint.save(tiny.checkpoint(), folder)
-    return JanusTraining(None, None, "", "", "", start_from=str(folder), row_tokens=160, text_weight=1.0)
+    return JanusTraining(str(folder), "", row_tokens=160, text_weight=1.0)
 
 
 def batch_of(training: Training, mixture: dict[str, int]) -> Batch:
@@ -130,7 +130,7 @@ def batch_of(training: Training, mixture: dict[str, int]) -> Batch:
 def cross_entropy(training: Training, batch: Batch, kind: Kind) -> Tensor:
     """-log p of every id that a head has to say, from the hidden state before it: summed."""
     hidden, total = training.model(batch), torch.zeros(())
-    head = training.model.text_logits if kind == Kind.TEXT else training.model.image_logits
+    head = training.model.heads[kind]
     for b, t in (batch.target_kind == kind).nonzero().tolist():
         p = torch.softmax(head(hidden[b, t]), dim=-1)
         total = total - p[batch.target[b, t]].log()

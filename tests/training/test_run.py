@@ -21,6 +21,7 @@ from openjanus.training.loop import Schedule
 from openjanus.training.run import Run, locked, restore, train
 from openjanus.training.stage import Stage
 from openjanus.weights import checkpoint as checkpoints
+from openjanus.weights import own
 from tests import tiny
 from tests.training.test_loop import CPU, ENCODER_TASK, janus_task, run_of  # noqa: F401  (a fixture)
 
@@ -63,7 +64,7 @@ def test_length_and_rate_of_stages_that_have_not_ended_may_change(tmp_path) -> N
         *(("one", lr) for lr in (1e-3, 5e-4)),
         *[("two", 2e-4)] * 4,
     ]
-    assert configs.load(Run, tmp_path / "run.json") == changed
+    assert own.load(Run, tmp_path / "run.json") == changed
 
 
 def test_how_a_run_is_watched_may_change(tmp_path) -> None:
@@ -147,8 +148,9 @@ def gone(janus_task, tmp_path, monkeypatch) -> tuple[Path, Run]:  # noqa: F811
     eyes = tmp_path / "eyes"
     shutil.copytree(Path(janus_task.image_ids).parent, eyes)
     monkeypatch.chdir(tmp_path)
-    here = {"tokenizer_from": "eyes/tokenizer", "encoder_from": "eyes/encoder", "image_ids": "eyes/ids.safetensors"}
-    run = run_of("janus", replace(janus_task, **here, sampling={"guidance": 2.0}))
+    here = {"understanding.encoder": "eyes/encoder", "generation.tokenizer": "eyes/tokenizer"}
+    task = replace(janus_task, start={**janus_task.start, **here}, image_ids="eyes/ids.safetensors")
+    run = run_of("janus", replace(task, sampling={"guidance": 2.0}))
     train(run, Path("run"), CPU, stop_after=3)
     shutil.rmtree(eyes)
     (tmp_path / "elsewhere").mkdir()
@@ -212,7 +214,14 @@ def test_a_run_that_named_no_text_tokenizer_goes_on_with_the_emoji_worlds(kind, 
     train(run, tmp_path, CPU, stop_after=1)
     stored = (tmp_path / "run.json").read_text()
     assert stored.count('"text_tokenizer": "emoji"') == 1
-    (tmp_path / "run.json").write_text(stored.replace('"text_tokenizer": "emoji"', '"text_tokenizer": ""'))
+    data = json.loads(stored)
+    del data["format"]
+    data["task"]["text_tokenizer"] = ""
+    parts = data["task"].pop("start", {})
+    if kind == "janus":
+        eyes = {"encoder_from": parts["understanding.encoder"], "tokenizer_from": parts["generation.tokenizer"]}
+        data["task"] |= eyes | {"start_from": ""}
+    (tmp_path / "run.json").write_text(json.dumps(data))
     if kind == "janus":
         assert restore(tmp_path).processor.text.encode("a cat") == tiny.text_tokenizer().encode("a cat")
     train(run, tmp_path, CPU, stop_after=1)

@@ -201,9 +201,9 @@ def test_a_sliding_window_must_reach_as_far_as_documents(family, tmp_path) -> No
     if family == "qwen2.5":
         edit(tmp_path, layer_types=["full_attention", "sliding_attention"])
     backbone = read_backbone(tmp_path)
-    backbone.check_length(100)
+    backbone.check(replace(backbone.config, max_positions=100))
     with pytest.raises(ValueError, match=r"sliding_window is 100, but .*max_positions 512.*max_positions=100"):
-        backbone.check_length(512)
+        backbone.check(backbone.config)
 
 
 def test_damaged_and_missing_files_are_named(tmp_path) -> None:

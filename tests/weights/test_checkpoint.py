@@ -8,7 +8,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from openjanus.processing.processor import Processor
 from openjanus.testing import tiny_checkpoint
 from openjanus.weights import checkpoint, tensors
 from tests import tiny
@@ -149,7 +148,7 @@ def test_an_eye_is_taken_from_its_runs_newest_checkpoint(tmp_path) -> None:
 @pytest.mark.parametrize("form", ["official", "transformers"])
 def test_pictures_first_is_kept_or_refused_but_never_lost(form, tmp_path) -> None:
     kept = checkpoint.load(tiny_checkpoint(tmp_path / "model"))
-    kept.processor = Processor(replace(kept.processor.config, pictures_first=True), kept.processor.text)
+    kept.processor.config = replace(kept.processor.config, pictures_first=True)
     checkpoint.save(kept, tmp_path / "ours")
     assert checkpoint.load(tmp_path / "ours").processor.config.pictures_first
     with pytest.raises(ValueError, match=f"the {form} format has no place for .*pictures_first"):

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from openjanus.cli import main
-from openjanus.model.vision_encoder import VisionEncoderConfig
+from openjanus.model.siglip_eye import SigLIPEyeConfig
 from openjanus.processing.image import PixelConfig
 from openjanus.processing.processor import Message, ProcessorConfig
 from openjanus.testing import TINY, tiny_checkpoint, tiny_janus
@@ -305,14 +305,19 @@ def test_a_model_with_parts_of_its_own_stays_in_our_format(tmp_path) -> None:
     for form in ("official", "transformers"):
         with pytest.raises(ValueError) as error:
             checkpoint.save(ours, tmp_path / form, form=form)
-        for word in (f"the {form} format", "image_tokenizer.stem_px=2", "num_groups=4", "use openjanus's own format"):
+        for word in (
+            f"the {form} format",
+            "tokenizer.stem_px=2",
+            "num_groups=4",
+            "use openjanus's own format",
+        ):
             assert word in str(error.value)
         assert not (tmp_path / form).exists() and not list(tmp_path.glob(".*"))
 
 
 def test_a_body_with_qk_norm_goes_to_transformers_and_comes_back(tmp_path) -> None:
     config = replace(TINY, language_model=replace(TINY.language_model, qk_norm=True))
-    ours = Checkpoint(tiny_janus(0, config), tiny.processor(ProcessorConfig(16, PixelConfig(64))), {})
+    ours = Checkpoint(tiny_janus(0, config), tiny.processor(ProcessorConfig(PixelConfig(64)), 16), {})
     checkpoint.save(ours, tmp_path / "transformers", form="transformers")
     again = checkpoint.load(tmp_path / "transformers").model
     assert again.config == config and tiny.equal_trees(again.state_dict(), ours.model.state_dict())
@@ -324,19 +329,17 @@ def test_a_body_with_qk_norm_goes_to_transformers_and_comes_back(tmp_path) -> No
 
 def test_biases_of_the_body_have_no_place_in_foreign_formats(tmp_path) -> None:
     config = replace(TINY, language_model=replace(TINY.language_model, qkv_bias=True))
-    ours = Checkpoint(tiny_janus(0, config), tiny.processor(ProcessorConfig(16, PixelConfig(64))), {})
+    ours = Checkpoint(tiny_janus(0, config), tiny.processor(ProcessorConfig(PixelConfig(64)), 16), {})
     for form in ("official", "transformers"):
         with pytest.raises(ValueError, match=r"no place for language_model\.qkv_bias .*--format openjanus"):
             checkpoint.save(ours, tmp_path / form, form=form)
 
 
 def test_eyes_of_different_sizes_have_no_place_in_foreign_formats(tmp_path) -> None:
-    larger = replace(TINY.image_tokenizer, image_size_px=128)
-    ours = Checkpoint(
-        tiny_janus(0, replace(TINY, image_tokenizer=larger)), tiny.processor(ProcessorConfig(16, PixelConfig(64))), {}
-    )
+    larger = tiny.with_tokenizer(TINY, image_size_px=128)
+    ours = Checkpoint(tiny_janus(0, larger), tiny.processor(ProcessorConfig(PixelConfig(64)), 16), {})
     for form in ("official", "transformers"):
-        with pytest.raises(ValueError, match=r"image_tokenizer\.image_size_px=128 beside 64"):
+        with pytest.raises(ValueError, match=r"generation\.tokenizer\.image_size_px=128 beside 64"):
             checkpoint.save(ours, tmp_path / form, form=form)
 
 
@@ -364,7 +367,7 @@ def test_the_official_sizes_need_no_keys_of_ours(tmp_path) -> None:
     from openjanus.weights.official import write_config
 
     config = CheckpointConfig(JanusConfig(), ProcessorConfig(system_prompt=SYSTEM_PROMPT))
-    assert config.model.vision_encoder == VisionEncoderConfig()
+    assert config.model.understanding == SigLIPEyeConfig()
     write_config(config, tiny.text_tokenizer(), tmp_path)
     written = json.loads((tmp_path / "config.json").read_text())
     assert set(written["vision_config"]["params"]) == {"image_size", "model_name", "select_feature", "select_layer"}

@@ -84,7 +84,7 @@ def test_nano_is_the_bundled_model_for_every_command_and_training(tmp_path, monk
     main(["convert", "nano", "converted"])
     run = find_recipe("nano.longer")()
     assert isinstance(run.task, JanusTraining)
-    task = replace(run.task, start_from="nano")
+    task = replace(run.task, start="nano")
     for tokenizer in (
         checkpoint.load(Path("converted")).model.generation.tokenizer,
         openjanus.load("nano", "cpu").model.generation.tokenizer,

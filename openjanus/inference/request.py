@@ -1,0 +1,56 @@
+"""A request to the decode loop: a prompt, what continues it, and what came of it so far."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from openjanus.inference.graphs import recording_lock
+from openjanus.inference.sampling import Sampler
+from openjanus.sequence import Document, Kind, num_tokens
+
+
+@dataclass(eq=False)
+class Request:
+    """One prompt to continue `n` times, by ids of one kind.
+
+    documents: the prompt; with guidance also the unconditional one, of the same length.
+    num_new: ids to give at most. stop_id: an id that ends the request; then n must be 1.
+    ids: what came so far, int64 [n] each step, on the model's device. text_ids: of an answer, the same on the host.
+    """
+
+    documents: Sequence[Document]
+    kind: Kind
+    num_new: int
+    sampler: Sampler
+    stop_id: int | None = None
+    ids: list[Tensor] = field(default_factory=list)
+    text_ids: list[int] = field(default_factory=list)
+    finished: bool = False
+    cancelled: bool = False
+    error: Exception | None = None  # why it finished early
+    rows: list[int] = field(default_factory=list)  # of the cache: n conditional ones, then n unconditional ones
+
+    @property
+    def n(self) -> int:
+        return self.sampler.num_rows
+
+    @property
+    def num_rows(self) -> int:
+        return self.n * len(self.documents)
+
+    @property
+    def num_positions(self) -> int:
+        """Positions that a row needs; the last id is given, not embedded."""
+        return num_tokens(self.documents[0]) + self.num_new - 1
+
+    def drawn(self, count: int) -> list[list[int]]:
+        """The first `count` ids of each of the n pictures, by one copy to the host. It waits for the device: for a
+        thread of its own beside the one that steps."""
+        with recording_lock:
+            return torch.stack(self.ids[:count], dim=1).tolist()
+
+    def cancel(self) -> None:
+        """The request leaves the batch before the next step."""
+        self.cancelled = True

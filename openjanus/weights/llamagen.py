@@ -1,0 +1,50 @@
+"""LlamaGen's image tokenizers as published: vq_ds16_c2i.pt, vq_ds16_t2i.pt (FoundationVision/LlamaGen).
+
+The file keeps the tensors under `model`. It has no config: the sizes are read off the tensors. It is a pickle, and is
+opened with torch's `weights_only` loader, which executes nothing.
+"""
+
+import re
+from pathlib import Path
+
+from openjanus.config import ConfigError
+from openjanus.model.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
+from openjanus.weights.names import llamagen_names
+from openjanus.weights.tensors import PickledTensors, read_renamed
+
+KEY = "model"
+DROPPED = ("quantize.codebook_used",)
+
+
+def read_config(path: Path, image_size_px: int) -> ImageTokenizerConfig:
+    """The sizes of a file's tokenizer, for square pictures of `image_size_px`, which its convolutions leave open."""
+    shapes = PickledTensors(path, KEY).shapes
+    try:
+        num_ids, code_width = shapes["quantize.embedding.weight"]
+        base_width = shapes["encoder.conv_in.weight"][0]
+        num_levels, num_blocks = (_count(shapes, rf"encoder\.conv_blocks\.{at}") for at in (r"(\d+)", r"0\.res\.(\d+)"))
+        widths = [shapes[f"encoder.conv_blocks.{i}.res.0.conv2.weight"][0] for i in range(num_levels)]
+        return ImageTokenizerConfig(
+            image_size_px=image_size_px,
+            base_width=base_width,
+            width_multipliers=tuple(width // base_width for width in widths),
+            num_res_blocks=num_blocks,
+            latent_width=shapes["quant_conv.weight"][1],
+            num_ids=num_ids,
+            code_width=code_width,
+        )
+    except (KeyError, ValueError, IndexError) as error:
+        if isinstance(error, ConfigError):
+            raise ValueError(f"{path}: {error}") from None
+        raise ValueError(f"{path}: no image tokenizer of LlamaGen ({error})") from None
+
+
+def _count(shapes: dict[str, tuple[int, ...]], pattern: str) -> int:
+    """One more than the largest number that stands in a name there."""
+    return 1 + max(int(found[1]) for name in shapes if (found := re.match(pattern + r"\.", name)))
+
+
+def fill(tokenizer: ImageTokenizer, path: Path) -> None:
+    """Gives a tokenizer the weights of a file."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in tokenizer.state_dict().items()}
+    tokenizer.load_state_dict(dict(read_renamed(PickledTensors(path, KEY), shapes, llamagen_names, DROPPED)))

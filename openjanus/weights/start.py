@@ -1,0 +1,170 @@
+"""Where a training's first weights come from: one value.
+
+    start: "deepseek-ai/Janus-Pro-1B"            a Janus of any format: a folder, a finished run, or a hub id
+           {"language_model": "Qwen/Qwen2.5-0.5B",
+            "understanding.encoder": "google/siglip-large-patch16-384",
+            "generation.tokenizer": "vq_ds16_t2i.pt"}         or a table of parts (parts.py)
+
+Text tokenizer, chat template, pixel settings and sampling come along. What a table leaves out is initialised afresh,
+in the shape that `model` gives it.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from operator import attrgetter
+from typing import Any
+
+from torch import nn
+
+from openjanus import config as configs
+from openjanus.model.image_tokenizer import ImageTokenizerConfig
+from openjanus.model.janus import GENERATION, Janus, JanusConfig
+from openjanus.model.siglip_eye import SigLIPEyeConfig
+from openjanus.model.vq_eye import VQEyeConfig
+from openjanus.processing.image import PixelConfig
+from openjanus.processing.processor import ProcessorConfig
+from openjanus.processing.text import TextTokenizer
+from openjanus.weights.checkpoint import check_tensors, load
+from openjanus.weights.config import Checkpoint, CheckpointConfig
+from openjanus.weights.hub import find_checkpoint
+from openjanus.weights.parts import BODY, ENCODER, IMAGE_TOKENIZER, Part, read_part
+
+Start = str | Mapping[str, str]
+TEXT = "text_tokenizer"
+PARTS = (BODY, ENCODER, IMAGE_TOKENIZER)
+# What a model may set otherwise than the source of a part: room for positions and ids, and what is not kept.
+FREE = ("max_positions", "vocab_size", "pooling_head", "tanh_gelu")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a training says of its model besides `start`. None: whatever the sources have. `changes` alter the config
+    that results: ("processor.system_prompt=Be brief.",)."""
+
+    model: JanusConfig | None = None
+    processor: ProcessorConfig | None = None
+    sampling: Mapping[str, float] | None = None
+    changes: Sequence[str] = ()
+
+
+def starting_point(start: Start, wanted: Wanted, find_text: Callable[[str], TextTokenizer]) -> Checkpoint:
+    """The checkpoint before the first step. find_text: finds a text tokenizer by the name in a table of parts.
+
+    Raises ValueError naming what is missing, unknown, or does not fit.
+    """
+    if isinstance(start, str):
+        return _of_checkpoint(start, wanted)
+    config, parts, text = _compose(start, wanted, find_text)
+    model = Janus(config.model)
+    for name, part in parts.items():
+        _fill(name, part, attrgetter(name)(model), start[name])
+    if IMAGE_TOKENIZER in parts:
+        model.generation.start_from_tokenizer()
+    return Checkpoint(model, config.make_processor(text), config.sampling, tasks=config.tasks)
+
+
+def starting_image_tokenizer(start: Start, wanted: Wanted, find_text: Callable[[str], TextTokenizer]) -> Any:
+    """The image tokenizer of that checkpoint: what its drawings must be tokenized by."""
+    if isinstance(start, str):
+        return load(find_checkpoint(_named(start)), only=f"{IMAGE_TOKENIZER}.").model.generation.tokenizer
+    if IMAGE_TOKENIZER not in start:
+        raise ValueError(f"start names no {IMAGE_TOKENIZER}: a fresh one gives image ids that mean nothing")
+    config, parts, _ = _compose(start, wanted, find_text)
+    eye = GENERATION[type(config.model.generation)](config.model.generation, config.model.language_model.width)
+    _fill(IMAGE_TOKENIZER, parts[IMAGE_TOKENIZER], eye.tokenizer, start[IMAGE_TOKENIZER])
+    return eye.tokenizer
+
+
+def _named(start: str) -> str:
+    if not start:
+        raise ValueError(
+            f"start is empty, expected a Janus (folder, finished run or hub id) or a table of {', '.join(PARTS)}"
+        )
+    return start
+
+
+def _of_checkpoint(start: str, wanted: Wanted) -> Checkpoint:
+    kept = load(find_checkpoint(_named(start)))
+    for name in ("model", "processor", "sampling"):
+        if getattr(wanted, name) not in (None, {}, getattr(kept.config, name)):
+            warnings.warn(f"{name} is that of {start}, not the task's; `changes` can alter it", stacklevel=2)
+    config = configs.override(kept.config, wanted.changes)
+    model, weights = Janus(config.model), kept.model.state_dict()
+    check_tensors(weights, model.state_dict(), f"start {start}")
+    model.load_state_dict(weights)
+    return Checkpoint(model, config.make_processor(kept.processor.text), config.sampling, tasks=config.tasks)
+
+
+def _compose(
+    start: Mapping[str, str], wanted: Wanted, find_text: Callable[[str], TextTokenizer]
+) -> tuple[CheckpointConfig, dict[str, Part], TextTokenizer]:
+    """The config of a Janus from parts, the parts, and its text tokenizer; no weights are read."""
+    if unknown := sorted(start.keys() - {*PARTS, TEXT}):
+        raise ValueError(f"start has no part {unknown[0]!r}; known: {', '.join((*PARTS, TEXT))}")
+    parts: dict[str, Part] = {}
+    size_px = 0 if wanted.model is None else wanted.model.generation.image_size_px
+    for name in PARTS:  # the encoder before the tokenizer: both take pictures of one size
+        if name in start:
+            default_px = size_px or (parts[ENCODER].config.image_size_px if ENCODER in parts else 384)
+            parts[name] = read_part(name, start[name], default_px)
+    model = _from_parts(parts) if wanted.model is None else wanted.model
+    processor = wanted.processor or _processor(parts, model)
+    config = configs.override(CheckpointConfig(model, processor, dict(wanted.sampling or {})), wanted.changes)
+    for name, part in parts.items():
+        _check_agrees(name, start[name], part, config.model)
+        part.check(config)
+    text, vocab_size = _text(start, parts, find_text), config.model.language_model.vocab_size
+    if text.vocab_size > vocab_size:
+        raise ValueError(f"the text tokenizer has {text.vocab_size} ids, the model only {vocab_size}")
+    return config, parts, text
+
+
+def _from_parts(parts: Mapping[str, Part]) -> JanusConfig:
+    if missing := [name for name in PARTS if name not in parts]:
+        raise ValueError(f"start names no {' and no '.join(missing)}: name a source, or give a model with its shape")
+    body, encoder, tokenizer = (parts[name].config for name in PARTS)
+    if not isinstance(tokenizer, ImageTokenizerConfig):
+        raise ValueError(f"a {type(tokenizer).__name__} needs a model that has it: start alone makes a VQEyeConfig")
+    eyes = SigLIPEyeConfig(replace(encoder, pooling_head=False)), VQEyeConfig(tokenizer, body.width)
+    return JanusConfig(body, *eyes)
+
+
+def _processor(parts: Mapping[str, Part], model: JanusConfig) -> ProcessorConfig:
+    """The chat template of the body, and the pixel settings of the encoder, where they have some."""
+    body, encoder = (parts[name].processor if name in parts else None for name in (BODY, ENCODER))
+    pixels = PixelConfig(model.understanding_size_px) if encoder is None else encoder.pixels
+    return replace(body or ProcessorConfig(), pixels=pixels)
+
+
+def _text(
+    start: Mapping[str, str], parts: Mapping[str, Part], find_text: Callable[[str], TextTokenizer]
+) -> TextTokenizer:
+    own = parts[BODY].text if BODY in parts else None
+    if own is not None and TEXT in start:
+        raise ValueError(f"start names a {TEXT}, but its {BODY} brings its own: leave the {TEXT} out")
+    if own is None and TEXT not in start:
+        raise ValueError(f"start names neither a {BODY} nor a {TEXT}: one of them must say how text becomes ids")
+    return own or find_text(start[TEXT])
+
+
+def _check_agrees(name: str, source: str, part: Part, model: JanusConfig) -> None:
+    """Raises ValueError if the config of a model says otherwise than the source of one of its parts."""
+    eye_name, _, field = name.partition(".")
+    eye = getattr(model, eye_name)
+    given = getattr(eye, field, None) if field else eye
+    if given is None:
+        raise ValueError(f"start names {name}, but the model's {type(eye).__name__} has none: leave it out")
+    for key, there, here in configs.differences(configs.to_dict(part.config), configs.to_dict(given)):
+        if key not in FREE and not (name == IMAGE_TOKENIZER and key == "image_size_px"):
+            raise ValueError(
+                f"start.{name} {source}: {key or 'type'} is {there}, but model.{name} has {here}: give the model the "
+                "same, or name another source"
+            )
+
+
+def _fill(name: str, part: Part, module: nn.Module, source: str) -> None:
+    try:
+        part.fill(module)
+    except ValueError as error:
+        raise ValueError(f"start.{name}: {error}") from None
