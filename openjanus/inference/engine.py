@@ -8,7 +8,7 @@ A drawing decodes image ids and ends after N of them; an answer decodes text ids
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, Unpack
 
 import torch
 from PIL import Image
@@ -17,8 +17,9 @@ from torch import Tensor
 from openjanus.inference.body import prepare
 from openjanus.inference.graphs import recording_lock
 from openjanus.inference.quantisation import placer
-from openjanus.inference.sampling import MAX_PICTURES, Sampler, SamplingOptions, choose_options
-from openjanus.inference.scheduler import Request, Scheduler
+from openjanus.inference.request import Request
+from openjanus.inference.sampling import MAX_PICTURES, Sampler, SamplingOptions, Settings, choose_options
+from openjanus.inference.scheduler import Scheduler
 from openjanus.inference.speculative import Speculation, check_window
 from openjanus.model.janus import Janus
 from openjanus.processing.image import Picture, as_image, to_images
@@ -63,17 +64,6 @@ def load(
     )
     prepare(checkpoint.model, runtime)
     return Engine(checkpoint)
-
-
-class Settings(TypedDict, total=False):
-    """Keyword settings of a drawing: those of `SamplingOptions`; None stands for the checkpoint's own default."""
-
-    n: int | None
-    seed: int | None
-    guidance: float | None
-    temperature: float | None
-    top_k: int | None
-    top_p: float | None
 
 
 class Engine:
@@ -304,8 +294,7 @@ class Engine:
     def _decoded(self, finished: Iterable[tuple[int, Tensor]]) -> Iterator[tuple[int, Image.Image]]:
         for number, image_ids in finished:
             for k, ids in enumerate(image_ids):
-                (image,) = self.decode_images(ids[None])
-                yield number * len(image_ids) + k, image
+                yield number * len(image_ids) + k, self.decode_images(ids[None])[0]
 
     def _pieces(self, request: Request) -> Iterator[str]:
         """The text of an answer as it comes."""

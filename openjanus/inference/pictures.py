@@ -78,19 +78,18 @@ class Pictures:
             return None
         index = position[rows.row][:, None] - rows.start
         reach = max(length[row] - start for row, start in rows.on_host) + 1
-        inputs = continue_pictures(self.eye, self.cache, tokens[rows.row][:, None], index, reach)
-        inputs.place = rows.place
-        return inputs
+        return continue_pictures(self.eye, self.cache, tokens[rows.row][:, None], index, reach, rows.place)
 
 
 def continue_pictures(
-    eye: GenerationEye, cache: PictureCache, image_ids: Tensor, index: Tensor, reach: int
+    eye: GenerationEye, cache: PictureCache, image_ids: Tensor, index: Tensor, reach: int, place: Tensor
 ) -> Continued:
-    """Ids [M, T] of the first M pictures of an eye's cache, at these indices [M, T]; reach: 1 + the largest index.
+    """Ids [M, T] of the first M pictures of an eye's cache, at these indices [M, T]; reach: 1 + the largest index;
+    place: as in `Continued`.
 
     An index beyond a picture's end, as a window of drafts may have it, becomes the last one: what is embedded there
     predicts nothing.
     """
     N = eye.config.num_image_ids
     rows = cache.rows(0, len(image_ids), index.clamp(0, N - 1), min(max(reach, 1), N))
-    return Continued(image_ids, torch.arange(image_ids.numel(), device=image_ids.device), rows)
+    return Continued(image_ids, place, rows)

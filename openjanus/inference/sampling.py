@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Annotated, Any
+from typing import Annotated, Any, TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +31,17 @@ class SamplingOptions(Config):
     guidance: Annotated[float, Range(1)] = 5.0
     seed: Annotated[int, Range(0, 2**57 - 1)] = 0  # times MAX_PICTURES below 2**63
     n: Annotated[int, Range(1, MAX_PICTURES)] = 1
+
+
+class Settings(TypedDict, total=False):
+    """Keyword settings of a drawing: those of `SamplingOptions`; None stands for the checkpoint's own default."""
+
+    n: int | None
+    seed: int | None
+    guidance: float | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
 
 
 def choose_options(base: Mapping[str, Any], **settings: float | None) -> SamplingOptions:

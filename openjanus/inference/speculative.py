@@ -90,9 +90,11 @@ class Speculation:
         ids = torch.cat((last, self.draft), dim=1)[:, :T]
         known = [len(self.ids[k]) - 1 for k in self.running]  # the index of each picture's last sure id
         index = torch.tensor(known, device=device)[:, None] + torch.arange(T, device=device)
-        inputs = Inputs(tokens=ids, position=index, places={Kind.GENERATE: torch.arange(ids.numel(), device=device)})
+        all_ids = torch.arange(ids.numel(), device=device)
+        inputs = Inputs(tokens=ids, position=index, places={Kind.GENERATE: all_ids})
         if self.picture_cache is not None:
-            inputs.continued = continue_pictures(self.model.generation, self.picture_cache, ids, index, max(known) + T)
+            eye, reach = self.model.generation, max(known) + T
+            inputs.continued = continue_pictures(eye, self.picture_cache, ids, index, reach, all_ids)
         x = self.model.embed(inputs)
         start = num_tokens(self.request.documents[0])
         x, position = (part.repeat_interleave(self.branches, dim=0) for part in (x, start + index))
