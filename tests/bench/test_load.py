@@ -24,9 +24,7 @@ def test_a_sound_server_gives_every_answer(engine) -> None:
 
 def test_the_mix_has_both_kinds_streamed_and_not() -> None:
     bodies = [(request.path, json.loads(request.body)) for request in mix(16)]
-    assert {(path, body["stream"]) for path, body in bodies} == {
-        (p, s) for p in (load.CHAT, load.DRAW) for s in (0, 1)
-    }
+    assert {(path, body["stream"]) for path, body in bodies} == {(p, s) for p in (load.CHAT, load.DRAW) for s in (0, 1)}
     assert len({request.body for request in mix(16)}) == 16
 
 
