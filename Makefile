@@ -18,7 +18,7 @@ test: $(VENV)/.installed-dev
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy openjanus
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 --dist worksteal
 
 # Every test but those that need a GPU, vLLM or the clients.
 test-slow: $(VENV)/.installed-dev

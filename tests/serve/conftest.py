@@ -3,9 +3,11 @@
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import pytest
 
@@ -19,6 +21,8 @@ from openjanus.serve.server import Server, bind, make_server
 from openjanus.serve.service import Service
 from openjanus.serve.settings import ServerSettings
 from tests import tiny
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -47,6 +51,12 @@ def until(happens, seconds: float = 60) -> None:
     while not happens():
         assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.005)
+
+
+def run_coroutine(coroutine: Coroutine[Any, Any, T]) -> T:
+    """asyncio.run in a thread of its own: once a test has opened a browser, a loop runs in the main thread."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, coroutine).result()
 
 
 @contextmanager

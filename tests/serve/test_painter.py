@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from openjanus.serve.painter import CLIENT, Painter
-from tests.serve.conftest import run_server, until
+from tests.serve.conftest import run_coroutine, run_server, until
 from tests.serve.test_contract import drawn_alone, picture_of
 
 
@@ -27,7 +27,7 @@ def order_of(*submitted: tuple[str, bool]) -> list[int]:
         await asyncio.gather(first.result, *(job.result for job in jobs))
         painter.stop()
 
-    asyncio.run(main())
+    run_coroutine(main())
     return painted
 
 
@@ -52,7 +52,7 @@ def test_a_job_that_is_withdrawn_or_fails_holds_nobody_up() -> None:
         assert await last.result == 2 and second.result.cancelled()
         painter.stop()
 
-    asyncio.run(main())
+    run_coroutine(main())
 
 
 def test_a_drawing_that_is_done_does_not_wait_for_unfinished_pictures_of_its_own(engine) -> None:

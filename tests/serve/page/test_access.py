@@ -157,7 +157,7 @@ def change_by_keys(page: Page) -> None:
     page.keyboard.type("a key")
     page.keyboard.press("Enter")
     expect(page.get_by_role("dialog")).to_be_hidden()
-    assert page.evaluate("sessionStorage.getItem('openjanus-key')") == "a key"
+    page.wait_for_function("sessionStorage.getItem('openjanus-key') === 'a key'")  # a dialog tells after it has closed
     press(page, "Menu")
     press(page, "Delete conversation")
     expect(page.locator(".turn")).to_have_count(0)
