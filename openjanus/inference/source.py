@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from openjanus.config import Config, NonNegativeInt
+
 if TYPE_CHECKING:
     import torch
 
@@ -18,12 +20,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Compute:
+class Compute(Config):
     """Where a model runs, and how its matrices are stored."""
 
     device: str = "auto"  # auto, cpu, cuda or mps
     weights: str = "auto"  # auto, float32, bfloat16, float16, int8 or int4: how matrices are stored
-    threads: int = 0  # CPU threads; 0: torch's own choice
+    threads: NonNegativeInt = 0  # CPU threads; 0: torch's own choice
 
     def runtime(self) -> "Runtime":
         """Raises ValueError for a device that is not there, and for an unknown form of weights."""

@@ -43,5 +43,5 @@ def test_a_crop_at_the_corner_is_filled_with_background():
 
 def test_missing_weights_say_how_to_make_them(tmp_path, monkeypatch):
     monkeypatch.setattr(classifier, "WEIGHTS", tmp_path / "none.safetensors")
-    with pytest.raises(ValueError, match=r"train it with python -m openjanus\.evaluation\.classifier"):
+    with pytest.raises(ValueError, match=r"train it with python -m openjanus\.emoji\.classifier"):
         classifier.shipped_classifier.__wrapped__()
