@@ -77,8 +77,7 @@ class Engine:
         self.device = self.model.language_model.norm.weight.device
         text = self.processor.text
         special = (text.pad_id, text.bos_id, text.begin_of_image_id, text.end_of_image_id)
-        never_answered = [id for id in special if id is not None]
-        self._never_answered = torch.tensor(never_answered, device=self.device)
+        self._never_answered = torch.tensor([id for id in special if id is not None], device=self.device)
 
     @property
     def sizes_px(self) -> tuple[int, ...]:

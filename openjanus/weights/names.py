@@ -56,6 +56,23 @@ def _vision_encoder(prefix: str, block: str, parts: Table, rest: Table) -> Table
     }
 
 
+def _siglip(prefix: str, out: str) -> Table:
+    parts = {
+        "attention_norm": "layer_norm1",
+        "attention.qkv": "self_attn.qkv",
+        "attention.out": f"self_attn.{out}",
+        "mlp_norm": "layer_norm2",
+        "mlp.up": "mlp.fc1",
+        "mlp.down": "mlp.fc2",
+    }
+    rest = {
+        "patch": "embeddings.patch_embedding",
+        "position": "embeddings.position_embedding.weight",
+        "norm": "post_layernorm",
+    }
+    return _vision_encoder(prefix, "encoder.layers.{}", parts, rest)
+
+
 OFFICIAL: Table = {
     **_body("language_model.model", "language_model.lm_head"),
     **_image_tokenizer("gen_vision_model", "conv_blocks", "conv_blocks", "res"),
@@ -84,23 +101,7 @@ OFFICIAL: Table = {
 TRANSFORMERS: Table = {
     **_body("model.language_model", "lm_head"),
     **_image_tokenizer("model.vqmodel", "down", "up", "block"),
-    **_vision_encoder(
-        "model.vision_model",
-        "encoder.layers.{}",
-        {
-            "attention_norm": "layer_norm1",
-            "attention.qkv": "self_attn.qkv",
-            "attention.out": "self_attn.projection_layer",
-            "mlp_norm": "layer_norm2",
-            "mlp.up": "mlp.fc1",
-            "mlp.down": "mlp.fc2",
-        },
-        {
-            "patch": "embeddings.patch_embedding",
-            "position": "embeddings.position_embedding.weight",
-            "norm": "post_layernorm",
-        },
-    ),
+    **_siglip("model.vision_model", "projection_layer"),
     "understanding.adaptor.up": "model.aligner.fc1",
     "understanding.adaptor.out": "model.aligner.hidden_layers.0",
     "generation.adaptor.up": "model.generation_aligner.fc1",
@@ -109,23 +110,7 @@ TRANSFORMERS: Table = {
     "generation.head.up": "model.generation_head.proj_out",
     "generation.head.out": "model.generation_head.vision_head",
 }
-SIGLIP: Table = _vision_encoder(
-    "vision_model",
-    "encoder.layers.{}",
-    {
-        "attention_norm": "layer_norm1",
-        "attention.qkv": "self_attn.qkv",
-        "attention.out": "self_attn.out_proj",
-        "mlp_norm": "layer_norm2",
-        "mlp.up": "mlp.fc1",
-        "mlp.down": "mlp.fc2",
-    },
-    {
-        "patch": "embeddings.patch_embedding",
-        "position": "embeddings.position_embedding.weight",
-        "norm": "post_layernorm",
-    },
-)
+SIGLIP = _siglip("vision_model", "out_proj")
 BACKBONE: Table = {name.removeprefix("language_model."): theirs for name, theirs in _body("model", "lm_head").items()}
 _MIDDLE = {"mid.0.": "mid.block_1.", "mid.1.": "mid.attn_1.", "mid.2.": "mid.block_2."}
 

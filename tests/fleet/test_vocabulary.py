@@ -1,5 +1,7 @@
 """The one row of ids for both directions, held against the engine's own documents and rules. No vLLM is needed."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -101,3 +103,11 @@ def test_a_drawing_with_text_in_it_is_refused(v: Vocabulary) -> None:
     for wrong in (5, v.draw_id):
         with pytest.raises(AssertionError):
             v.image_ids([wrong])
+
+
+def test_a_family_whose_documents_no_token_begins(engine: Engine, v: Vocabulary) -> None:
+    """As with a BOS, but for the one id."""
+    nameless = replace(v, bos_id=None)
+    ids = torch.tensor([5, v.begin_of_image_id, v.num_text, v.bos_id])
+    assert nameless.stays(ids).tolist() == [False, True, True, False]
+    assert (v.unsayable() ^ nameless.unsayable()).nonzero().flatten().tolist() == [v.bos_id]

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from torch.nn.functional import one_hot
 
 from openjanus.inference.engine import Engine
 from openjanus.processing.processor import Message
+from openjanus.processing.text import BOS, TextTokenizer
 from openjanus.sequence import num_tokens
 from tests import tiny
 from tests.serve.conftest import Running, run_server
@@ -379,3 +381,23 @@ def test_status_and_metrics(served: Running, client) -> None:
     assert float(lines["openjanus_batch_slots"]) == 16
     assert lines["openjanus_requests_waiting"] == lines["openjanus_batch_rows"] == "0.0"
     assert "openjanus_request_seconds_bucket" in get("/metrics")
+
+
+def test_a_model_whose_documents_no_token_begins_is_served_as_any(tmp_path) -> None:
+    """As with a body of Qwen."""
+    data = json.loads(tiny.text_tokenizer().tokenizer.to_str().replace(BOS, "<other>"))
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data))
+    kept = tiny.checkpoint()
+    text = TextTokenizer.load(tmp_path / "tokenizer.json")
+    assert text.bos_id is None
+    kept.processor.text = text
+    engine = Engine(kept)
+    alone = "".join(engine.chat([Message("user", ["what is it?"])], max_new_tokens=6, temperature=0.0))
+    with run_server(engine) as running:
+        client = running.client()
+        reply = client.chat.completions.create(
+            model="tiny", messages=[{"role": "user", "content": "what is it?"}], max_tokens=6, temperature=0.0
+        )
+        assert reply.choices[0].message.content == alone
+        drawn = client.images.generate(prompt="a cat", response_format="b64_json", extra_body={"seed": 1})
+        assert drawn.data and drawn.data[0].b64_json

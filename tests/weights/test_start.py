@@ -205,6 +205,25 @@ def test_documents_without_a_first_token_are_packed_and_dropped_like_others(fami
     assert span.ids[-1] == text.begin_of_image_id and len(span.ids) == len(prompt[0].ids)
 
 
+@pytest.mark.parametrize(("family", "forms"), [("qwen3", ["transformers"]), ("llama-3", ["official", "transformers"])])
+def test_foreign_formats_keep_a_body_of_another_family(family, forms, table, sources, tmp_path) -> None:
+    """Scaled rotary positions, norms of queries and keys, and documents that no token begins."""
+    start = table | {"language_model": str(sources / family)}
+    begun = begin(start, changes=["model.understanding.encoder.tanh_gelu=false"])
+    for form in forms:
+        checkpoint.save(begun, tmp_path / form, form=form)
+        kept = checkpoint.load(tmp_path / form)
+        assert kept.config.model == begun.config.model and kept.processor.text.bos_id == begun.processor.text.bos_id
+    tanh = begin(start)
+    checkpoint.save(tanh, tmp_path / "tanh", form="transformers")
+    assert checkpoint.load(tmp_path / "tanh").config.model == tanh.config.model
+    with pytest.raises(ValueError, match=r"no place for .*understanding\.encoder\.tanh_gelu.*--format transformers"):
+        checkpoint.save(tanh, tmp_path / "no", form="official")
+    qwen = begin(table | {"language_model": str(sources / "qwen2.5")})
+    with pytest.raises(ValueError, match=r"no place for language_model\.qkv_bias of this model"):
+        checkpoint.save(qwen, tmp_path / "no", form="transformers")
+
+
 def test_a_training_from_a_janus_pro_keeps_template_vocabulary_and_system_prompt(sources, tmp_path) -> None:
     task = JanusTraining(str(sources / "pro"), str(tmp_path / "ids"), row_tokens=600)
     tokenize_source(starting_tokenizer(task), "emoji.drawings", 0, 2, tmp_path / "ids")
@@ -267,17 +286,17 @@ WRONG = {
     "missing file": ({"generation.tokenizer": "gone.pt"}, {}, r"start\.generation\.tokenizer gone\.pt: no such file"),
     "missing run": ({"generation.tokenizer": "runs/gone"}, {}, r"runs/gone: no run there; train it first"),
     "missing folder": ({"language_model": "./gone"}, {}, r"'\./gone': no such folder"),
-    "another encoder": ({"understanding.encoder": "LM"}, {}, r"model_type 'llama' cannot be understanding\.encoder, expec"),
-    "another body": ({"language_model": "ENCODER"}, {}, r"model_type 'siglip' cannot be language_model, expected llama"),
-    "a folder as tokenizer": ({"generation.tokenizer": "LM"}, {}, r"'llama' cannot be generation\.tokenizer, expected a "),
-    "two tokenizers": ({"text_tokenizer": "emoji"}, {}, "its language_model brings its own: leave the text_tokenizer out"),
+    "another encoder": ({"understanding.encoder": "LM"}, {}, r"'llama' cannot be understanding\.encoder, expected"),
+    "another body": ({"language_model": "ENCODER"}, {}, r"type 'siglip' cannot be language_model, expected llama"),
+    "a folder as tokenizer": ({"generation.tokenizer": "LM"}, {}, r"'llama' cannot be generation\.tokenizer, expected"),
+    "two tokenizers": ({"text_tokenizer": "emoji"}, {}, "its language_model brings its own: leave the text_toke"),
     "codebook": (
         {},
         {"model": replace(TINY, generation=replace(TINY.generation, tokenizer=replace(TOKENIZER, num_ids=48)))},
         r"num_ids is 96, but model\.generation\.tokenizer has 48: give the model the same, or name another source",
     ),
     "width": ({}, {"changes": ["model.language_model.width=32"]}, r"width is 64, but model\.language_model has 32"),
-    "few rows": ({}, {"changes": ["model.language_model.vocab_size=100"]}, "vocab_size is 448, but the body has only 100"),
+    "few rows": ({}, {"changes": ["model.language_model.vocab_size=100"]}, "is 448, but the body has only 100"),
     "misspelt change": ({}, {"changes": ["model.language_model.widht=32"]}, r"did you mean 'width'\?"),
 }  # fmt: skip
 
