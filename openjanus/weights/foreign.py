@@ -135,6 +135,17 @@ def plain_eyes(c: CheckpointConfig, what: str, more: tuple[str, ...] = ()) -> tu
     return vision, drawing
 
 
+def warn_of_system_prompt(c: CheckpointConfig, what: str, *kept: str) -> None:
+    """Warns if a format cannot keep the model's system prompt: it keeps only those given."""
+    prompt = c.processor.system_prompt
+    if prompt not in kept:
+        warnings.warn(
+            f"the {what} format has no place for the system prompt {prompt!r}: whoever loads the folder must give it "
+            "with each conversation",
+            stacklevel=3,
+        )
+
+
 def write_tokenizer(text: TextTokenizer, folder: Path, more: dict[str, Any] | None = None) -> list[str]:
     """tokenizer.json, and the two files that tell transformers what is special."""
     text.save(folder / "tokenizer.json")

@@ -30,6 +30,7 @@ from openjanus.weights.foreign import (
     pixel_settings,
     plain_eyes,
     read_pixels,
+    warn_of_system_prompt,
     write_json,
     write_tokenizer,
 )
@@ -146,6 +147,7 @@ def write_config(config: CheckpointConfig, text: TextTokenizer, folder: Path) ->
     the official code has no place for."""
     m = config.model
     vision, drawing = plain_eyes(config, "official")
+    warn_of_system_prompt(config, "official", SYSTEM_PROMPT)
     lm, vq = m.language_model, drawing.tokenizer
     vision_sizes = {}
     if replace(vision, image_size_px=384) != VisionEncoderConfig():

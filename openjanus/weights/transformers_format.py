@@ -31,6 +31,7 @@ from openjanus.weights.foreign import (
     pixel_settings,
     plain_eyes,
     read_pixels,
+    warn_of_system_prompt,
     write_json,
     write_tokenizer,
 )
@@ -178,6 +179,7 @@ def write_config(config: CheckpointConfig, text: TextTokenizer, folder: Path) ->
     for."""
     m = config.model
     vision, drawing = plain_eyes(config, "transformers", TRANSFORMERS_HAS)
+    warn_of_system_prompt(config, "transformers", "", SYSTEM_PROMPT)
     lm, vq = m.language_model, drawing.tokenizer
     if drawing.head_width != lm.width:
         raise ValueError(

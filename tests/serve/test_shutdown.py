@@ -141,6 +141,19 @@ main()
 """
 
 
+# An import that takes forever.
+IMPORTS = """
+import runpy, sys, time
+class Slow:
+    def find_spec(name, path, target=None):
+        if name == "openjanus.cli":
+            print("importing", file=sys.stderr, flush=True)
+            time.sleep(600)
+sys.meta_path.insert(0, Slow)
+runpy.run_module("openjanus", run_name="__main__")
+"""
+
+
 @contextmanager
 def process(model, before: Sequence[str] = (), start: Sequence[str] = ("-m", "openjanus")):
     """before: a command that starts it, as its one child."""
@@ -234,6 +247,15 @@ def test_process_1_hears_signals_while_it_loads_and_while_it_serves(model, engin
     with process(model, UNSHARE) as running:
         assert streams_under(running, number) == [alone(engine, ["a red cat"], 150)] * 4
         assert running.ends_with() == 0
+
+
+@pytest.mark.skipif(not HAS_NAMESPACES, reason="this machine lets nobody make a namespace of processes")
+@pytest.mark.parametrize("number", [TERM, HUP])
+def test_process_1_hears_signals_before_it_has_imported_anything(model, number) -> None:
+    with process(model, UNSHARE, ("-c", IMPORTS)) as running:
+        running.waits_for("importing")
+        os.kill(running.pid, number)
+        assert running.ends_with() == 128 + number
 
 
 def test_a_hangup_that_is_ignored_stays_ignored() -> None:

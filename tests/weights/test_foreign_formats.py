@@ -57,6 +57,21 @@ def test_every_format_gives_the_same_model_back(folder, form) -> None:
     assert ids.special_id("<|User|>") in again.processor.prompt([Message("user", ["hello"])], draw=True)[0].ids
 
 
+@pytest.mark.parametrize("form", ["official", "transformers"])
+def test_a_system_prompt_that_a_format_cannot_keep_is_told(form, tmp_path) -> None:
+    start = tiny_checkpoint(tmp_path / "start", "openjanus")
+    for prompt, is_kept in (("Be brief.", False), (SYSTEM_PROMPT, True), ("", form == "transformers")):
+        model = checkpoint.load(start)
+        model.processor.config = replace(model.processor.config, system_prompt=prompt)
+        with warnings.catch_warnings(record=True) as given:
+            warnings.simplefilter("always")
+            checkpoint.save(model, tmp_path / "model", form=form)
+        told = [str(warning.message) for warning in given]
+        assert is_kept != any(f"no place for the system prompt {prompt!r}" in line for line in told), told
+        again = checkpoint.load(tmp_path / "model").processor.config.system_prompt
+        assert (again == prompt) == is_kept
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_names_differ_and_dtypes_stay(form, dtype, tmp_path) -> None:
     """No two parameters get the same name, and `dtype=None` keeps what is stored."""
