@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from openjanus.cli import main
 from openjanus.inference.engine import Engine
+from openjanus.recipes import find_recipe
 from openjanus.testing import tiny_checkpoint
-from openjanus.weights import checkpoint, hub
+from openjanus.weights import checkpoint, hub, own
 from tests import tiny
 
 
@@ -258,9 +259,11 @@ def test_options_that_mean_nothing_are_named(model, tmp_path, capsys, option, va
 def test_a_training_without_its_eyes_says_what_to_do(tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert "train it first" in refusal(capsys, "train", "nano.janus")
-    eye = tmp_path / "runs" / "nano.tokenizer" / "checkpoints" / "00000001"
-    eye.mkdir(parents=True)
-    (eye / "model.safetensors").write_bytes(b"half a file")
+    for name in ("nano.tokenizer", "nano.encoder"):
+        eye = tmp_path / "runs" / name
+        (eye / "checkpoints" / "00000001").mkdir(parents=True)
+        (eye / "checkpoints" / "00000001" / "model.safetensors").write_bytes(b"half a file")
+        own.save(find_recipe(name)(), eye / "run.json")
     assert "damaged or not safetensors" in refusal(capsys, "train", "nano.janus")
 
 
