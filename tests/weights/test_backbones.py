@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from openjanus.model.language_model import LanguageModel
 from openjanus.model.rope_scaling import LinearRope, Llama3Rope
-from openjanus.processing.text import BEGIN_OF_IMAGE, END_OF_IMAGE, IMAGE_PLACEHOLDER, PAD
+from openjanus.processing.text import BEGIN_OF_IMAGE, END_OF_IMAGE, IMAGE_PLACEHOLDER, PAD, TextStream
 from openjanus.weights.backbones import Backbone, fill_body, read_backbone
 from openjanus.weights.body import body_config, read_body
 from openjanus.weights.fields import Fields
@@ -221,3 +221,13 @@ def test_a_tensor_of_another_shape_is_named(tmp_path) -> None:
     edit(tmp_path, intermediate_size=80)
     with pytest.raises(ValueError, match=r"mlp\.\w+_proj\.weight has shape \[.*\], expected \["):
         body_of(read_backbone(tmp_path))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_answers_are_streamed_in_whole_characters(family, tmp_path) -> None:
+    language_model(family, tmp_path)
+    text, words = read_backbone(tmp_path).text, "two red  apples, 苹果 🦋 what is it?\n\nre"
+    for said in (words, f" {words}"):
+        stream = TextStream(text)
+        pieces = [stream.add([id]) for id in text.encode(said)] + [stream.flush()]
+        assert "".join(pieces) == words and not any("\ufffd" in piece for piece in pieces)
