@@ -146,7 +146,7 @@ def warn_of_system_prompt(c: CheckpointConfig, what: str, *kept: str) -> None:
         )
 
 
-def write_tokenizer(text: TextTokenizer, folder: Path, more: dict[str, Any] | None = None) -> list[str]:
+def write_tokenizer(text: TextTokenizer, folder: Path, more: dict[str, Any] | None = None) -> None:
     """tokenizer.json, and the two files that tell transformers what is special."""
     text.save(folder / "tokenizer.json")
     special = {} if text.bos_id is None else {"bos_token": BOS}
@@ -162,7 +162,6 @@ def write_tokenizer(text: TextTokenizer, folder: Path, more: dict[str, Any] | No
     )
     others = [token for token in (*SPECIAL_TOKENS, IMAGE_PLACEHOLDER) if token not in (BOS, EOS, PAD)]
     write_json(folder / "special_tokens_map.json", {**special, "additional_special_tokens": others})
-    return ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -142,9 +142,9 @@ def _processor(
     return ProcessorConfig(pixels, template, SYSTEM_PROMPT)
 
 
-def write_config(config: CheckpointConfig, text: TextTokenizer, folder: Path) -> list[str]:
-    """Writes config.json and what the official processor reads; returns the names. Raises ValueError for a model that
-    the official code has no place for."""
+def write_config(config: CheckpointConfig, text: TextTokenizer, folder: Path) -> None:
+    """Writes config.json and what the official processor reads. Raises ValueError for a model that the official code
+    has no place for."""
     m = config.model
     vision, drawing = plain_eyes(config, "official")
     warn_of_system_prompt(config, "official", SYSTEM_PROMPT)
@@ -218,9 +218,4 @@ def write_config(config: CheckpointConfig, text: TextTokenizer, folder: Path) ->
             **pixel_settings(p.pixels),
         },
     )
-    return [
-        "config.json",
-        "processor_config.json",
-        "preprocessor_config.json",
-        *write_tokenizer(text.with_special(IMAGE_PLACEHOLDER), folder),
-    ]
+    write_tokenizer(text.with_special(IMAGE_PLACEHOLDER), folder)

@@ -7,19 +7,16 @@
 Source: transformers, models/siglip/configuration_siglip.py, modeling_siglip.py.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
-
-from torch import Tensor
 
 from openjanus.config import ConfigError
 from openjanus.model.vision_encoder import VisionEncoder, VisionEncoderConfig
 from openjanus.processing.image import PixelConfig
+from openjanus.weights import tensors
 from openjanus.weights.body import ignore_indifferent
 from openjanus.weights.fields import ConfigFiles
 from openjanus.weights.foreign import TANH_GELU, three
 from openjanus.weights.names import siglip_names
-from openjanus.weights.tensors import TensorFiles, read_renamed
 
 WHOLE, ENCODER = "siglip", "siglip_vision_model"
 DROPPED = ("*vision_model.head.*", "head.*", "text_model.*", "logit_scale", "logit_bias", "*.position_ids")
@@ -68,13 +65,12 @@ def read_pixels(folder: Path, size_px: int) -> PixelConfig:
     return PixelConfig(size_px, mean=mean, std=std)
 
 
-def read_tensors(folder: Path, encoder: VisionEncoder) -> Iterator[tuple[str, Tensor]]:
-    """An encoder's tensors by our names, without `understanding.encoder.`."""
-    files = TensorFiles(folder)
+def fill(encoder: VisionEncoder, folder: Path) -> None:
+    """Gives an encoder the weights of a folder."""
+    files = tensors.TensorFiles(folder)
     prefix = "" if any(name.startswith("vision_model.") for name in files.shapes) else "vision_model."
 
     def names_of(name: str) -> tuple[str, ...]:
         return tuple(theirs.removeprefix(prefix) for theirs in siglip_names(name))
 
-    shapes = {name: tuple(tensor.shape) for name, tensor in encoder.state_dict().items()}
-    yield from read_renamed(files, shapes, names_of, DROPPED)
+    tensors.fill(encoder, files, names_of, DROPPED)

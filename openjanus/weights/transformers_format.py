@@ -174,9 +174,8 @@ def _chat_template(folder: Path) -> str:
     return ""
 
 
-def write_config(config: CheckpointConfig, text: TextTokenizer, folder: Path) -> list[str]:
-    """Writes the configs that transformers reads; returns the names. Raises ValueError for a model that it has no place
-    for."""
+def write_config(config: CheckpointConfig, text: TextTokenizer, folder: Path) -> None:
+    """Writes the configs that transformers reads. Raises ValueError for a model that it has no place for."""
     m = config.model
     vision, drawing = plain_eyes(config, "transformers", TRANSFORMERS_HAS)
     warn_of_system_prompt(config, "transformers", "", SYSTEM_PROMPT)
@@ -250,16 +249,5 @@ def write_config(config: CheckpointConfig, text: TextTokenizer, folder: Path) ->
     words = CHAT_TEMPLATE.replace("USER", roles["user"]).replace("ASSISTANT", roles["assistant"])
     (folder / "chat_template.jinja").write_text(words, encoding="utf-8")
     extra = {"image_token": IMAGE_PLACEHOLDER, "boi_token": BEGIN_OF_IMAGE, "eoi_token": END_OF_IMAGE}
-    names = write_tokenizer(
-        text,
-        folder,
-        {"extra_special_tokens": extra, "model_max_length": lm.max_positions, "padding_side": "left", **extra},
-    )
-    return [
-        "config.json",
-        "generation_config.json",
-        "processor_config.json",
-        "preprocessor_config.json",
-        "chat_template.jinja",
-        *names,
-    ]
+    more = {"extra_special_tokens": extra, "model_max_length": lm.max_positions, "padding_side": "left", **extra}
+    write_tokenizer(text, folder, more)
