@@ -59,6 +59,22 @@ def read_pixels(c: Fields, size_px: int, as_configured: bool) -> PixelConfig:
     return PixelConfig(size_px, min_side, background, mean, std)
 
 
+def read_vision(c: Fields, default: VisionEncoderConfig, mlp_width: int) -> VisionEncoderConfig:
+    """A vision encoder in the words of transformers' SigLIP. What is absent is as in `default`, and `mlp_width`."""
+    c.expect("num_channels", 3)
+    c.expect("layer_norm_eps", 1e-6)
+    c.expect("hidden_act", "gelu", TANH_GELU)
+    return VisionEncoderConfig(
+        image_size_px=c.size("image_size", default.image_size_px),
+        patch_px=c.size("patch_size", default.patch_px),
+        width=c.size("hidden_size", default.width),
+        num_layers=c.size("num_hidden_layers", default.num_layers),
+        num_heads=c.size("num_attention_heads", default.num_heads),
+        mlp_width=c.size("intermediate_size", mlp_width),
+        tanh_gelu=c.take("hidden_act", str, TANH_GELU if default.tanh_gelu else "gelu") == TANH_GELU,
+    )
+
+
 def three(c: Fields, key: str, default: tuple[Any, ...], kind: type) -> tuple[Any, Any, Any]:
     """A list of three numbers, one for each colour."""
     values = c.take(key, list, list(default))

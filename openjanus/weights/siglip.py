@@ -15,9 +15,11 @@ from openjanus.processing.image import PixelConfig
 from openjanus.weights import tensors
 from openjanus.weights.body import ignore_indifferent
 from openjanus.weights.fields import ConfigFiles
-from openjanus.weights.foreign import TANH_GELU, three
+from openjanus.weights.foreign import read_vision, three
 from openjanus.weights.names import siglip_names
 
+# What counts where a key is absent: SigLIP's base size.
+DEFAULT = VisionEncoderConfig(224, 16, 768, 12, 12, 3072, tanh_gelu=True)
 WHOLE, ENCODER = "siglip", "siglip_vision_model"
 DROPPED = ("*vision_model.head.*", "head.*", "text_model.*", "logit_scale", "logit_bias", "*.position_ids")
 
@@ -28,29 +30,17 @@ def read_config(folder: Path) -> VisionEncoderConfig:
     Raises ValueError for what openjanus cannot honour, such as SigLIP 2's variable resolution (NaFlex).
     """
     files = ConfigFiles(folder, remedy="correct it, or remove it from the file")
-    c = files.open("config.json")
-    if c.data.get("model_type") == WHOLE:
-        c.ignore("text_config", "model_type", "tie_word_embeddings")
-        ignore_indifferent(c)
-        c = c.inner("vision_config", {})
+    whole = c = files.open("config.json")
+    if whole.data.get("model_type") == WHOLE:
+        whole.ignore("text_config")
+        c = whole.inner("vision_config", {})
     c.expect("model_type", ENCODER)
-    c.expect("num_channels", 3)
-    c.expect("layer_norm_eps", 1e-6)
-    c.expect("hidden_act", TANH_GELU, "gelu")
     c.ignore("vision_use_head")
     try:
-        config = VisionEncoderConfig(
-            image_size_px=c.size("image_size", 224),
-            patch_px=c.size("patch_size", 16),
-            width=c.size("hidden_size", 768),
-            num_layers=c.size("num_hidden_layers", 12),
-            num_heads=c.size("num_attention_heads", 12),
-            mlp_width=c.size("intermediate_size", 3072),
-            tanh_gelu=c.take("hidden_act", str, TANH_GELU) == TANH_GELU,
-        )
+        config = read_vision(c, DEFAULT, DEFAULT.mlp_width)
     except ConfigError as error:
         raise ValueError(f"{c.file}: {error}") from None
-    ignore_indifferent(c)
+    ignore_indifferent(whole)
     files.check()
     return config
 
