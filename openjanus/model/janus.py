@@ -29,6 +29,7 @@ from openjanus.sequence import Batch, Embedded, Inputs, Kind
 UNDERSTANDING: dict[type[UnderstandingEyeConfig], Any] = {
     SigLIPEyeConfig: SigLIPEye,
     model.shared_eye.SharedEyeConfig: model.shared_eye.SharedEye,
+    model.tower_eye.TowerEyeConfig: model.tower_eye.TowerEye,
 }
 GENERATION: dict[type[GenerationEyeConfig], Any] = {
     VQEyeConfig: VQEye,

@@ -63,7 +63,7 @@ def read_messages(
                 content.append(part.text)
             else:
                 param = f"messages.{i}.content.{j}.image_url"
-                content.append(fitted(_picture(part.image_url.url, param, limits, fetch), pixels))
+                content.append(_picture(part.image_url.url, param, limits, fetch, pixels))
         read.append(Message(message.role, content))
     return read
 
@@ -77,10 +77,10 @@ def _parts(message: ChatMessage) -> Sequence[Part]:
     return [TextPart(type="text", text=message.content)] if isinstance(message.content, str) else message.content
 
 
-def _picture(url: str, param: str, limits: Limits, fetch: Fetch | None) -> Image.Image:
+def _picture(url: str, param: str, limits: Limits, fetch: Fetch | None, pixels: PixelConfig) -> Image.Image:
     try:
         data = _bytes(url, limits, fetch)
-        return read_image(BytesIO(data), "the picture", limits.max_picture_pixels, FORMATS)
+        return fitted(read_image(BytesIO(data), "the picture", limits.max_picture_pixels, FORMATS), pixels)
     except ApiError as error:
         error.param = param
         raise

@@ -216,7 +216,8 @@ def _write(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None, form
         theirs = FORMATS[form].names(name)
         parts = to_dtype(tensor.detach().cpu(), dtype, name).chunk(len(theirs))
         tensors |= {
-            their: part.squeeze(0) if names.is_flat(their) else part for their, part in zip(theirs, parts, strict=True)
+            their: part.squeeze(0) if names.is_flat(their, tensor.dim()) else part
+            for their, part in zip(theirs, parts, strict=True)
         }
     return written + write_tensors(tensors, folder, {"format": "pt" if form != "openjanus" else "openjanus"})
 
