@@ -105,10 +105,15 @@ class TowerEye(UnderstandingEye):
         self.config = c
         self.num_features = (c.grid_side // c.pixel_shuffle) ** 2 + c.class_token
         self.encoder = make_tower(c.encoder)
+        self.published = published_names(self.encoder)
         self.adaptor = Adaptor(c.encoder_width * c.pixel_shuffle**2, width)
 
     def initialise(self) -> None:
         initialise_normal(self.adaptor)  # the tower has initialised itself
+
+    def stored_name(self, name: str) -> str:
+        part, _, rest = name.partition(".")
+        return f"{part}.{self.published.get(rest, rest)}"
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
@@ -184,6 +189,17 @@ def plain_tower(tower: nn.Module) -> nn.Module:
         if isinstance(getattr(tower, name, None), nn.Module):
             setattr(tower, name, nn.Identity())
     return tower
+
+
+def published_names(tower: nn.Module) -> dict[str, str]:
+    """The names of a tower's tensors in published files, which stay, by their names as modules, which change from one
+    version of transformers to the next. Left out are those that the files hold in one piece with others."""
+    from transformers.core_model_loading import revert_weight_conversion
+
+    state = tower.state_dict()
+    names = {id(tensor): name for name, tensor in state.items()}
+    published = revert_weight_conversion(tower, state)
+    return {names[id(tensor)]: name for name, tensor in published.items() if id(tensor) in names}
 
 
 def transformers() -> Any:

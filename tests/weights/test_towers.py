@@ -21,6 +21,7 @@ from openjanus.sequence import UnderstandSpan, collate
 from openjanus.testing import TINY, tiny_checkpoint
 from openjanus.weights import checkpoint, towers
 from openjanus.weights.start import Wanted, starting_point
+from openjanus.weights.tensors import TensorFiles
 from tests import tiny
 from tests.towers import CLASS_TOKENS, SIDE, TOWERS, make_tower, make_whole
 
@@ -150,6 +151,9 @@ def test_a_janus_with_a_tower_is_stored_with_all_that_it_needs(name, made, tmp_p
     )
     assert begun.config.model.num_features == 4
     checkpoint.save(begun, tmp_path / "model")
+    prefix, published = "understanding.encoder.", TensorFiles(folder).shapes
+    stored = {name.removeprefix(prefix) for name in TensorFiles(tmp_path / "model").shapes if name.startswith(prefix)}
+    assert stored == {name for name in published if name.split(".")[0] not in ("head", "pooler")}
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     kept = checkpoint.load(tmp_path / "model")
     assert kept.config == begun.config
