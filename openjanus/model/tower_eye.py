@@ -4,7 +4,7 @@
 
 A tower is what `AutoModel` makes of a vision config: one that takes pictures of a fixed size, and gives first its class
 token and registers, if it has any, then a feature for each patch in reading order. Sources: LLaVA for the layer before
-the last (arXiv 2310.03744, §3.4); InternVL 1.5 for the pixel shuffle (arXiv 2404.16821, §3.1).
+the last (arXiv 2304.08485, §4.1); InternVL 1.5 for the pixel shuffle (arXiv 2404.16821, §3.1).
 """
 
 from dataclasses import dataclass

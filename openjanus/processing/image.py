@@ -282,6 +282,11 @@ def understanding_pixels(image: Image.Image, c: PixelConfig) -> Tensor:
         square = Image.new("RGB", (c.size_px, c.size_px), c.background)
         square.paste(image, ((c.size_px - image.width) // 2, (c.size_px - image.height) // 2))
         image = square
+    return normalised(image, c)
+
+
+def normalised(image: Image.Image, c: PixelConfig) -> Tensor:
+    """RGB [H, W] -> [3, H, W]."""
     pixels = torch.from_numpy(np.asarray(image).transpose(2, 0, 1) / np.float32(255))
     return (pixels - torch.tensor(c.mean)[:, None, None]) / torch.tensor(c.std)[:, None, None]
 

@@ -4,7 +4,8 @@ Our own:
 
     config.json        {"format": 2, "model": JanusConfig, "processor": ProcessorConfig, "sampling": default sampling
                        settings, "tasks": what it was trained to do}; older formats are read, too (own.py)
-    model.safetensors  all parameters by our own names, or shards with an index; a tied text head is stored once
+    model.safetensors  all parameters by our own names, those of a vision tower by its published ones, or shards with an
+                       index; a tied text head is stored once
     tokenizer.json     the text tokenizer (Hugging Face `tokenizers`)
     about.json         optional, in every format: what the model knows, for its users
 
@@ -50,7 +51,8 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Format:
-    """names: the name of a parameter in our own format -> theirs, several where ours joins them. dropped: tensors nobody needs."""
+    """names: the name of a parameter in our own format -> theirs, several where ours joins them. dropped: tensors that
+    nobody needs."""
 
     names: Callable[[str], tuple[str, ...]]
     dropped: tuple[str, ...]
