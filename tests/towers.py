@@ -28,6 +28,7 @@ TEXT: dict[str, Any] = {
 TOWERS: dict[str, tuple[str, dict[str, Any], Any, dict[str, Any]]] = {
     "clip": ("clip_vision_model", {}, CLIPImageProcessorPil, CROP),
     "siglip 2": ("siglip_vision_model", {}, SiglipImageProcessorPil, {"size": SQUARE, "resample": 2}),
+    "siglip so400m": ("siglip_vision_model", {"patch_size": 7}, SiglipImageProcessorPil, {"size": SQUARE}),
     "dinov2": (
         "dinov2",
         {"image_size": 48},
@@ -52,7 +53,7 @@ TOWERS: dict[str, tuple[str, dict[str, Any], Any, dict[str, Any]]] = {
     ),
     "ijepa": ("ijepa", {}, ViTImageProcessorPil, {"size": SQUARE, "resample": 1}),
 }
-CLASS_TOKENS = {name for name in TOWERS if name not in ("siglip 2", "ijepa")}
+CLASS_TOKENS = {name for name in TOWERS if not name.startswith(("siglip", "ijepa"))}
 
 
 def make_tower(name: str, folder: Path) -> tuple[Any, Any]:

@@ -52,10 +52,8 @@ class TowerEyeConfig(UnderstandingEyeConfig):
             self._size(name)
         if found := [key for key in OTHER_FEATURES if key in self.encoder]:
             raise ConfigError(f"encoder.{found[0]}: a tower that has it does not give one feature for each patch")
-        if self._picture_px % self._size("patch_size"):
-            raise ConfigError(
-                f"encoder.patch_size is {self._size('patch_size')}, expected a divisor of {self._picture_px} px"
-            )
+        if not self.grid_side:
+            raise ConfigError(f"size_px is {self._picture_px}, but encoder.patch_size is {self._size('patch_size')}")
         num_layers = self._size("num_hidden_layers")
         if not -num_layers - 1 <= self.layer <= num_layers:
             raise ConfigError(f"layer is {self.layer}, expected {-num_layers - 1} to {num_layers}")
@@ -80,7 +78,7 @@ class TowerEyeConfig(UnderstandingEyeConfig):
 
     @property
     def grid_side(self) -> int:
-        """Patches along one side of a picture."""
+        """Patches along one side of a picture; what is left at its edge is no patch."""
         return self._picture_px // self._size("patch_size")
 
     @property

@@ -75,8 +75,12 @@ def read_pixels(folder: Path) -> PixelConfig:
         c.expect(key, True)
     if abs(c.take("rescale_factor", float, 1 / 255) * 255 - 1) > 1e-6:
         c.expect("rescale_factor", 1 / 255)
-    c.ignore("crop_size", "*_type", "processor_class", "*data_format", "return_*", "disable_grouping", "device", "_*")
-    c.ignore("do_reduce_labels", "default_to_square", "do_pad", "pad_size", "auto_map", "image_seq_length")
+    for key in ("do_pad", "do_reduce_labels"):
+        c.expect(key, False)
+    c.ignore(
+        "crop_size", "pad_size", "*_type", "processor_class", "*data_format", "return_*", "disable_grouping", "device",
+        "default_to_square", "image_seq_length", "auto_map", "_*",
+    )  # fmt: skip
     mean, std = (0.0,) * 3, (1.0,) * 3
     if c.take("do_normalize", bool, True):
         mean, std = three(c, "image_mean", (), float), three(c, "image_std", (), float)

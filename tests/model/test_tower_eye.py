@@ -41,6 +41,7 @@ def test_positions_are_known_from_the_config() -> None:
     for (side, token), expected in cases.items():
         assert janus_with(TowerEyeConfig(CLIP, 0, -1, token, side)).num_features == expected
     assert janus_with(TowerEyeConfig(DINOV3, 32)).num_features == 64
+    assert janus_with(TowerEyeConfig(CLIP | {"patch_size": 5})).num_features == 9  # as 384 px in patches of 14
     assert janus_with(TowerEyeConfig(CLIP | {"image_size": [16, 16], "patch_size": [4, 4]})).num_features == 16
 
 
@@ -84,7 +85,7 @@ WRONG = {
         r"encoder\.image_size is None, expected a number of 1 or more: towers have a",
     ),
     "oblong": ({"image_size": [16, 32]}, {}, r"encoder\.image_size is \[16, 32\], expected a number"),
-    "patches": ({"patch_size": 5}, {}, r"encoder\.patch_size is 5, expected a divisor of 16 px"),
+    "patches": ({"patch_size": 17}, {}, r"size_px is 16, but encoder\.patch_size is 17"),
     "layer": ({}, {"layer": 4}, "layer is 4, expected -4 to 3"),
     "shuffle": ({}, {"pixel_shuffle": 3}, "pixel_shuffle is 3, expected a divisor of the 4 patches of a side"),
     "token": ({}, {"pixel_shuffle": 2, "class_token": True}, "and no class_token beside them"),

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from transformers import AutoConfig
+from transformers import AutoConfig, ViTConfig, ViTForImageClassification
 
+import openjanus
 from openjanus import config as configs
 from openjanus.model.janus import Janus, JanusConfig
 from openjanus.model.tower_eye import TowerEye, TowerEyeConfig
@@ -23,7 +24,7 @@ from openjanus.weights import checkpoint, towers
 from openjanus.weights.start import Wanted, starting_point
 from openjanus.weights.tensors import TensorFiles
 from tests import tiny
-from tests.towers import CLASS_TOKENS, SIDE, TOWERS, make_tower, make_whole
+from tests.towers import CLASS_TOKENS, SHAPE, SIDE, TOWERS, make_tower, make_whole
 
 SIZES = ((SIDE, SIDE), (57, 40), (31, 90), (200, 111), (40, 41))
 
@@ -124,6 +125,17 @@ def test_of_a_model_with_two_towers_the_vision_tower_is_taken(kind, tmp_path) ->
     torch.testing.assert_close(eye.features(pixels), expected, rtol=1e-4, atol=1e-4)
 
 
+@torch.no_grad()
+def test_a_classifier_brings_its_tower(made, tmp_path) -> None:
+    """It has no pooler, and its names begin with that of the tower."""
+    theirs = tiny.shake(ViTForImageClassification(ViTConfig(**SHAPE))).eval()
+    theirs.save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_bytes((made["vit"][0] / "preprocessor_config.json").read_bytes())
+    eye, _ = eye_of(tmp_path)
+    pixels = torch.randn(1, 3, SIDE, SIDE)
+    torch.testing.assert_close(eye.features(pixels), theirs.vit(pixels).last_hidden_state[:, 1:])
+
+
 # --- the whole life: starting weights, our own checkpoint
 
 
@@ -161,6 +173,9 @@ def test_a_janus_with_a_tower_is_stored_with_all_that_it_needs(name, made, tmp_p
     span = UnderstandSpan(understanding_pixels(image, kept.processor.config.pixels), 4)
     expected = begun.model.embed(collate([[span]]))
     assert torch.equal(kept.model.embed(collate([[span]])), expected)
+    for weights, bound in (("bfloat16", 0.1), ("int8", 0.1)):
+        stored = openjanus.load(tmp_path / "model", "cpu", weights).model
+        assert _distance(stored.embed(collate([[span]])), expected) < bound
     for dtype, bound in ((torch.bfloat16, 0.1), (torch.float16, 0.02)):
         narrow = checkpoint.load(tmp_path / "model", dtype=dtype).model
         assert narrow.understanding.encoder.embeddings is not None
