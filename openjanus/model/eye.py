@@ -85,6 +85,10 @@ class Eye(nn.Module):
     def initialise(self) -> None:
         """What starts otherwise than torch's layers start by themselves. Called once, when the whole model is made."""
 
+    def stored_name(self, name: str) -> str:
+        """The name in our checkpoints of the parameter that the eye calls `name`."""
+        return name
+
 
 class UnderstandingEye(Eye):
     """`forward`: pixels [M, 3, H, W] in [-1, 1] -> embeddings [M, N, D]. Made from its config and the body's width."""
