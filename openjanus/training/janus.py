@@ -7,7 +7,7 @@ which is what classifier-free guidance compares with (§3.4). All kinds of examp
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Annotated, Any, ClassVar
 
@@ -16,27 +16,24 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from openjanus.config import Config, NonNegativeFloat, PositiveInt, Range
+from openjanus.config import NonNegativeFloat, PositiveInt, Range
 from openjanus.data.image_ids import ImageIds, encode
 from openjanus.data.sources import Gives, Source, find_source, find_text_tokenizer
 from openjanus.model.image_tokenizer import ImageTokenizer
-from openjanus.model.janus import Janus, JanusConfig
-from openjanus.processing.processor import Conversation, Message, Processor, ProcessorConfig
+from openjanus.model.janus import Janus
+from openjanus.processing.processor import Conversation, Message, Processor
 from openjanus.sequence import Batch, Document, GenerateSpan, Kind, find_rows, lay_out
 from openjanus.training.loop import Measures, Training
 from openjanus.training.stage import Stage
-from openjanus.weights.config import Checkpoint, CheckpointConfig
-from openjanus.weights.start import Wanted, starting_image_tokenizer, starting_point
+from openjanus.weights.config import Checkpoint
+from openjanus.weights.start import StartConfig, starting_image_tokenizer, starting_point
 
 
 @dataclass(frozen=True)
-class JanusTraining(Config):
-    """`start`: where the first weights come from (weights/start.py).
+class JanusTraining(StartConfig):
+    """What `StartConfig` says of the model, and how it is trained.
 
-    A Janus (fine-tuning) brings its text tokenizer, and its own settings of model, processor and sampling, not those
-    here. A table of parts brings what its sources have; `model` and `processor` say the rest, and a `text_tokenizer` in
-    the table is a name of `TEXT_TOKENIZERS`, a file, or a checkpoint folder. `changes` alter the config that results:
-    ("processor.system_prompt=Be brief.",).
+    A `text_tokenizer` in a table of parts is a name of `TEXT_TOKENIZERS`, a file, or a checkpoint folder.
 
     `image_ids`: the file of `openjanus tokenize`, drawings as ids; or for several sources of drawings a file each. The
     drawings of a source without a file are encoded when their turn comes. `text_weight` 1 is the paper's loss (no task
@@ -45,20 +42,11 @@ class JanusTraining(Config):
 
     examples: ClassVar[Gives] = "conversations"  # what its sources give
 
-    start: str | dict[str, str]
     image_ids: str | dict[str, str]
-    model: JanusConfig | None = None
-    processor: ProcessorConfig | None = None
-    changes: tuple[str, ...] = ()
     row_tokens: PositiveInt = 4096
     micro_batch_rows: PositiveInt = 8
     drop_caption: Annotated[float, Range(0, 1)] = 0.1
     text_weight: NonNegativeFloat = 1.0
-    sampling: dict[str, NonNegativeFloat] = field(default_factory=dict)
-
-    def check(self) -> None:
-        if self.model is not None and self.processor is not None:
-            CheckpointConfig(self.model, self.processor, self.sampling)  # whose parts must fit
 
 
 def image_ids_file(c: JanusTraining, source: str) -> str:
@@ -71,16 +59,12 @@ def image_ids_file(c: JanusTraining, source: str) -> str:
 
 def starting_checkpoint(c: JanusTraining) -> Checkpoint:
     """The model with its text tokenizer and settings before the first step."""
-    return starting_point(c.start, _wanted(c), find_text_tokenizer)
+    return starting_point(c, find_text_tokenizer)
 
 
 def starting_tokenizer(c: JanusTraining) -> ImageTokenizer:
     """The image tokenizer that a training starts with: what its drawings must be tokenized by."""
-    return starting_image_tokenizer(c.start, _wanted(c), find_text_tokenizer)
-
-
-def _wanted(c: JanusTraining) -> Wanted:
-    return Wanted(c.model, c.processor, c.sampling, c.changes)
+    return starting_image_tokenizer(c, find_text_tokenizer)
 
 
 @dataclass

@@ -10,14 +10,15 @@ in the shape that `model` gives it.
 """
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import Any
 
 from torch import nn
 
 from openjanus import config as configs
+from openjanus.config import Config, NonNegativeFloat
 from openjanus.model.image_tokenizer import ImageTokenizerConfig
 from openjanus.model.janus import GENERATION, Janus, JanusConfig
 from openjanus.model.siglip_eye import SigLIPEyeConfig
@@ -33,7 +34,6 @@ from openjanus.weights.hub import find_checkpoint
 from openjanus.weights.parts import BODY, ENCODER, IMAGE_TOKENIZER, Part, read_part
 from openjanus.weights.tensors import check_shapes, shapes_of
 
-Start = str | Mapping[str, str]
 TEXT = "text_tokenizer"
 PARTS = (BODY, ENCODER, IMAGE_TOKENIZER)
 # What a model may set otherwise than the source of a part: room for positions and ids, and what is not kept.
@@ -41,41 +41,50 @@ FREE = ("max_positions", "vocab_size", "pooling_head", "tanh_gelu")
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What a training says of its model besides `start`. None: whatever the sources have. `changes` alter the config
-    that results: ("processor.system_prompt=Be brief.",)."""
+class StartConfig(Config):
+    """The Janus that a training begins with.
 
-    model: JanusConfig | None = None
-    processor: ProcessorConfig | None = None
-    sampling: Mapping[str, float] | None = None
-    changes: Sequence[str] = ()
+    A checkpoint as `start` (fine-tuning) brings its text tokenizer, and its own settings of model, processor and
+    sampling, not those here. A table of parts brings what its sources have; `model` and `processor` say the rest.
+    `changes` alter the config that results: ("processor.system_prompt=Be brief.",).
+    """
+
+    start: str | dict[str, str]
+    model: JanusConfig | None = field(default=None, kw_only=True)
+    processor: ProcessorConfig | None = field(default=None, kw_only=True)
+    sampling: dict[str, NonNegativeFloat] = field(default_factory=dict, kw_only=True)
+    changes: tuple[str, ...] = field(default=(), kw_only=True)
+
+    def check(self) -> None:
+        if self.model is not None and self.processor is not None:
+            CheckpointConfig(self.model, self.processor, self.sampling)  # whose parts must fit
 
 
-def starting_point(start: Start, wanted: Wanted, find_text: Callable[[str], TextTokenizer]) -> Checkpoint:
+def starting_point(c: StartConfig, find_text: Callable[[str], TextTokenizer]) -> Checkpoint:
     """The checkpoint before the first step. find_text: finds a text tokenizer by the name in a table of parts.
 
     Raises ValueError naming what is missing, unknown, or does not fit.
     """
-    if isinstance(start, str):
-        return _of_checkpoint(start, wanted)
-    config, parts, text = _compose(start, wanted, find_text)
+    if isinstance(c.start, str):
+        return _of_checkpoint(c, c.start)
+    config, parts, text = _compose(c, c.start, find_text)
     model = Janus(config.model)
     for name, part in parts.items():
-        _fill(name, part, attrgetter(name)(model), start[name])
+        _fill(name, part, attrgetter(name)(model))
     if IMAGE_TOKENIZER in parts:
         model.generation.start_from_tokenizer()
     return Checkpoint(model, config.make_processor(text), config.sampling, tasks=config.tasks)
 
 
-def starting_image_tokenizer(start: Start, wanted: Wanted, find_text: Callable[[str], TextTokenizer]) -> Any:
+def starting_image_tokenizer(c: StartConfig, find_text: Callable[[str], TextTokenizer]) -> Any:
     """The image tokenizer of that checkpoint: what its drawings must be tokenized by."""
-    if isinstance(start, str):
-        return load(find_checkpoint(_named(start)), only=f"{IMAGE_TOKENIZER}.").model.generation.tokenizer
-    if IMAGE_TOKENIZER not in start:
+    if isinstance(c.start, str):
+        return load(find_checkpoint(_named(c.start)), only=f"{IMAGE_TOKENIZER}.").model.generation.tokenizer
+    if IMAGE_TOKENIZER not in c.start:
         raise ValueError(f"start names no {IMAGE_TOKENIZER}: a fresh one gives image ids that mean nothing")
-    config, parts, _ = _compose(start, wanted, find_text)
+    config, parts, _ = _compose(c, c.start, find_text)
     eye = GENERATION[type(config.model.generation)](config.model.generation, config.model.language_model.width)
-    _fill(IMAGE_TOKENIZER, parts[IMAGE_TOKENIZER], eye.tokenizer, start[IMAGE_TOKENIZER])
+    _fill(IMAGE_TOKENIZER, parts[IMAGE_TOKENIZER], eye.tokenizer)
     return eye.tokenizer
 
 
@@ -87,12 +96,12 @@ def _named(start: str) -> str:
     return start
 
 
-def _of_checkpoint(start: str, wanted: Wanted) -> Checkpoint:
+def _of_checkpoint(c: StartConfig, start: str) -> Checkpoint:
     kept = load(find_checkpoint(_named(start)))
     for name in ("model", "processor", "sampling"):
-        if getattr(wanted, name) not in (None, {}, getattr(kept.config, name)):
+        if getattr(c, name) not in (None, {}, getattr(kept.config, name)):
             warnings.warn(f"{name} is that of {start}, not the task's; `changes` can alter it", stacklevel=2)
-    config = configs.override(kept.config, wanted.changes)
+    config = configs.override(kept.config, c.changes)
     model, weights = Janus(config.model), kept.model.state_dict()
     check_shapes(shapes_of(weights), shapes_of(model.state_dict()), f"start {start}")
     model.load_state_dict(weights)
@@ -100,21 +109,21 @@ def _of_checkpoint(start: str, wanted: Wanted) -> Checkpoint:
 
 
 def _compose(
-    start: Mapping[str, str], wanted: Wanted, find_text: Callable[[str], TextTokenizer]
+    c: StartConfig, start: Mapping[str, str], find_text: Callable[[str], TextTokenizer]
 ) -> tuple[CheckpointConfig, dict[str, Part], TextTokenizer]:
     """The config of a Janus from parts, the parts, and its text tokenizer; no weights are read."""
     if unknown := sorted(start.keys() - {*PARTS, TEXT}):
         raise ValueError(f"start has no part {unknown[0]!r}; known: {', '.join((*PARTS, TEXT))}")
     parts: dict[str, Part] = {}
-    size_px = 0 if wanted.model is None else wanted.model.generation.image_size_px
-    as_tower = wanted.model is not None and isinstance(wanted.model.understanding, TowerEyeConfig)
+    size_px = 0 if c.model is None else c.model.generation.image_size_px
+    as_tower = c.model is not None and isinstance(c.model.understanding, TowerEyeConfig)
     for name in PARTS:  # the encoder before the tokenizer: both take pictures of one size
         if name in start:
             default_px = size_px or (parts[ENCODER].image_size_px if ENCODER in parts else 384)
             parts[name] = read_part(name, start[name], default_px, as_tower)
-    model = _from_parts(parts) if wanted.model is None else wanted.model
-    processor = wanted.processor or _processor(parts, model)
-    config = configs.override(CheckpointConfig(model, processor, dict(wanted.sampling or {})), wanted.changes)
+    model = _from_parts(parts) if c.model is None else c.model
+    processor = c.processor or _processor(parts, model)
+    config = configs.override(CheckpointConfig(model, processor, c.sampling), c.changes)
     for name, part in parts.items():
         _check_agrees(name, start[name], part, config.model)
         part.check(config)
@@ -174,7 +183,7 @@ def _check_agrees(name: str, source: str, part: Part, model: JanusConfig) -> Non
             )
 
 
-def _fill(name: str, part: Part, module: nn.Module, source: str) -> None:
+def _fill(name: str, part: Part, module: nn.Module) -> None:
     try:
         part.fill(module)
     except ValueError as error:

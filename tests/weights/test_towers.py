@@ -21,7 +21,7 @@ from openjanus.processing.processor import ProcessorConfig
 from openjanus.sequence import UnderstandSpan, collate
 from openjanus.testing import TINY, tiny_checkpoint
 from openjanus.weights import checkpoint, towers
-from openjanus.weights.start import Wanted, starting_point
+from openjanus.weights.start import StartConfig, starting_point
 from openjanus.weights.tensors import TensorFiles
 from tests import tiny
 from tests.towers import CLASS_TOKENS, SHAPE, SIDE, TOWERS, make_tower, make_whole
@@ -141,7 +141,7 @@ def test_a_classifier_brings_its_tower(made, tmp_path) -> None:
 
 def started(start: dict[str, str], **wanted):
     torch.manual_seed(0)
-    return starting_point(start, Wanted(**wanted), no_text)
+    return starting_point(StartConfig(start, **wanted), no_text)
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +206,7 @@ def test_siglip_is_a_tower_where_the_model_wants_one(tmp_path, janus_folder) -> 
     eye, pixels = towers.read_tower(str(tmp_path))
     model = replace(TINY, understanding=eye)
     assert isinstance(started(start, model=model, processor=ProcessorConfig(pixels)).model.understanding, TowerEye)
-    own = starting_point(start | {"language_model": str(janus_folder)}, Wanted(), no_text)
+    own = starting_point(StartConfig(start | {"language_model": str(janus_folder)}), no_text)
     assert not isinstance(own.model.understanding, TowerEye)
 
 
