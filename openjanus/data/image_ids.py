@@ -8,6 +8,7 @@ or as int32 if one of them is above 65,535.
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,14 +26,18 @@ from openjanus.processing.processor import Conversation
 CHUNK = 64
 
 
+@dataclass(frozen=True, eq=False)
 class ImageIds:
     """`image_ids[index]`: int64 [N], the drawing of example `index` of `source` with `seed`.
 
     tokenizer: the fingerprint of the image tokenizer that made them.
     """
 
-    def __init__(self, path: str, ids: np.ndarray, source: str, seed: int, tokenizer: str):
-        self.path, self.ids, self.source, self.seed, self.tokenizer = path, ids, source, seed, tokenizer
+    path: str
+    ids: np.ndarray  # [num, N]
+    source: str
+    seed: int
+    tokenizer: str
 
     def __len__(self) -> int:
         return len(self.ids)

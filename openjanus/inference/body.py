@@ -5,7 +5,7 @@
     JoinedAttention, JoinedSwiGLU    compute the linear layers that share an input in one call
     GELU                             computes each number by itself
 
-They hold the same tensors under the same names. The plain modules are their oracle.
+The plain modules are their oracle.
 
 On a CPU `decode` is one call for all layers (csrc/body.h): Python and small operations between the products, which read
 the weights at the speed of memory, took a fifth of a step in 4 bits at the shape of Janus-1.3B (LOG.md). With the
@@ -32,14 +32,21 @@ Decode = Callable[[Tensor, Tensor, Tensor, CacheRows], Tensor]
 NOTHING = torch.empty(0)
 
 
-class DecodingModel(LanguageModel):
+class Wrapper(nn.Module):
+    """A module around one of model/, with the same tensors under the same names."""
+
+    def __init__(self, plain: nn.Module):
+        vars(self).update(vars(plain))
+
+
+class DecodingModel(Wrapper, LanguageModel):
     """A language model that continues the rows of a cache by `decode`, if they get at most `MAX_DECODE` positions each.
 
     decode: None runs the layers as they are. cache_dtype: None is the dtype of the weights.
     """
 
     def __init__(self, plain: LanguageModel, decode: Decode | None, cache_dtype: torch.dtype | None = None):
-        vars(self).update(vars(plain))  # the same parameters under the same names
+        super().__init__(plain)
         self.decode, self.cache_dtype = decode, cache_dtype
 
     def make_cache(self, R: int, S: int, dtype: torch.dtype | None = None) -> KVCache:
@@ -54,21 +61,15 @@ class DecodingModel(LanguageModel):
         return self.decode(x, *cache.rotary(c.rope_theta, c.rope_scaling), cache)
 
 
-class JoinedAttention(Attention):
+class JoinedAttention(Wrapper, Attention):
     """Attention whose q, k and v are stored in one form: one call computes them all."""
-
-    def __init__(self, plain: Attention):
-        vars(self).update(vars(plain))
 
     def project(self, x: Tensor) -> Sequence[Tensor]:
         return _join((self.q, self.k, self.v), x)
 
 
-class JoinedSwiGLU(SwiGLU):
+class JoinedSwiGLU(Wrapper, SwiGLU):
     """A feed-forward layer whose gate and up are stored in one form: one call computes both."""
-
-    def __init__(self, plain: SwiGLU):
-        vars(self).update(vars(plain))
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = _join((self.gate, self.up), x)

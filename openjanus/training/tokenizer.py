@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from openjanus.config import Config, NonNegativeFloat, NonNegativeInt, PositiveInt
-from openjanus.data.sources import Gives, find_source, stack_pictures
+from openjanus.data.sources import Gives, examples_of_step, stack_pictures
 from openjanus.model.image_tokenizer import ImageTokenizer, ImageTokenizerConfig, code_usage
 from openjanus.training.loop import Data, Measures, Training
 from openjanus.training.perceptual import PerceptualDistance
@@ -102,11 +102,9 @@ class PictureData:
     seed: int
 
     def __call__(self, stage: Stage, step: int) -> Sequence[Tensor]:
-        arrays = []
-        for name, count in stage.mixture.items():
-            source = find_source(name, self.config.examples)("train", self.seed)
-            arrays += [source(step * count + i) for i in range(count)]
-        pixels = stack_pictures(arrays, self.config.tokenizer.image_size_px)
+        c = self.config
+        pictures = list(examples_of_step(stage.mixture, c.examples, self.seed, step))
+        pixels = stack_pictures(pictures, c.tokenizer.image_size_px)
         return [pixels.contiguous(memory_format=torch.channels_last)]
 
 
