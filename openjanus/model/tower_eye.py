@@ -28,7 +28,13 @@ SIZES = ("image_size", "patch_size", "hidden_size", "num_hidden_layers")
 # Keys of towers whose features are not one for each patch: stages of merged patches, hidden patches, objects, frames.
 OTHER_FEATURES = ("depths", "mask_ratio", "num_detection_tokens", "num_frames", "tubelet_size")
 # Keys that make transformers fetch code or weights from the hub, or do not belong to a tower's shape.
-REFUSED = ("attn_implementation", "auto_map", "experts_implementation", "quantization_config", "use_pretrained_backbone")
+REFUSED = (
+    "attn_implementation",
+    "auto_map",
+    "experts_implementation",
+    "quantization_config",
+    "use_pretrained_backbone",
+)
 POOLING = ("head", "pooler")  # parts of a tower that make one vector of all features; nobody needs it
 
 
