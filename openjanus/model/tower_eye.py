@@ -9,12 +9,12 @@ the last (arXiv 2304.08485, §4.1); InternVL 1.5 for the pixel shuffle (arXiv 24
 
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from openjanus.config import ConfigError, NonNegativeInt, PositiveInt
+from openjanus.config import ConfigError, NonNegativeInt, PositiveInt, Range
 from openjanus.model.eye import (
     Adaptor,
     GenerationEyeConfig,
@@ -50,7 +50,7 @@ class TowerEyeConfig(UnderstandingEyeConfig):
 
     encoder: dict[str, Any]
     size_px: NonNegativeInt = 0
-    layer: int = LAST
+    layer: Annotated[int, Range()] = LAST
     class_token: bool = False
     pixel_shuffle: PositiveInt = 1
 
