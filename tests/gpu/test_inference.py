@@ -3,6 +3,7 @@
 import random
 import threading
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,16 @@ from openjanus.inference.engine import Engine, load
 from openjanus.inference.graphs import CudaRecorder, GraphedLayers
 from openjanus.inference.sampling import SamplingOptions
 from openjanus.model.attention import rotary_table
-from openjanus.processing.processor import Message
+from openjanus.processing.processor import Message, ProcessorConfig
 from openjanus.runtime import WEIGHTS, Runtime
 from openjanus.sequence import Kind, collate
 from openjanus.testing import tiny_checkpoint
+from openjanus.weights import checkpoint
+from openjanus.weights.config import Checkpoint
+from openjanus.weights.towers import read_tower
+from tests import tiny
 from tests.inference.test_graphs import recorder, together
+from tests.towers import make_tower
 
 pytestmark = pytest.mark.gpu
 QUESTION = Message("user", [Image.new("RGB", (64, 64), "red"), "what is it?"])
@@ -218,3 +224,19 @@ def test_a_server_draws_shows_and_answers_on_a_gpu(folder) -> None:
             model="tiny", messages=[{"role": "user", "content": "what is it?"}], max_completion_tokens=8
         )
         assert answer.usage is not None and answer.usage.completion_tokens > 0
+
+
+@pytest.mark.parametrize("name", ["clip", "dinov3"])
+@torch.inference_mode()
+def test_a_vision_tower_sees_on_the_gpu_what_it_sees_on_the_cpu(name, tmp_path) -> None:
+    """Its tables, which no file holds, come along."""
+    make_tower(name, tmp_path / "tower")
+    eye, pixels = read_tower(str(tmp_path / "tower"), layer=-2)
+    config = replace(tiny.CONFIG, understanding=eye)
+    processor = tiny.processor(ProcessorConfig(pixels), config.num_features)
+    checkpoint.save(Checkpoint(tiny.janus(config), processor, {}), tmp_path / "model")
+    batch = collate([processor.prompt([QUESTION])])
+    expected = load(tmp_path / "model", "cpu", "float32").model.embed(batch)
+    for weights, bound in (("float32", 1e-3), ("bfloat16", 0.05), ("int8", 0.05)):
+        seen = load(tmp_path / "model", "cuda", weights).model.embed(batch.to("cuda")).float().cpu()
+        assert (seen - expected).norm() / expected.norm() < bound
