@@ -29,7 +29,7 @@ FILES_AND_DEVICES = {
 }  # fmt: skip
 
 # What inference adds to a language model (inference/body.py).
-INFERENCE = {"Decode", "MAX_DECODE", "cache_dtype", "join_linears", "prepare", "several"}
+INFERENCE = {"Decode", "MAX_DECODE", "cache_dtype", "prepare", "several"}
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,6 @@ With the kernels, what a row gets does not depend on the rows beside it, to the 
 a sum by the number of rows, so their products serve only rows of one sequence, whose number the sequence decides.
 """
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -49,31 +47,24 @@ class StoredLinear(nn.Module):
         self.out_features, self.in_features = weight.shape
         self.register_buffer("bias", bias)
 
-    def forward(self, x: Tensor) -> Tensor:  # [..., K] -> [..., O]
-        return self.several((self,), x)[0]
-
-    @classmethod
-    def several(cls, linears: "Sequence[StoredLinear]", x: Tensor) -> list[Tensor]:
-        """Computes layers of this class that share an input in one call: x [..., T, K] -> [..., T, O] for each; x [K]
-        and [R, K] stand for T = 1."""
-        rows = x.reshape(-1, linears[0].in_features)
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., T, K] -> [..., T, O]; x [K] and [R, K] stand for T = 1."""
+        rows = x.reshape(-1, self.in_features)
         if rows.device.type == "cpu" and kernels.available():
             is_long = x.dim() > 2 and x.shape[-2] > MAX_DECODE
-            products = cls.products(linears, rows.contiguous(), is_long)
+            y = self.product(rows.contiguous(), is_long)
         else:
-            products = [linear.plainly(rows) for linear in linears]
-        pairs = zip(products, linears, strict=True)
-        biased = [y if linear.bias is None else y + linear.bias for y, linear in pairs]
-        return [y.reshape(*x.shape[:-1], y.shape[-1]) for y in biased]
+            y = self.plainly(rows)
+        y = y if self.bias is None else y + self.bias
+        return y.reshape(*x.shape[:-1], y.shape[-1])
 
     def plainly(self, rows: Tensor) -> Tensor:
         """rows [M, K] -> [M, O], by the matrix that the stored form stands for."""
         return F.linear(rows, self.dequantised().to(rows.dtype))
 
-    @classmethod
-    def products(cls, linears: "Sequence[StoredLinear]", rows: Tensor, is_long: bool) -> list[Tensor]:
-        """rows float32 [M, K] -> [M, O] for each layer, by a kernel. is_long: whether they belong to sequences of more
-        than `MAX_DECODE` positions: then another way may be faster."""
+    def product(self, rows: Tensor, is_long: bool) -> Tensor:
+        """rows float32 [M, K] -> [M, O], by a kernel. is_long: whether they belong to sequences of more than
+        `MAX_DECODE` positions: then another way may be faster."""
         raise NotImplementedError
 
     def dequantised(self) -> Tensor:
@@ -93,17 +84,14 @@ class FloatLinear(StoredLinear):
         missing = (0, -self.in_features % GROUP, 0, -self.out_features % CHANNELS)
         self.register_buffer("weight", (F.pad(stored, missing) if any(missing) else stored).contiguous())
 
-    @classmethod
-    def products(cls, linears: Sequence[StoredLinear], rows: Tensor, is_long: bool) -> list[Tensor]:
+    def product(self, rows: Tensor, is_long: bool) -> Tensor:
         if is_long:
-            dtype = cls.long_dtype()
-            fast = rows.to(dtype)
-            return [F.linear(fast, linear.matrix().to(dtype)).float() for linear in linears]  # type: ignore[operator]
-        if missing := -linears[0].in_features % GROUP:
+            dtype = self.long_dtype()
+            return F.linear(rows.to(dtype), self.matrix().to(dtype)).float()
+        if missing := -self.in_features % GROUP:
             rows = F.pad(rows, (0, missing))
-        product = getattr(torch.ops.openjanus, f"linear_{cls.form}")
-        outputs = product(rows, [linear.weight for linear in linears])
-        return [y[:, : linear.out_features] for y, linear in zip(outputs, linears, strict=True)]
+        (y,) = getattr(torch.ops.openjanus, f"linear_{self.form}")(rows, [self.weight])
+        return y[:, : self.out_features]
 
     @classmethod
     def long_dtype(cls) -> torch.dtype:
@@ -146,10 +134,9 @@ class PackedLinear(StoredLinear):
         self.register_buffer("weight", torch.cat([packed for packed, _ in stored]))
         self.register_buffer("scale", torch.cat([scale for _, scale in stored]))
 
-    @classmethod
-    def products(cls, linears: Sequence[StoredLinear], rows: Tensor, is_long: bool) -> list[Tensor]:
-        weights, scales = [linear.weight for linear in linears], [linear.get_buffer("scale") for linear in linears]
-        return getattr(torch.ops.openjanus, f"linear_{cls.form}")(rows, weights, scales)
+    def product(self, rows: Tensor, is_long: bool) -> Tensor:
+        (y,) = getattr(torch.ops.openjanus, f"linear_{self.form}")(rows, [self.weight], [self.scale])
+        return y
 
     @staticmethod
     def pack(weight: Tensor) -> tuple[Tensor, Tensor]:

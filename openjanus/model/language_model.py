@@ -8,7 +8,6 @@ DeepSeek-LLM-1.3B-base, a plain Llama (arXiv 2410.13848 §3.1; arXiv 2401.02954)
 transformers' modeling_llama.py.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -80,14 +79,10 @@ class Attention(nn.Module):
         self, x: Tensor, cosine: Tensor, sine: Tensor, mask: Tensor | None, cache: CacheRows | None
     ) -> Tensor:  # [B, T, D]
         B, T, _ = x.shape
-        q, k, v = (p.view(B, T, -1, self.head_width).transpose(1, 2) for p in self.project(x))
+        q, k, v = (p(x).view(B, T, -1, self.head_width).transpose(1, 2) for p in (self.q, self.k, self.v))
         q, k = rotate(self.q_norm(q), cosine, sine), rotate(self.k_norm(k), cosine, sine)
         y = attend(q, k, v, mask) if cache is None else cache.attend(self.layer, q, k, v)
         return self.out(y.transpose(1, 2).reshape(B, T, -1))
-
-    def project(self, x: Tensor) -> Sequence[Tensor]:
-        """x [B, T, D] -> queries [B, T, H * K], keys and values [B, T, Hkv * K]."""
-        return self.q(x), self.k(x), self.v(x)
 
 
 class SwiGLU(nn.Module):

@@ -24,7 +24,6 @@ from openjanus.runtime import Runtime
 from openjanus.training import checkpoint
 from openjanus.training.interruption import Interruption
 from openjanus.training.metrics import Measures, MetricsLog, add_measures
-from openjanus.training.resume import check_stages
 from openjanus.training.stage import Stage, choose_trainable, make_optimizer
 from openjanus.weights.config import Checkpoint
 
@@ -76,11 +75,11 @@ def fit(
     stop_after: int | None = None,
 ) -> None:
     """Trains through all stages, resuming from the newest whole checkpoint in `folder`; `stop_after` ends early after N
-    steps.
+    steps. `train` in run.py checks first that it is a checkpoint of this run.
 
     Writes metrics.jsonl, TensorBoard events (where tensorboard is installed), previews/ and checkpoints/. Ctrl-C and
-    SIGTERM save a checkpoint and end the program. Raises ValueError if the folder holds a run of other stages,
-    FloatingPointError if a gradient is not finite (the last checkpoint stays), OSError if a file cannot be written.
+    SIGTERM save a checkpoint and end the program. Raises FloatingPointError if a gradient is not finite (the last
+    checkpoint stays), OSError if a file cannot be written.
     """
     if stop_after is not None and stop_after < 1:
         raise ValueError(f"stop_after is {stop_after}, expected 1 or more")
@@ -90,7 +89,6 @@ def fit(
     model = training.model.to(runtime.device)
     if newest is not None:
         state = checkpoint.read_state(newest)
-        check_stages(folder, state, stages)
         checkpoint.restore_model(newest, model)
     step = state.get("step", 0)
     total_steps = sum(s.num_steps for s in stages)

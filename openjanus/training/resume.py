@@ -8,13 +8,6 @@ from openjanus import config as configs
 from openjanus.training.stage import Stage
 
 
-def check_stages(folder: Path, state: Mapping[str, Any], stages: tuple[Stage, ...]) -> None:
-    """Raises ValueError if a run at the checkpoint `state` cannot go on with these stages."""
-    before, now = ({"stages": configs.to_dict(s)} for s in (read_stages(state), stages))
-    check_unchanged(folder, before, now, open_keys(state, stages))
-    check_lengths(state, stages)
-
-
 def check_lengths(state: Mapping[str, Any], stages: tuple[Stage, ...]) -> None:
     """Raises ValueError if more is done of a stage than its length."""
     first = 0

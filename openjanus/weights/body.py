@@ -14,14 +14,14 @@ from openjanus.weights.fields import MISSING, Fields
 
 LLAMA, QWEN3_IN_JANUS = "llama", "qwen3_moe"
 QWEN2, QWEN3, MISTRAL = "qwen2", "qwen3", "mistral"
-# These count where a key of a Llama is absent; the other families must say all.
-LLAMA_DEFAULTS = {
-    "vocab_size": 32000,
-    "hidden_size": 4096,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "intermediate_size": 11008,
-    "max_position_embeddings": 2048,
+# Their key -> our field, and its value if a Llama's config has no such key; the other families must have them all.
+SIZES = {
+    "vocab_size": ("vocab_size", 32000),
+    "hidden_size": ("width", 4096),
+    "num_hidden_layers": ("num_layers", 32),
+    "num_attention_heads": ("num_heads", 32),
+    "intermediate_size": ("ffn_width", 11008),
+    "max_position_embeddings": ("max_positions", 2048),
 }
 # What transformers' base class writes into any config, defaults of text generation, and training settings: nothing
 # here changes a forward pass. Whoever needs tie_word_embeddings has taken it before.
@@ -74,25 +74,18 @@ def read_body(c: Fields, tied: bool, kinds: tuple[str, ...] = (LLAMA,)) -> Langu
     rope = c.inner("rope_parameters", {})
     theta = rope.take("rope_theta", float, 10000.0)
     scalings = [read_rope_scaling(section) for section in (rope, c.inner("rope_scaling", {}))]
-
-    def size(key: str) -> int:
-        return c.size(key, LLAMA_DEFAULTS[key] if kind == LLAMA else MISSING)
-
-    num_heads, width = size("num_attention_heads"), size("hidden_size")
+    sizes: dict[str, Any] = {
+        ours: c.size(theirs, default if kind == LLAMA else MISSING) for theirs, (ours, default) in SIZES.items()
+    }
     if kind == QWEN3 and "head_dim" not in c.data:
         raise ValueError(f"{c.file}: {c.path('head_dim')} is missing")
     return LanguageModelConfig(
-        vocab_size=size("vocab_size"),
-        width=width,
-        num_layers=size("num_hidden_layers"),
-        num_heads=num_heads,
-        num_kv_heads=c.size("num_key_value_heads", num_heads if kind == LLAMA else MISSING),
-        head_width=c.size("head_dim", width // num_heads),
-        ffn_width=size("intermediate_size"),
+        **sizes,
+        num_kv_heads=c.size("num_key_value_heads", sizes["num_heads"] if kind == LLAMA else MISSING),
+        head_width=c.size("head_dim", sizes["width"] // sizes["num_heads"]),
         rms_eps=c.take("rms_norm_eps", float, 1e-6),
         rope_theta=c.take("rope_theta", float, theta),
         rope_scaling=next((scaling for scaling in scalings if scaling is not None), None),
-        max_positions=size("max_position_embeddings"),
         qk_norm=kind in (QWEN3, QWEN3_IN_JANUS),
         qkv_bias=kind == QWEN2,
         tie_text_head=tied,
@@ -144,14 +137,9 @@ def body_config(lm: LanguageModelConfig) -> dict[str, Any]:
     return {
         **kind,
         **scaling,
-        "hidden_size": lm.width,
-        "intermediate_size": lm.ffn_width,
-        "num_hidden_layers": lm.num_layers,
-        "num_attention_heads": lm.num_heads,
+        **{theirs: getattr(lm, ours) for theirs, (ours, _) in SIZES.items()},
         "num_key_value_heads": lm.num_kv_heads,
         "head_dim": lm.head_width,
-        "vocab_size": lm.vocab_size,
-        "max_position_embeddings": lm.max_positions,
         "rms_norm_eps": lm.rms_eps,
         "rope_theta": lm.rope_theta,
         "hidden_act": "silu",

@@ -65,6 +65,14 @@ CHAT_TEMPLATE = """\
 {%- endfor -%}
 {{ 'ASSISTANT:' if add_generation_prompt else '' }}"""
 
+VQ_KEYS = {
+    "base_channels": "base_width",
+    "num_res_blocks": "num_res_blocks",
+    "latent_channels": "latent_width",
+    "num_embeddings": "num_ids",
+    "embed_dim": "code_width",
+}
+
 
 def read_config(
     files: ConfigFiles, tensors: Mapping[str, Any], text_tokenizer: TextTokenizer, as_configured: bool = False
@@ -100,15 +108,9 @@ def _vision(c: Fields, text_width: int) -> VisionEncoderConfig:
 
 def _image_tokenizer(c: Fields, vision: VisionEncoderConfig, text_width: int) -> tuple[ImageTokenizerConfig, int]:
     default = ImageTokenizerConfig()
-    config = ImageTokenizerConfig(
-        image_size_px=vision.image_size_px,
-        base_width=c.size("base_channels", default.base_width),
-        width_multipliers=c.sizes("channel_multiplier", default.width_multipliers),
-        num_res_blocks=c.size("num_res_blocks", default.num_res_blocks),
-        latent_width=c.size("latent_channels", default.latent_width),
-        num_ids=c.size("num_embeddings", default.num_ids),
-        code_width=c.size("embed_dim", default.code_width),
-    )
+    sizes: dict[str, Any] = {ours: c.size(theirs, getattr(default, ours)) for theirs, ours in VQ_KEYS.items()}
+    multipliers = c.sizes("channel_multiplier", default.width_multipliers)
+    config = ImageTokenizerConfig(image_size_px=vision.image_size_px, width_multipliers=multipliers, **sizes)
     patches = vision.image_size_px // vision.patch_px
     if config.grid_side != patches:
         raise ValueError(f"{c.file}: {c.section} gives {config.grid_side} image ids a side, but {patches} patches")
@@ -197,12 +199,8 @@ def write_config(config: CheckpointConfig, text: TextTokenizer, folder: Path) ->
             },
             "vq_config": {
                 "model_type": "janus_vqgan",
-                "base_channels": vq.base_width,
                 "channel_multiplier": list(vq.width_multipliers),
-                "num_res_blocks": vq.num_res_blocks,
-                "latent_channels": vq.latent_width,
-                "num_embeddings": vq.num_ids,
-                "embed_dim": vq.code_width,
+                **{theirs: getattr(vq, ours) for theirs, ours in VQ_KEYS.items()},
                 "num_patches": vq.grid_side,
                 "image_token_embed_dim": lm.width,
                 "projection_dim": lm.width,

@@ -8,15 +8,12 @@ from torch import Tensor
 
 from openjanus.inference.body import (
     DecodingModel,
-    JoinedAttention,
-    JoinedSwiGLU,
     decode_at_once,
-    join_linears,
     prepare,
 )
 from openjanus.inference.quantisation import LINEAR, MAX_DECODE, placer
 from openjanus.model.attention import CacheRows, KVCache
-from openjanus.model.language_model import LanguageModel, LanguageModelConfig, SwiGLU
+from openjanus.model.language_model import LanguageModel, LanguageModelConfig
 from openjanus.runtime import Runtime
 from openjanus.testing import tiny_checkpoint
 from openjanus.weights import checkpoint
@@ -161,31 +158,6 @@ def test_what_does_not_fit_runs_layer_by_layer() -> None:
     mixed = stored(CONFIG, "int8")
     mixed.layers[1].ffn.up = LINEAR["int4"](torch.zeros(160, 96))
     assert decode_at_once(mixed) is None
-
-
-@pytest.mark.parametrize("weights", LINEAR)
-@pytest.mark.parametrize("T", [1, 5, 33, 60])
-def test_joined_linear_layers_give_the_same_to_the_last_bit(weights, T) -> None:
-    config = replace(CONFIG, qkv_bias=True, num_kv_heads=2)
-    model = stored(config, weights)
-    x = torch.randn(3, T, config.width, generator=torch.Generator().manual_seed(1))
-    position, document = torch.arange(T).repeat(3, 1), torch.zeros(3, T, dtype=torch.int64)
-    expected = model(x, position, document)
-    join_linears(model)
-    for layer in model.layers:
-        assert isinstance(layer.attention, JoinedAttention) and isinstance(layer.ffn, JoinedSwiGLU)
-    assert torch.equal(model(x, position, document), expected)
-
-
-def test_only_layers_of_one_stored_form_are_joined() -> None:
-    plain = LanguageModel(CONFIG)
-    join_linears(plain)
-    assert not any(isinstance(module, (JoinedAttention, JoinedSwiGLU)) for module in plain.modules())
-    mixed = stored(CONFIG, "int8")
-    mixed.layers[1].ffn.up = LINEAR["int4"](torch.zeros(160, 96))
-    join_linears(mixed)
-    assert [type(layer.ffn) for layer in mixed.layers] == [JoinedSwiGLU, SwiGLU, JoinedSwiGLU]
-    assert all(type(layer.attention) is JoinedAttention for layer in mixed.layers)
 
 
 @pytest.mark.parametrize("weights", ["float32", "int8"])
