@@ -18,7 +18,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
 from openjanus.fleet.config import FleetConfig
-from openjanus.fleet.painter import Painter
+from openjanus.fleet.image_decoder import ImageDecoder
 from openjanus.fleet.settings import FleetSettings
 from openjanus.fleet.vocabulary import Vocabulary
 from openjanus.processing.processor import Message
@@ -62,10 +62,10 @@ class ImagesEndpoint:
         self.paired, self.guidance = config.paired, config.guidance
         self.guides = self.paired and bool(engine_client.model_config.logits_processors)
         self.max_positions = engine_client.model_config.max_model_len
-        self.threads = one_core_pool(1, "painter")
+        self.threads = one_core_pool(1, "decoder")
         is_strict = settings.server.strict_sizes
-        load = partial(Painter.load, args.model, args.revision, settings.paint_device, self.guidance, is_strict)
-        self.painter: Painter = await self._in_thread(load)
+        load = partial(ImageDecoder.load, args.model, args.revision, settings.paint_device, self.guidance, is_strict)
+        self.decoder: ImageDecoder = await self._in_thread(load)
 
     async def generations(self, request: Request) -> Response:
         try:
@@ -93,7 +93,7 @@ class ImagesEndpoint:
         if body.model is not None and body.model not in self.names:
             raise ApiError(404, f"this server has one model, {self.names[0]!r}", "model_not_found", "model")
         limits = self.limits
-        drawing = Drawing.of(body, limits, self.painter.canvas)
+        drawing = Drawing.of(body, limits, self.decoder.canvas)
         scale = drawing.options.guidance
         if not self.paired and scale != 1:
             raise invalid("this server keeps no second row for guidance: guidance_scale must be 1", "guidance_scale")
@@ -101,10 +101,10 @@ class ImagesEndpoint:
             raise invalid(f"this server draws with guidance_scale {self.guidance:g} alone", "guidance_scale")
         self._params(drawing, 0)
         log_prompt("draw", drawing.prompt)
-        document = self.painter.processor.prompt([Message("user", [drawing.prompt])], draw=True)
+        document = self.decoder.processor.prompt([Message("user", [drawing.prompt])], draw=True)
         ids = self.vocabulary.prompt_ids(document, draw=True)
         drawing.check_length(len(ids), limits)
-        room = self.max_positions - self.painter.canvas.num_image_ids
+        room = self.max_positions - self.decoder.canvas.num_image_ids
         if len(ids) > room:
             raise invalid(f"the prompt takes {len(ids)} positions, at most {room}", "prompt", "context_length_exceeded")
         return drawing, ids

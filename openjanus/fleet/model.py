@@ -51,7 +51,7 @@ JOINED = {
     "ffn.gate.": ("ffn.gate_up.", 0),
     "ffn.up.": ("ffn.gate_up.", 1),
 }
-# Not needed here: pictures are decoded elsewhere (painter.py), and SigLIP's pooling head nowhere.
+# Not needed here: pictures are decoded elsewhere (image_decoder.py), and SigLIP's pooling head nowhere.
 TOKENIZER, POOLING_HEAD = "generation.tokenizer.", "understanding.encoder.pooling_head."
 
 

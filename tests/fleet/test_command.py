@@ -9,8 +9,8 @@ import pytest
 
 from openjanus.cli import main
 from openjanus.fleet import command
+from openjanus.fleet.image_decoder import ImageDecoder
 from openjanus.fleet.options import FleetOptions
-from openjanus.fleet.painter import Painter
 from openjanus.fleet.settings import VARIABLE, FleetSettings
 from openjanus.inference.engine import Engine
 from openjanus.inference.source import ModelSource
@@ -114,12 +114,12 @@ def test_the_process_becomes_the_command(monkeypatch: pytest.MonkeyPatch) -> Non
     assert file == line[0] and environment["PATH"] == os.environ["PATH"] and VARIABLE in environment
 
 
-def test_the_painter_paints_as_the_engine_does(tmp_path: Path) -> None:
+def test_the_image_decoder_equals_the_engine(tmp_path: Path) -> None:
     checkpoint = tiny.checkpoint(sampling={"guidance": 3.0, "temperature": 0.5})
     save(checkpoint, tmp_path / "model")
-    painter = Painter.load(str(tmp_path / "model"), None, "cpu", 2.0)
+    decoder = ImageDecoder.load(str(tmp_path / "model"), None, "cpu", 2.0)
     engine = Engine(checkpoint)
     ids = engine.generate_ids("a cat", seed=1)
-    assert painter.canvas.decode(ids)[0].tobytes() == engine.decode_images(ids)[0].tobytes()
-    assert painter.canvas.sampling == {"guidance": 2.0, "temperature": 0.5}
-    assert painter.canvas.sizes == ["16x16"] and painter.canvas.num_image_ids == 16
+    assert decoder.canvas.decode(ids)[0].tobytes() == engine.decode_images(ids)[0].tobytes()
+    assert decoder.canvas.sampling == {"guidance": 2.0, "temperature": 0.5}
+    assert decoder.canvas.sizes == ["16x16"] and decoder.canvas.num_image_ids == 16

@@ -15,14 +15,14 @@ from openjanus.weights.hub import find_checkpoint
 
 
 @dataclass(frozen=True)
-class Painter:
+class ImageDecoder:
     canvas: Canvas
     processor: Processor
 
     @classmethod
     def load(
         cls, source: str, revision: str | None, device: str, guidance: float, strict_sizes: bool = False
-    ) -> "Painter":
+    ) -> "ImageDecoder":
         """guidance: what the server draws with where a request says nothing."""
         there = Runtime.choose(device, "float32").device
         kept = load(find_checkpoint(source, revision), there, torch.float32, only="generation.tokenizer.")
