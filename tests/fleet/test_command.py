@@ -95,7 +95,7 @@ def test_what_is_wrong_ends_in_one_line(capsys: pytest.CaptureFixture[str], argu
 
 def test_other_versions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command.importlib.metadata, "version", lambda name: "0.33.0")
-    with pytest.raises(ValueError, match=r"vLLM 0.33.0 is installed; .* 0.32 alone"):
+    with pytest.raises(ValueError, match=r"vLLM 0.33.0 is installed; .* 0.32 only"):
         command.check_installed()
 
     def absent(name: str) -> str:
