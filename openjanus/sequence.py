@@ -1,4 +1,4 @@
-"""Spans, documents and batches: the one form that every task takes (floor 0).
+"""Spans, documents and batches: the common format of all tasks (floor 0).
 
 A conversation, a caption to draw, a text to continue and a training example are all *documents*: lists of spans in
 reading order. A batch holds documents packed into rows:
@@ -10,9 +10,9 @@ reading order. A batch holds documents packed into rows:
     position      0    1    2    3       4      5    ...                counts from 0 inside each document
     document      0    0    0    0       0      0    ...                attention stays inside; -1 is padding
 
-`<begin_of_image>` predicting the first image id needs no special case. A batch also lists, for each kind, where its
-positions are (`places`) and where its targets are (`targets`). Both are made on the CPU, when documents are laid into
-rows, so that no forward pass has to ask a GPU.
+`<begin_of_image>` predicts the first image id without a special case. A batch also lists the positions of each kind
+(`places`) and of each head's targets (`targets`). Both are computed on the CPU when documents are packed, so that no
+forward pass waits for a value from a GPU.
 
 Legend of shapes, used in all of openjanus:
     B rows, T positions, D width, H heads, K head width, N ids (or features) per image, M images, V vocabulary
@@ -48,8 +48,7 @@ class TextSpan:
 
 @dataclass(frozen=True)
 class UnderstandSpan:
-    """A picture to look at: pixels [3, H, W] in [-1, 1], which the understanding eye turns into `num_features`
-    positions."""
+    """A picture to understand: pixels [3, H, W] in [-1, 1], `num_features` positions for the understanding eye."""
 
     pixels: Tensor
     num_features: int
@@ -69,10 +68,10 @@ Document = list[Span]
 
 @dataclass
 class Continued:
-    """New ids of pictures whose earlier ids a generation eye with a memory still holds (model/eye.py).
+    """New ids of pictures whose earlier ids are in the cache of a stateful generation eye (model/eye.py).
 
-    image_ids: int64 [M, T], the next T ids of M pictures. place: int64 [n], for each position of kind GENERATE which id
-    it embeds, as m * T + t: the guidance rows of one picture share it. cache: the M pictures in the eye's own cache.
+    image_ids: int64 [M, T], the next T ids of M pictures. place: int64 [n], for each position of kind GENERATE the id
+    that it embeds, as m * T + t; the guidance rows of one picture share it. cache: the eye's cache of the M pictures.
     """
 
     image_ids: Tensor
@@ -82,11 +81,11 @@ class Continued:
 
 @dataclass(kw_only=True)
 class Inputs:
-    """What a forward pass embeds: ids and their positions, int64 [B, T].
+    """The inputs of a forward pass: ids and their positions, int64 [B, T].
 
     places: for each kind that occurs its positions, int64 [n], ascending, as b * T + t. pixels: float [M, 3, H, W], the
     pictures to understand in reading order. drawings: the number of ids of each picture of kind GENERATE, in reading
-    order. continued: the pictures of kind GENERATE instead, if these ids only continue them.
+    order. continued: replaces `drawings` if these ids continue pictures of the eye's cache.
     """
 
     tokens: Tensor
@@ -99,7 +98,7 @@ class Inputs:
 
 @dataclass
 class Embedded:
-    """Positions that are embedded already: x [B, T, D], position int64 [B, T]."""
+    """Embedded positions: x [B, T, D], position int64 [B, T]."""
 
     x: Tensor
     position: Tensor
@@ -107,7 +106,7 @@ class Embedded:
 
 @dataclass(kw_only=True)
 class Batch(Inputs):
-    """Packed rows: beside its inputs what each position is and what it predicts, int64 [B, T].
+    """Packed rows: the inputs, and the kind and the target of each position, int64 [B, T].
 
     targets: for each head that has any, the positions that it predicts from, int64 [n], ascending, as b * T + t.
     """
@@ -154,7 +153,7 @@ class Batch(Inputs):
         return [0, *accumulate((self.kind == kind).sum(dim=1).tolist())]
 
     def num_targets(self) -> int:
-        """How many positions are supervised: the denominator of the loss."""
+        """The number of supervised positions: the denominator of the loss."""
         return sum(len(places) for places in self.targets.values())
 
 
@@ -194,7 +193,7 @@ def _flatten(document: Document) -> np.ndarray:
             if span.loss and start > 0:
                 target[start - 1 : stop - 1] = ids
                 target_kind[start - 1 : stop - 1] = head
-            elif span.loss:  # nothing stands before the document's first id to predict it
+            elif span.loss:  # no earlier position can predict the document's first id
                 target[: stop - 1] = ids[1:]
                 target_kind[: stop - 1] = head
         start = stop
@@ -202,7 +201,7 @@ def _flatten(document: Document) -> np.ndarray:
 
 
 def _fill(rows: Sequence[Sequence[Document]], row_tokens: int, side: Literal["left", "right"]) -> Batch:
-    """Lays documents into rows of `row_tokens` positions, padding at the given side."""
+    """Writes documents into rows of `row_tokens` positions, padded on the given side."""
     arrays = np.zeros((6, len(rows), row_tokens), np.int64)
     tokens, kind, target, target_kind, position, document_of = arrays
     document_of[:] = -1
@@ -256,5 +255,5 @@ def pack(documents: Iterable[Document], row_tokens: int) -> Batch:
 
 
 def collate(documents: Sequence[Document]) -> Batch:
-    """One document a row, padded on the left so that all rows end together: what decoding continues from."""
+    """One document a row, left-padded so that all rows end at the same position, for decoding."""
     return _fill([[d] for d in documents], max(num_tokens(d) for d in documents), "left")

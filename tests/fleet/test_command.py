@@ -83,7 +83,7 @@ def test_settings_survive_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
         (["--model", "nowhere"], "no such folder"),
         (["--grace-seconds", "-1"], "grace_seconds is -1"),
         (["--fleet.guidance", "0.5"], "guidance is 0.5"),
-        (["--fleet.vllm", "=2"], "expected an argument of vLLM's"),
+        (["--fleet.vllm", "=2"], "expected an argument of vLLM"),
     ],
 )
 def test_what_is_wrong_ends_in_one_line(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
