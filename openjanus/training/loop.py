@@ -208,5 +208,5 @@ def _progress() -> Progress:
 
 
 def _say(progress: Progress, line: str) -> None:
-    """Prints a line above the bars; without wrapping if stdout is a file."""
+    """Prints a line above the bars, without wrapping."""
     progress.console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,12 +1,12 @@
-"""Where a training's first weights come from: one value.
+"""The source of a training's initial weights, as one value.
 
     start: "deepseek-ai/Janus-Pro-1B"            a Janus of any format: a folder, a finished run, or a hub id
            {"language_model": "Qwen/Qwen2.5-0.5B",
             "understanding.encoder": "google/siglip-large-patch16-384",
             "generation.tokenizer": "vq_ds16_t2i.pt"}         or a table of parts (parts.py)
 
-Text tokenizer, chat template, pixel settings and sampling come along. What a table leaves out is initialised afresh,
-in the shape that `model` gives it.
+Text tokenizer, chat template, pixel settings and sampling defaults also come from there. Parts that a table leaves out
+are initialised randomly, with the shape of `model`.
 """
 
 import warnings
@@ -33,14 +33,14 @@ from openjanus.weights.parts import BODY, ENCODER, IMAGE_TOKENIZER, Part, read_p
 Start = str | Mapping[str, str]
 TEXT = "text_tokenizer"
 PARTS = (BODY, ENCODER, IMAGE_TOKENIZER)
-# What a model may set otherwise than the source of a part: room for positions and ids, and what is not kept.
+# Fields in which a model may differ from the source of a part: numbers of positions and ids, and unused parts.
 FREE = ("max_positions", "vocab_size", "pooling_head", "tanh_gelu")
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a training says of its model besides `start`. None: whatever the sources have. `changes` alter the config
-    that results: ("processor.system_prompt=Be brief.",)."""
+    """A training's settings of its model besides `start`. None: the sources' settings. `changes` are applied to the
+    resulting config: ("processor.system_prompt=Be brief.",)."""
 
     model: JanusConfig | None = None
     processor: ProcessorConfig | None = None
@@ -51,7 +51,7 @@ class Wanted:
 def starting_point(start: Start, wanted: Wanted, find_text: Callable[[str], TextTokenizer]) -> Checkpoint:
     """The checkpoint before the first step. find_text: finds a text tokenizer by the name in a table of parts.
 
-    Raises ValueError naming what is missing, unknown, or does not fit.
+    Raises ValueError for missing, unknown or unsuitable parts.
     """
     if isinstance(start, str):
         return _of_checkpoint(start, wanted)
@@ -65,11 +65,11 @@ def starting_point(start: Start, wanted: Wanted, find_text: Callable[[str], Text
 
 
 def starting_image_tokenizer(start: Start, wanted: Wanted, find_text: Callable[[str], TextTokenizer]) -> Any:
-    """The image tokenizer of that checkpoint: what its drawings must be tokenized by."""
+    """The image tokenizer of that checkpoint; its drawings must be encoded by it."""
     if isinstance(start, str):
         return load(find_checkpoint(_named(start)), only=f"{IMAGE_TOKENIZER}.").model.generation.tokenizer
     if IMAGE_TOKENIZER not in start:
-        raise ValueError(f"start names no {IMAGE_TOKENIZER}: a fresh one gives image ids that mean nothing")
+        raise ValueError(f"start names no {IMAGE_TOKENIZER}: a random one would give meaningless image ids")
     config, parts, _ = _compose(start, wanted, find_text)
     eye = GENERATION[type(config.model.generation)](config.model.generation, config.model.language_model.width)
     _fill(IMAGE_TOKENIZER, parts[IMAGE_TOKENIZER], eye.tokenizer, start[IMAGE_TOKENIZER])
@@ -131,7 +131,7 @@ def _from_parts(parts: Mapping[str, Part]) -> JanusConfig:
 
 
 def _processor(parts: Mapping[str, Part], model: JanusConfig) -> ProcessorConfig:
-    """The chat template of the body, and the pixel settings of the encoder, where they have some."""
+    """The chat template of the body and the pixel settings of the encoder, if they have any."""
     body, encoder = (parts[name].processor if name in parts else None for name in (BODY, ENCODER))
     pixels = PixelConfig(model.understanding_size_px) if encoder is None else encoder.pixels
     return replace(body or ProcessorConfig(), pixels=pixels)
@@ -142,14 +142,14 @@ def _text(
 ) -> TextTokenizer:
     own = parts[BODY].text if BODY in parts else None
     if own is not None and TEXT in start:
-        raise ValueError(f"start names a {TEXT}, but its {BODY} brings its own: leave the {TEXT} out")
+        raise ValueError(f"start names a {TEXT}, but its {BODY} has its own: leave the {TEXT} out")
     if own is None and TEXT not in start:
-        raise ValueError(f"start names neither a {BODY} nor a {TEXT}: one of them must say how text becomes ids")
+        raise ValueError(f"start names neither a {BODY} nor a {TEXT}: one of them must give the text tokenizer")
     return own or find_text(start[TEXT])
 
 
 def _check_agrees(name: str, source: str, part: Part, model: JanusConfig) -> None:
-    """Raises ValueError if the config of a model says otherwise than the source of one of its parts."""
+    """Raises ValueError if the config of a model contradicts the source of one of its parts."""
     eye_name, _, field = name.partition(".")
     eye = getattr(model, eye_name)
     given = getattr(eye, field, None) if field else eye

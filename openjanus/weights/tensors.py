@@ -1,7 +1,7 @@
-"""The tensors of a folder: safetensors, one file or shards with an index, or pickled `.bin` files without code.
+"""The tensors of a folder: safetensors, one file or shards with an index, or pickled `.bin` files.
 
-Names and shapes are known before a byte of the weights is read; what is read is memory-mapped. No pickle is ever
-executed: `.bin` files are opened with torch's `weights_only` loader, which knows tensors and plain containers alone.
+Names and shapes are read before the weights; the weights are memory-mapped. No pickled code is executed: `.bin` files
+are opened with torch's `weights_only` loader, which accepts only tensors and plain containers.
 """
 
 import json
@@ -24,12 +24,12 @@ from openjanus.weights.names import is_flat
 
 Progress = Callable[[int, int], None]  # (tensors done, tensors in all)
 SHARD_SIZE = "5GB"
-# A mapped file counts as memory of ours once it is read. Converting another dtype, it is let go after so many bytes.
+# Pages of a mapped file count as the process's memory once read. A file is unmapped after reading so many bytes.
 GROUP_BYTES = 1 << 28
 
 
 class TensorFiles:
-    """The weights in a folder. `shapes`: name -> shape, of all of them."""
+    """The weights in a folder. `shapes`: name -> shape of all tensors."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -37,22 +37,22 @@ class TensorFiles:
         self.shapes: dict[str, tuple[int, ...]] = {}
         names = weight_files(folder)
         if not names:
-            raise ValueError(f"{folder}: no weights there; expected model.safetensors, its shards, or .bin files")
+            raise ValueError(f"{folder}: no weights in it; expected model.safetensors, its shards, or .bin files")
         for name in names:
             if not (folder / name).is_file():
                 raise ValueError(f"{folder / name}: missing, though the index names it; copy or download it again")
             with self._open(name) as tensors:
                 for key, shape in tensors.shapes():
                     if key in self.file_of:
-                        raise ValueError(f"{folder}: {key} stands both in {self.file_of[key]} and in {name}")
+                        raise ValueError(f"{folder}: {key} is both in {self.file_of[key]} and in {name}")
                     self.file_of[key], self.shapes[key] = name, shape
         if absent := sorted(_indexed(folder).keys() - self.file_of.keys()):
             raise ValueError(f"{folder}: {absent[0]} is in the index, but not in its file")
 
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
-        """The tensors named, mapped from their files where the platform can, file by file.
+        """The named tensors, file by file, memory-mapped if the platform supports it.
 
-        A mapped file is opened again after `GROUP_BYTES`: what was read before and is not kept is then let go.
+        A mapped file is reopened after `GROUP_BYTES`, which frees the pages of tensors that are no longer used.
         """
         by_file: dict[str, list[str]] = {}
         for name in names:
@@ -66,7 +66,7 @@ class TensorFiles:
                         tensor = tensors.get(left[0])
                         size += tensor.nbytes
                         yield left.popleft(), tensor
-                        del tensor  # it would keep the whole file mapped
+                        del tensor  # a reference would keep the whole file mapped
 
     @contextmanager
     def _open(self, name: str) -> Iterator["_Safetensors | _Pickled"]:
@@ -96,7 +96,7 @@ class _Safetensors:
 
 
 class PickledTensors:
-    """The tensors of one pickled file, which keeps them under a key; what `read_renamed` reads."""
+    """The tensors of one pickled file, stored under a key, for `read_renamed`."""
 
     def __init__(self, path: Path, key: str):
         self.folder = path
@@ -109,14 +109,14 @@ class PickledTensors:
 
 class _Pickled:
     def __init__(self, path: Path, key: str = ""):
-        self.mapped = zipfile.is_zipfile(path)  # older files are one pickle, not an archive, and come in whole
+        self.mapped = zipfile.is_zipfile(path)  # older files are one pickle, not an archive, and are read completely
         try:
             self.state = torch.load(path, "cpu", weights_only=True, mmap=self.mapped)
         except OSError:
             raise
-        except Exception as error:  # torch raises the errors of pickle, which have no better parent
+        except Exception as error:  # pickle's errors have no common base class
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise ValueError(f"{path}: damaged, or it holds more than tensors; refused ({reason})") from None
+            raise ValueError(f"{path}: damaged, or it holds more than tensors; not loaded ({reason})") from None
         if key:
             self.state = self.state.get(key) if isinstance(self.state, dict) else None
         if not isinstance(self.state, dict) or not all(isinstance(t, Tensor) for t in self.state.values()):
@@ -131,7 +131,7 @@ class _Pickled:
 
 
 def weight_files(folder: Path) -> list[str]:
-    """Names of the files that hold a folder's weights; safetensors before pickles."""
+    """Names of the files with a folder's weights; safetensors before pickles."""
     if indexed := _indexed(folder):
         return sorted(set(indexed.values()))
     for pattern in ("model.safetensors", "pytorch_model.bin", "pytorch_model-*.bin"):
@@ -141,13 +141,13 @@ def weight_files(folder: Path) -> list[str]:
 
 
 def has_weights(folder: Path) -> bool:
-    """Whether all files are there that hold a folder's weights."""
+    """Whether all files of a folder's weights exist."""
     names = weight_files(folder)
     return bool(names) and all((folder / name).is_file() for name in names)
 
 
 def _indexed(folder: Path) -> dict[str, str]:
-    """Name of each tensor -> its file, as the folder's index says; empty without an index that counts."""
+    """Name of each tensor -> its file, by the folder's index; empty without a valid index."""
     for single, index in (
         ("model.safetensors", "model.safetensors.index.json"),
         ("pytorch_model.bin", "pytorch_model.bin.index.json"),
@@ -167,9 +167,9 @@ def _indexed(folder: Path) -> dict[str, str]:
 
 
 def write_tensors(tensors: dict[str, Tensor], folder: Path, metadata: dict[str, str]) -> list[str]:
-    """Writes model.safetensors, or shards with an index where they take more than `SHARD_SIZE`; returns the names.
+    """Writes model.safetensors, or shards with an index for more than `SHARD_SIZE`; returns the names.
 
-    Raises OSError naming a file that there is no room for.
+    Raises OSError naming a file that cannot be written.
     """
     tensors = _with_memory_of_their_own(tensors)
     plan = split_torch_state_dict_into_shards(tensors, max_shard_size=SHARD_SIZE)
@@ -178,7 +178,7 @@ def write_tensors(tensors: dict[str, Tensor], folder: Path, metadata: dict[str, 
             save_file({member: tensors[member].contiguous() for member in members}, folder / name, metadata)
         except SafetensorError as error:
             raise OSError(f"{folder / name}: cannot be written ({error})") from None
-        (folder / name).chmod(0o644)  # safetensors makes it readable by its owner alone
+        (folder / name).chmod(0o644)  # safetensors makes it readable only by its owner
     names = list(plan.filename_to_tensors)
     if plan.is_sharded:
         names.append("model.safetensors.index.json")
@@ -188,7 +188,7 @@ def write_tensors(tensors: dict[str, Tensor], folder: Path, metadata: dict[str, 
 
 
 def _with_memory_of_their_own(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """safetensors stores no tensor twice, but a pickled file may: a tied head beside its embedding."""
+    """Copies tensors that share memory: safetensors stores no tensor twice, but a pickled file may have a tied head."""
     taken: set[int] = set()
     own = {}
     for name, tensor in tensors.items():
@@ -198,10 +198,10 @@ def _with_memory_of_their_own(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether a tensor holds neither NaN nor infinities; in one pass, without a copy."""
+    """Whether a tensor has neither NaN nor infinities; one pass, without a copy."""
     if not tensor.is_floating_point() or not tensor.numel():
         return True
-    # of 8-bit formats torch knows no least and largest
+    # torch has no aminmax for 8-bit formats
     least, largest = torch.aminmax(tensor if tensor.element_size() > 1 else tensor.float())
     return math.isfinite(least.item()) and math.isfinite(largest.item())
 
@@ -235,7 +235,7 @@ def check_shapes(
 ) -> None:
     """Raises ValueError naming the first tensors that are missing, unknown or of another shape.
 
-    `dropped` are patterns of tensors that may be there and are not used.
+    `dropped`: patterns of tensors that are allowed and unused.
     """
     wrong = [f"missing {name}" for name in wanted if name not in found]
     wrong += [
@@ -261,9 +261,9 @@ def read_renamed(
     progress: Progress | None = None,
     only: str = "",
 ) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of these names and shapes, from files that hold them by other names (names.py).
+    """The tensors of these names and shapes, from files with other names (names.py).
 
-    dropped: patterns of theirs that nobody needs. only: give those whose name begins so; all are checked.
+    dropped: patterns of unused tensors in the files. only: a prefix of the names to return; all are checked.
     Raises ValueError naming tensors that are missing, unknown, of another shape or not finite.
     """
     parts_of = {name: names_of(name) for name in shapes}
