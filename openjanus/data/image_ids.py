@@ -7,6 +7,7 @@ or as int32 if one of them is above 65,535.
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,14 +25,18 @@ from openjanus.processing.processor import Conversation
 CHUNK = 64
 
 
+@dataclass(frozen=True, eq=False)
 class ImageIds:
     """`image_ids[index]`: int64 [N], the drawing of example `index` of `source` with `seed`.
 
     tokenizer: the fingerprint of the image tokenizer that made them.
     """
 
-    def __init__(self, path: str, ids: np.ndarray, source: str, seed: int, tokenizer: str):
-        self.path, self.ids, self.source, self.seed, self.tokenizer = path, ids, source, seed, tokenizer
+    path: str
+    ids: np.ndarray  # [num, N]
+    source: str
+    seed: int
+    tokenizer: str
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -53,13 +58,6 @@ class ImageIds:
         if "source" not in meta or "tokenizer" not in meta:
             raise ValueError(f"{path}: not a file of `openjanus tokenize`: it names no source and image tokenizer")
         return cls(path, ids, meta["source"], int(meta.get("seed", 0)), meta["tokenizer"])
-
-    @classmethod
-    def load(cls, path: str, tokenizer: nn.Module) -> "ImageIds":
-        """As `read`; also raises ValueError if the ids were made by another image tokenizer."""
-        image_ids = cls.read(path)
-        image_ids.check(tokenizer)
-        return image_ids
 
     def check(self, tokenizer: nn.Module) -> None:
         """Raises ValueError if another image tokenizer made the ids."""

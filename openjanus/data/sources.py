@@ -6,7 +6,7 @@ line in `SOURCES`.
 """
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -47,6 +47,13 @@ def find_source(name: str, expected: Gives) -> MakeSource:
     if gives != expected:
         raise ValueError(f"source {name!r} gives {gives}, but this needs {expected}: use {' or '.join(fitting)}")
     return _imported(make) if isinstance(make, str) else make
+
+
+def examples_of_step(mixture: Mapping[str, int], gives: Gives, seed: int, step: int) -> Iterator[Any]:
+    """The training examples of a step: of each source the next ones, as many as the mixture says."""
+    for name, count in mixture.items():
+        source = find_source(name, gives)("train", seed)
+        yield from (source(index) for index in range(step * count, (step + 1) * count))
 
 
 def find_text_tokenizer(name: str) -> TextTokenizer:

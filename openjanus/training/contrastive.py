@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openjanus.config import Config, ConfigError, FiniteFloat, PositiveInt
-from openjanus.data.sources import Gives, find_source, find_text_tokenizer, stack_pictures
+from openjanus.data.sources import Gives, examples_of_step, find_text_tokenizer, stack_pictures
 from openjanus.model.vision_encoder import EncoderBlock, VisionEncoder, VisionEncoderConfig
 from openjanus.processing.text import TextTokenizer
 from openjanus.training.loop import Measures, Training
@@ -124,20 +124,16 @@ class PairData:
     text: TextTokenizer
 
     def __call__(self, stage: Stage, step: int) -> Sequence[PairBatch]:
-        pictures, captions = [], []
-        for name, count in stage.mixture.items():
-            source = find_source(name, self.config.examples)("train", self.seed)
-            for i in range(count):
-                picture, caption = source(step * count + i)
-                pictures.append(picture)
-                captions.append(caption.lower())
-        text_ids = torch.full((len(captions), self.config.num_text_tokens), -1)
+        c = self.config
+        pairs = list(examples_of_step(stage.mixture, c.examples, self.seed, step))
+        pictures, captions = [picture for picture, _ in pairs], [caption.lower() for _, caption in pairs]
+        text_ids = torch.full((len(captions), c.num_text_tokens), -1)
         for row, caption in zip(text_ids, captions, strict=True):
-            ids = self.text.encode(caption)[: self.config.num_text_tokens]
+            ids = self.text.encode(caption)[: c.num_text_tokens]
             row[: len(ids)] = torch.tensor(ids)
         text_ids = text_ids[:, : int((text_ids >= 0).sum(dim=1).max())]
         belongs = torch.tensor([[a == b for b in captions] for a in captions])
-        return [PairBatch(stack_pictures(pictures, self.config.vision_encoder.image_size_px), text_ids, belongs)]
+        return [PairBatch(stack_pictures(pictures, c.vision_encoder.image_size_px), text_ids, belongs)]
 
 
 def contrastive_loss(model: TwoTowers, batch: PairBatch, step: int) -> tuple[Tensor, Measures]:

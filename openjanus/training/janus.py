@@ -7,7 +7,7 @@ probability `drop_caption` (§3.4). Every step mixes all kinds of examples.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Annotated, Any, ClassVar
 
@@ -16,28 +16,24 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from openjanus.config import Config, NonNegativeFloat, PositiveInt, Range
+from openjanus.config import NonNegativeFloat, PositiveInt, Range
 from openjanus.data.image_ids import ImageIds, encode
 from openjanus.data.sources import Gives, Source, find_source, find_text_tokenizer
 from openjanus.model.image_tokenizer import ImageTokenizer
-from openjanus.model.janus import Janus, JanusConfig
-from openjanus.processing.processor import Conversation, Message, Processor, ProcessorConfig
-from openjanus.sequence import Batch, Document, GenerateSpan, Kind, pack
+from openjanus.model.janus import Janus
+from openjanus.processing.processor import Conversation, Message, Processor
+from openjanus.sequence import Batch, Document, GenerateSpan, Kind, find_rows, lay_out
 from openjanus.training.loop import Measures, Training
 from openjanus.training.stage import Stage
-from openjanus.weights.config import Checkpoint, CheckpointConfig
-from openjanus.weights.start import Wanted, starting_image_tokenizer, starting_point
+from openjanus.weights.config import Checkpoint
+from openjanus.weights.start import StartConfig, starting_image_tokenizer, starting_point
 
 
 @dataclass(frozen=True)
-class JanusTraining(Config):
-    """`start`: the source of the initial weights (weights/start.py).
+class JanusTraining(StartConfig):
+    """What `StartConfig` says of the model, and how it is trained.
 
-    For a Janus (fine-tuning), text tokenizer and settings of model, processor and sampling are the checkpoint's, not
-    those here. For a table of parts, settings come from the sources, and the rest from `model` and `processor`; a
-    `text_tokenizer` in the table is a name of `TEXT_TOKENIZERS`, a file, or a checkpoint folder. `changes` are applied
-    to the resulting config:
-    ("processor.system_prompt=Be brief.",).
+    A `text_tokenizer` in a table of parts is a name of `TEXT_TOKENIZERS`, a file, or a checkpoint folder.
 
     `image_ids`: the file of `openjanus tokenize` with drawings as ids, or one file for each source. Drawings of a
     source without a file are encoded during the training. `text_weight` 1 is the paper's loss (no task
@@ -46,20 +42,11 @@ class JanusTraining(Config):
 
     examples: ClassVar[Gives] = "conversations"  # what its sources give
 
-    start: str | dict[str, str]
     image_ids: str | dict[str, str]
-    model: JanusConfig | None = None
-    processor: ProcessorConfig | None = None
-    changes: tuple[str, ...] = ()
     row_tokens: PositiveInt = 4096
     micro_batch_rows: PositiveInt = 8
     drop_caption: Annotated[float, Range(0, 1)] = 0.1
     text_weight: NonNegativeFloat = 1.0
-    sampling: dict[str, NonNegativeFloat] = field(default_factory=dict)
-
-    def check(self) -> None:
-        if self.model is not None and self.processor is not None:
-            CheckpointConfig(self.model, self.processor, self.sampling)  # raises if they do not fit together
 
 
 def image_ids_file(c: JanusTraining, source: str) -> str:
@@ -72,16 +59,12 @@ def image_ids_file(c: JanusTraining, source: str) -> str:
 
 def starting_checkpoint(c: JanusTraining) -> Checkpoint:
     """The model with its text tokenizer and settings before the first step."""
-    return starting_point(c.start, _wanted(c), find_text_tokenizer)
+    return starting_point(c, find_text_tokenizer)
 
 
 def starting_tokenizer(c: JanusTraining) -> ImageTokenizer:
     """The image tokenizer that a training starts with; its drawings must be encoded by it."""
-    return starting_image_tokenizer(c.start, _wanted(c), find_text_tokenizer)
-
-
-def _wanted(c: JanusTraining) -> Wanted:
-    return Wanted(c.model, c.processor, c.sampling, c.changes)
+    return starting_image_tokenizer(c, find_text_tokenizer)
 
 
 @dataclass
@@ -130,9 +113,9 @@ class JanusData:
             source = find_source(name, self.config.examples)("train", seed)
             for index in range(step * count, (step + 1) * count):
                 documents.append(self.document(name, source, index))
-        batch = pack(documents, self.config.row_tokens)
-        rows = self.config.micro_batch_rows
-        return [batch.rows(start, start + rows) for start in range(0, len(batch.tokens), rows)]
+        row_tokens, num_rows = self.config.row_tokens, self.config.micro_batch_rows
+        rows = find_rows(documents, row_tokens)
+        return [lay_out(rows[start : start + num_rows], row_tokens) for start in range(0, len(rows), num_rows)]
 
     def document(self, name: str, source: Source, index: int) -> Document:
         """Example `index` of the source called `name`."""

@@ -1,7 +1,8 @@
 """Reads one part of a Janus from a source: its config, and a function that loads the weights into the module.
 
     language_model           a plain language model (backbones.py), or the body of a Janus
-    understanding.encoder    SigLIP (siglip.py), a finished run that trained an encoder, or the encoder of a Janus
+    understanding.encoder    SigLIP (siglip.py), any vision tower of transformers (towers.py), a finished run that
+                             trained an encoder, or the encoder of a Janus
     generation.tokenizer     a file of LlamaGen (llamagen.py), a finished run that trained an image tokenizer, or the
                              image tokenizer of a Janus
 
@@ -19,14 +20,15 @@ from torch import nn
 
 from openjanus import config as configs
 from openjanus.model.image_tokenizer import ImageTokenizerConfig
-from openjanus.model.vision_encoder import VisionEncoder, VisionEncoderConfig
+from openjanus.model.vision_encoder import VisionEncoderConfig
 from openjanus.processing.processor import ProcessorConfig
 from openjanus.processing.text import TextTokenizer
-from openjanus.weights import backbones, llamagen, siglip
-from openjanus.weights.checkpoint import check_config, check_tensors, load, load_part, read_config
+from openjanus.weights import backbones, llamagen, siglip, towers
+from openjanus.weights.checkpoint import load, load_part, read_config
 from openjanus.weights.config import CheckpointConfig
 from openjanus.weights.fields import ConfigFiles
 from openjanus.weights.hub import find_folder
+from openjanus.weights.tensors import check_shapes, shapes_of
 
 BODY, ENCODER, IMAGE_TOKENIZER = "language_model", "understanding.encoder", "generation.tokenizer"
 RUNS = "runs"  # the default folder of runs; it is never taken for an owner on the hub
@@ -47,12 +49,18 @@ class Part:
     processor: ProcessorConfig | None = None
     check: Callable[[CheckpointConfig], None] = lambda config: None
 
+    @property
+    def image_size_px(self) -> int:
+        """Side of the pictures that an encoder takes."""
+        return self.config.image_size_px if self.processor is None else self.processor.pixels.size_px
 
-def read_part(name: str, source: str, image_size_px: int) -> Part:
+
+def read_part(name: str, source: str, image_size_px: int, as_tower: bool = False) -> Part:
     """The part of this name from a source. The weights are read when the part is filled.
 
-    image_size_px: side of the pictures, for a file that does not state it. Raises ValueError if there is no such
-    source, if it has no such part, or if its config is not supported.
+    image_size_px: side of the pictures, for a file that does not state it. as_tower: read any encoder of transformers
+    as a tower, also SigLIP. Raises ValueError if there is no such source, if it has no such part, or if its config is
+    not supported.
     """
     path = Path(source)
     if not path.exists() and path.parts[:1] == (RUNS,):
@@ -63,17 +71,20 @@ def read_part(name: str, source: str, image_size_px: int) -> Part:
         return Part(llamagen.read_config(path, image_size_px), partial(llamagen.fill, path=path))
     if (path / "run.json").is_file() and (trained := _of_run(name, path)):
         return trained
-    folder = find_folder(source, None, partial(_read_folder, name))
-    return _read_folder(name, folder)
+    read = partial(_read_folder, name, as_tower)
+    return read(find_folder(source, None, read))
 
 
-def _read_folder(name: str, folder: Path) -> Part:
+def _read_folder(name: str, as_tower: bool, folder: Path) -> Part:
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder}: no config.json; expected a folder that has {name}")
-    kind = ConfigFiles(folder).open("config.json").data.get("model_type", "openjanus")
+    data = ConfigFiles(folder).open("config.json").data
+    kind = data.get("model_type", "openjanus")
     if kind in JANUS:
         return _of_janus(name, folder)
     kinds = KINDS.get(name, {})
+    if name == ENCODER and towers.is_tower(data) and kind != "siglip2" and (as_tower or kind not in kinds):
+        return _of_tower(folder)
     if kind not in kinds:
         more = "; SigLIP 2 of variable resolution (NaFlex) is another encoder" if kind == "siglip2" else ""
         raise ValueError(
@@ -96,15 +107,15 @@ def _of_backbone(folder: Path) -> Part:
 def _of_siglip(folder: Path) -> Part:
     config = siglip.read_config(folder)
     processor = ProcessorConfig(siglip.read_pixels(folder, config.image_size_px))
+    return Part(config, partial(siglip.fill, folder=folder), processor=processor)
 
-    def fill(encoder: VisionEncoder) -> None:
-        encoder.load_state_dict(dict(siglip.read_tensors(folder, encoder)))
 
-    return Part(config, fill, processor=processor)
+def _of_tower(folder: Path) -> Part:
+    eye, pixels = towers.read_tower(str(folder))
+    return Part(eye.encoder, partial(towers.fill, folder=folder), processor=ProcessorConfig(pixels))
 
 
 def _of_janus(name: str, folder: Path) -> Part:
-    check_config(folder)
     config, text = read_config(folder)
     eye = attrgetter(name.split(".")[0])(config.model)
     part = eye if name == BODY else getattr(eye, name.split(".")[1], None)
@@ -113,7 +124,7 @@ def _of_janus(name: str, folder: Path) -> Part:
 
     def fill(module: nn.Module) -> None:
         state = attrgetter(name)(load(folder, only=f"{name}.").model).state_dict()
-        check_tensors(state, module.state_dict(), f"{folder}: {name}")
+        check_shapes(shapes_of(state), shapes_of(module.state_dict()), f"{folder}: {name}")
         module.load_state_dict(state)
 
     return Part(part, fill, text if name == BODY else None, config.processor)

@@ -10,27 +10,30 @@ are initialised randomly, with the shape of `model`.
 """
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import Any
 
 from torch import nn
 
 from openjanus import config as configs
+from openjanus.config import Config, NonNegativeFloat
 from openjanus.model.image_tokenizer import ImageTokenizerConfig
 from openjanus.model.janus import GENERATION, Janus, JanusConfig
 from openjanus.model.siglip_eye import SigLIPEyeConfig
+from openjanus.model.tower_eye import TowerEyeConfig
+from openjanus.model.vision_encoder import VisionEncoderConfig
 from openjanus.model.vq_eye import VQEyeConfig
 from openjanus.processing.image import PixelConfig
 from openjanus.processing.processor import ProcessorConfig
 from openjanus.processing.text import TextTokenizer
-from openjanus.weights.checkpoint import check_tensors, load
+from openjanus.weights.checkpoint import load
 from openjanus.weights.config import Checkpoint, CheckpointConfig
 from openjanus.weights.hub import find_checkpoint
 from openjanus.weights.parts import BODY, ENCODER, IMAGE_TOKENIZER, Part, read_part
+from openjanus.weights.tensors import check_shapes, shapes_of
 
-Start = str | Mapping[str, str]
 TEXT = "text_tokenizer"
 PARTS = (BODY, ENCODER, IMAGE_TOKENIZER)
 # Fields in which a model may differ from the source of a part: numbers of positions and ids, and unused parts.
@@ -38,41 +41,50 @@ FREE = ("max_positions", "vocab_size", "pooling_head", "tanh_gelu")
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """A training's settings of its model besides `start`. None: the sources' settings. `changes` are applied to the
-    resulting config: ("processor.system_prompt=Be brief.",)."""
+class StartConfig(Config):
+    """The Janus that a training begins with.
 
-    model: JanusConfig | None = None
-    processor: ProcessorConfig | None = None
-    sampling: Mapping[str, float] | None = None
-    changes: Sequence[str] = ()
+    A checkpoint as `start` (fine-tuning) brings its text tokenizer, and its own settings of model, processor and
+    sampling, not those here. A table of parts brings what its sources have; `model` and `processor` say the rest.
+    `changes` alter the config that results: ("processor.system_prompt=Be brief.",).
+    """
+
+    start: str | dict[str, str]
+    model: JanusConfig | None = field(default=None, kw_only=True)
+    processor: ProcessorConfig | None = field(default=None, kw_only=True)
+    sampling: dict[str, NonNegativeFloat] = field(default_factory=dict, kw_only=True)
+    changes: tuple[str, ...] = field(default=(), kw_only=True)
+
+    def check(self) -> None:
+        if self.model is not None and self.processor is not None:
+            CheckpointConfig(self.model, self.processor, self.sampling)  # raises if they do not fit together
 
 
-def starting_point(start: Start, wanted: Wanted, find_text: Callable[[str], TextTokenizer]) -> Checkpoint:
+def starting_point(c: StartConfig, find_text: Callable[[str], TextTokenizer]) -> Checkpoint:
     """The checkpoint before the first step. find_text: finds a text tokenizer by the name in a table of parts.
 
     Raises ValueError for missing, unknown or unsuitable parts.
     """
-    if isinstance(start, str):
-        return _of_checkpoint(start, wanted)
-    config, parts, text = _compose(start, wanted, find_text)
+    if isinstance(c.start, str):
+        return _of_checkpoint(c, c.start)
+    config, parts, text = _compose(c, c.start, find_text)
     model = Janus(config.model)
     for name, part in parts.items():
-        _fill(name, part, attrgetter(name)(model), start[name])
+        _fill(name, part, attrgetter(name)(model))
     if IMAGE_TOKENIZER in parts:
         model.generation.start_from_tokenizer()
     return Checkpoint(model, config.make_processor(text), config.sampling, tasks=config.tasks)
 
 
-def starting_image_tokenizer(start: Start, wanted: Wanted, find_text: Callable[[str], TextTokenizer]) -> Any:
+def starting_image_tokenizer(c: StartConfig, find_text: Callable[[str], TextTokenizer]) -> Any:
     """The image tokenizer of that checkpoint; its drawings must be encoded by it."""
-    if isinstance(start, str):
-        return load(find_checkpoint(_named(start)), only=f"{IMAGE_TOKENIZER}.").model.generation.tokenizer
-    if IMAGE_TOKENIZER not in start:
+    if isinstance(c.start, str):
+        return load(find_checkpoint(_named(c.start)), only=f"{IMAGE_TOKENIZER}.").model.generation.tokenizer
+    if IMAGE_TOKENIZER not in c.start:
         raise ValueError(f"start names no {IMAGE_TOKENIZER}: a random one would give meaningless image ids")
-    config, parts, _ = _compose(start, wanted, find_text)
+    config, parts, _ = _compose(c, c.start, find_text)
     eye = GENERATION[type(config.model.generation)](config.model.generation, config.model.language_model.width)
-    _fill(IMAGE_TOKENIZER, parts[IMAGE_TOKENIZER], eye.tokenizer, start[IMAGE_TOKENIZER])
+    _fill(IMAGE_TOKENIZER, parts[IMAGE_TOKENIZER], eye.tokenizer)
     return eye.tokenizer
 
 
@@ -84,33 +96,34 @@ def _named(start: str) -> str:
     return start
 
 
-def _of_checkpoint(start: str, wanted: Wanted) -> Checkpoint:
+def _of_checkpoint(c: StartConfig, start: str) -> Checkpoint:
     kept = load(find_checkpoint(_named(start)))
     for name in ("model", "processor", "sampling"):
-        if getattr(wanted, name) not in (None, {}, getattr(kept.config, name)):
+        if getattr(c, name) not in (None, {}, getattr(kept.config, name)):
             warnings.warn(f"{name} is that of {start}, not the task's; `changes` can alter it", stacklevel=2)
-    config = configs.override(kept.config, wanted.changes)
+    config = configs.override(kept.config, c.changes)
     model, weights = Janus(config.model), kept.model.state_dict()
-    check_tensors(weights, model.state_dict(), f"start {start}")
+    check_shapes(shapes_of(weights), shapes_of(model.state_dict()), f"start {start}")
     model.load_state_dict(weights)
     return Checkpoint(model, config.make_processor(kept.processor.text), config.sampling, tasks=config.tasks)
 
 
 def _compose(
-    start: Mapping[str, str], wanted: Wanted, find_text: Callable[[str], TextTokenizer]
+    c: StartConfig, start: Mapping[str, str], find_text: Callable[[str], TextTokenizer]
 ) -> tuple[CheckpointConfig, dict[str, Part], TextTokenizer]:
     """The config of a Janus from parts, the parts, and its text tokenizer; no weights are read."""
     if unknown := sorted(start.keys() - {*PARTS, TEXT}):
         raise ValueError(f"start has no part {unknown[0]!r}; known: {', '.join((*PARTS, TEXT))}")
     parts: dict[str, Part] = {}
-    size_px = 0 if wanted.model is None else wanted.model.generation.image_size_px
+    size_px = 0 if c.model is None else c.model.generation.image_size_px
+    as_tower = c.model is not None and isinstance(c.model.understanding, TowerEyeConfig)
     for name in PARTS:  # the encoder before the tokenizer: both take pictures of one size
         if name in start:
-            default_px = size_px or (parts[ENCODER].config.image_size_px if ENCODER in parts else 384)
-            parts[name] = read_part(name, start[name], default_px)
-    model = _from_parts(parts) if wanted.model is None else wanted.model
-    processor = wanted.processor or _processor(parts, model)
-    config = configs.override(CheckpointConfig(model, processor, dict(wanted.sampling or {})), wanted.changes)
+            default_px = size_px or (parts[ENCODER].image_size_px if ENCODER in parts else 384)
+            parts[name] = read_part(name, start[name], default_px, as_tower)
+    model = _from_parts(parts) if c.model is None else c.model
+    processor = c.processor or _processor(parts, model)
+    config = configs.override(CheckpointConfig(model, processor, c.sampling), c.changes)
     for name, part in parts.items():
         _check_agrees(name, start[name], part, config.model)
         part.check(config)
@@ -126,8 +139,12 @@ def _from_parts(parts: Mapping[str, Part]) -> JanusConfig:
     body, encoder, tokenizer = (parts[name].config for name in PARTS)
     if not isinstance(tokenizer, ImageTokenizerConfig):
         raise ValueError(f"a {type(tokenizer).__name__} needs a model that has it: start alone makes a VQEyeConfig")
-    eyes = SigLIPEyeConfig(replace(encoder, pooling_head=False)), VQEyeConfig(tokenizer, body.width)
-    return JanusConfig(body, *eyes)
+    looking: Any
+    if isinstance(encoder, VisionEncoderConfig):
+        looking = SigLIPEyeConfig(replace(encoder, pooling_head=False))
+    else:
+        looking = TowerEyeConfig(encoder, parts[ENCODER].image_size_px)
+    return JanusConfig(body, looking, VQEyeConfig(tokenizer, body.width))
 
 
 def _processor(parts: Mapping[str, Part], model: JanusConfig) -> ProcessorConfig:
@@ -155,15 +172,18 @@ def _check_agrees(name: str, source: str, part: Part, model: JanusConfig) -> Non
     given = getattr(eye, field, None) if field else eye
     if given is None:
         raise ValueError(f"start names {name}, but the model's {type(eye).__name__} has none: leave it out")
+    if type(given) is not type(part.config):
+        there, here = (c["model_type"] if isinstance(c, dict) else type(c).__name__ for c in (part.config, given))
+        raise ValueError(f"start.{name} {source}: it is a {there}, but model.{name} is a {here}: name another source")
     for key, there, here in configs.differences(configs.to_dict(part.config), configs.to_dict(given)):
         if key not in FREE and not (name == IMAGE_TOKENIZER and key == "image_size_px"):
             raise ValueError(
-                f"start.{name} {source}: {key or 'type'} is {there}, but model.{name} has {here}: give the model the "
+                f"start.{name} {source}: {key} is {there}, but model.{name} has {here}: give the model the "
                 "same, or name another source"
             )
 
 
-def _fill(name: str, part: Part, module: nn.Module, source: str) -> None:
+def _fill(name: str, part: Part, module: nn.Module) -> None:
     try:
         part.fill(module)
     except ValueError as error:

@@ -224,6 +224,6 @@ def test_a_processor_that_does_not_fit_the_eye_is_refused_where_they_meet(tmp_pa
     with pytest.raises(ValueError, match=words):
         Checkpoint(tiny.janus(), tiny.processor(wrong), {})
     with pytest.raises(ValueError, match=words):
-        janus_training(JanusTraining("no start", "", tiny.CONFIG, wrong), 0)
+        janus_training(JanusTraining("no start", "", model=tiny.CONFIG, processor=wrong), 0)
     with pytest.raises(ValueError, match="num_features is 9, but the understanding eye has 4 positions"):
         Checkpoint(tiny.janus(), tiny.processor(num_features=9), {})

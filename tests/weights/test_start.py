@@ -31,7 +31,7 @@ from openjanus.training.tokenizer import TokenizerTraining
 from openjanus.weights import checkpoint
 from openjanus.weights.config import Checkpoint
 from openjanus.weights.names import llamagen_names
-from openjanus.weights.start import Wanted, starting_image_tokenizer, starting_point
+from openjanus.weights.start import StartConfig, starting_image_tokenizer, starting_point
 from tests.families import FAMILIES, NO_BOS, language_model
 from tests.tiny import shake
 
@@ -80,9 +80,9 @@ def table(sources) -> dict[str, str]:
     }
 
 
-def begin(start, **wanted) -> Checkpoint:
+def begin(start, changes=(), **wanted) -> Checkpoint:
     torch.manual_seed(0)
-    return starting_point(start, Wanted(**wanted), find_text_tokenizer)
+    return starting_point(StartConfig(start, changes=tuple(changes), **wanted), find_text_tokenizer)
 
 
 @pytest.mark.parametrize("published", ["siglip", "siglip_vision"])
@@ -259,14 +259,14 @@ def test_what_a_table_leaves_out_begins_afresh(table) -> None:
 
 
 def test_the_image_tokenizer_is_found_without_the_rest(table) -> None:
-    found = starting_image_tokenizer(table, Wanted(), find_text_tokenizer)
+    found = starting_image_tokenizer(StartConfig(table), find_text_tokenizer)
     whole = begin(table).model.generation.tokenizer
     assert isinstance(found, nn.Module)
     assert all(torch.equal(t, whole.state_dict()[name]) for name, t in found.state_dict().items())
     with pytest.raises(
-        ValueError, match=r"start names no generation\.tokenizer: a fresh one gives image ids that mean"
+        ValueError, match=r"start names no generation\.tokenizer: a random one would give meaningless image ids"
     ):
-        starting_image_tokenizer({"text_tokenizer": "emoji"}, Wanted(TINY), find_text_tokenizer)
+        starting_image_tokenizer(StartConfig({"text_tokenizer": "emoji"}, model=TINY), find_text_tokenizer)
 
 
 def test_changes_alter_what_the_parts_bring(table, sources) -> None:
