@@ -7,8 +7,7 @@
 
 A config is a frozen dataclass of numbers, strings, tuples and other configs. Each number states its range in its type,
 and is checked whenever a config is made, in Python or from a file. A field that is a union of config classes is stored
-with a `type` key that names the class: *the type selects the class*, nobody compares strings. An unknown key is an
-error that names the nearest known one, so that a typing slip never trains the wrong model.
+with a `type` key that names the class. An unknown key is an error that names the nearest known one.
 """
 
 import dataclasses
@@ -28,9 +27,9 @@ UNIONS = (typing.Union, types.UnionType)
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """The numbers that a field may hold: `least` and `most` belong to them, `above` and `below` do not.
+    """The range of a number: `least` and `most` are inclusive, `above` and `below` exclusive.
 
-    NaN and infinity never do.
+    NaN and infinity are never allowed.
     """
 
     least: float = -math.inf
@@ -61,11 +60,12 @@ FiniteFloat = Annotated[float, Range()]
 
 
 class ConfigError(ValueError):
-    """A config with a value that it may not have; the text begins with the key."""
+    """An invalid value of a config; the message begins with the key."""
 
 
 class Config:
-    """Base of all configs. Making one raises ConfigError for a number outside its range, or if `check` refuses it."""
+    """Base of all configs. The constructor raises ConfigError for a number outside its range, or if `check` raises
+    it."""
 
     def __post_init__(self) -> None:
         for name, hint in hints_of(type(self)).items():
@@ -73,7 +73,7 @@ class Config:
         self.check()
 
     def check(self) -> None:
-        """The rules between fields, in a config that has some. Raises ConfigError."""
+        """Checks rules between fields; subclasses override it. Raises ConfigError."""
 
 
 def hints_of(cls: type) -> dict[str, Any]:
@@ -127,9 +127,9 @@ def to_dict(config: Any) -> Any:
 
 
 def from_dict(cls: type[C], data: Any, where: str = "") -> C:
-    """The inverse of `to_dict`. Raises ValueError naming the path of a wrong, unknown or missing key.
+    """The inverse of `to_dict`. Raises ValueError with the path of a wrong, unknown or missing key.
 
-    `where` says what the data come from, such as a file; without it the paths begin with the class.
+    `where`: the source of the data for errors, such as a file; without it the paths begin with the class.
     """
     if not where:
         return _build(cls, data, cls.__name__)
@@ -145,7 +145,7 @@ def load(cls: type[C], path: Path) -> C:
 
 
 def read_json(path: Path) -> Any:
-    """The plain data of a JSON file. Raises ValueError for what is not JSON."""
+    """The plain data of a JSON file. Raises ValueError if it is not JSON."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -158,12 +158,12 @@ def to_json(config: Any) -> str:
 
 
 def save(config: Any, path: Path) -> None:
-    """Writes one config as JSON, whole or not at all. Raises OSError naming the file."""
+    """Writes one config as JSON, atomically. Raises OSError that names the file."""
     write_text(path, to_json(config) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all. Raises OSError naming it."""
+    """Writes a file atomically. Raises OSError that names it."""
     draft = path.with_name(f".{path.name}.draft")
     try:
         draft.write_text(text, encoding="utf-8")
@@ -174,7 +174,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def differences(before: Any, now: Any, where: str = "") -> list[tuple[str, Any, Any]]:
-    """Lists the differences of two plain data of `to_dict`: key path, value before, value now (None: no such key)."""
+    """The differences between two results of `to_dict`: key path, old value, new value (None: no such key)."""
     if isinstance(before, list) and isinstance(now, list):
         before, now = (dict(zip(_steps(side), side, strict=True)) for side in (before, now))
     if isinstance(before, dict) and isinstance(now, dict):
@@ -192,8 +192,8 @@ def _steps(items: Any) -> list[Any]:
 def override(config: C, assignments: Iterable[str]) -> C:
     """Returns `config` with `key.path=value` assignments applied; values are JSON, or else plain strings.
 
-    All are applied before any is checked, so that values which must fit each other can change together. A step of the
-    path into a tuple is an index or the `name` of one of its items: `stages.2.num_steps=100`,
+    All are applied before the checks, so that dependent values can change together. In a path, an item of a tuple is an
+    index or the `name` of the item: `stages.2.num_steps=100`,
     `stages.unify.num_steps=100`.
     """
     data = to_dict(config)
@@ -210,7 +210,7 @@ def override(config: C, assignments: Iterable[str]) -> C:
 
 
 def _assign(data: Any, steps: list[str], value: Any, path: str) -> None:
-    """Sets one value inside plain data; keys of mappings may hold dots themselves, as the names of sources do."""
+    """Sets one value inside plain data; keys of mappings may contain dots, as names of sources do."""
     known: dict[str, Any] = {}
     if isinstance(data, list):
         named = {item["name"]: i for i, item in enumerate(data) if isinstance(item, dict) and "name" in item}

@@ -1,7 +1,7 @@
-"""What this process may use of its machine, which in a container is less than what the machine has (floor 0).
+"""Memory and CPUs that this process may use; in a container they are less than the machine's (floor 0).
 
-Linux bounds memory and CPU time by control groups, of version 1 or 2. The limits of a process are those of its own
-group and of all groups above it that can be seen from inside.
+Linux limits memory and CPU time by control groups, version 1 or 2. All limits of a process's group and of its visible
+parent groups apply.
 """
 
 import os
@@ -9,27 +9,27 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 ROOT = Path("/")
-UNKNOWN_BYTES = 8 * 2**30  # of free memory, where the system does not tell
-MEMORY_FILES = (  # limit, what is used of it, and which part of that the kernel gives back when asked
+UNKNOWN_BYTES = 8 * 2**30  # assumed free memory, if the system does not report it
+MEMORY_FILES = (  # limit, usage, and the reclaimable part of the usage
     ("memory.max", "memory.current", "inactive_file"),
     ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
 
 
 def free_bytes(root: Path = ROOT) -> int:
-    """Memory that this process can still take. root: where /proc and /sys are."""
+    """Bytes that this process can still allocate. root: the folder of /proc and /sys."""
     free = _field(root / "proc/meminfo", "MemAvailable:")
     known = [free * 1024] if free is not None else []
     for group in _groups(root, "memory"):
-        for limit_name, used_name, given_back in MEMORY_FILES:
+        for limit_name, used_name, reclaimable in MEMORY_FILES:
             limit, used = _number(group / limit_name), _number(group / used_name)
             if limit is not None and used is not None:
-                known.append(limit - used + (_field(group / "memory.stat", given_back) or 0))
+                known.append(limit - used + (_field(group / "memory.stat", reclaimable) or 0))
     return max(min(known, default=UNKNOWN_BYTES), 0)
 
 
 def num_cpus(root: Path = ROOT) -> int:
-    """CPUs that this process can keep busy: 1 or more. root: where /proc and /sys are."""
+    """CPUs that this process may use: 1 or more. root: the folder of /proc and /sys."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     shares: list[float] = [allowed]
     for group in _groups(root, "cpu"):
@@ -43,7 +43,7 @@ def num_cpus(root: Path = ROOT) -> int:
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:
-    """The folders of the process's group and of those above it, wherever this controller of theirs may be."""
+    """The folders of the process's group and of its parents, for this controller."""
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and controller not in controllers.split(","):
@@ -51,7 +51,7 @@ def _groups(root: Path, controller: str) -> Iterator[Path]:
         mount = _mount(root, controller if controllers else "")
         if mount is None:
             continue
-        shown, top = mount  # a container sees its own group at the top
+        shown, top = mount  # in a container, the mounted root is its own group
         inside = PurePosixPath(path)
         group = top / inside.relative_to(shown) if inside.is_relative_to(shown) and ".." not in inside.parts else top
         yield group
@@ -61,7 +61,7 @@ def _groups(root: Path, controller: str) -> Iterator[Path]:
 
 
 def _mount(root: Path, controller: str) -> tuple[str, Path] | None:
-    """The group that a hierarchy begins with and the folder where it is mounted. controller: none for version 2."""
+    """The root group of a hierarchy and its mount point. controller: empty for version 2."""
     kind = "cgroup" if controller else "cgroup2"
     for line in _read(root / "proc/self/mountinfo").splitlines():
         left, _, right = line.partition(" - ")
@@ -85,6 +85,6 @@ def _number(path: Path) -> int | None:
 
 
 def _field(path: Path, name: str) -> int | None:
-    """The number behind a name at the beginning of a line."""
+    """The number after a name at the beginning of a line."""
     lines = (line.split() for line in _read(path).splitlines())
     return next((int(words[1]) for words in lines if words[:1] == [name]), None)

@@ -1,4 +1,4 @@
-"""Where and how numbers are computed: device, weights and threads in one explicit object (floor 1)."""
+"""Device, format of the weights and threads, in one explicit object (floor 1)."""
 
 import os
 import threading
@@ -16,7 +16,7 @@ SHORT = {"bf16": "bfloat16", "fp16": "float16"}
 
 
 def dtype_name(name: str, known: Sequence[str]) -> str:
-    """The full name of a dtype or form of weights: `bf16` is bfloat16, `fp16` is float16. Raises ValueError."""
+    """The full name of a dtype or format of weights: `bf16` is bfloat16, `fp16` is float16. Raises ValueError."""
     full = SHORT.get(name, name)
     if full not in known:
         raise ValueError(f"dtype {name!r}: expected one of {', '.join(known)}")
@@ -25,9 +25,9 @@ def dtype_name(name: str, known: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Runtime:
-    """The device and the form of the weights that a run uses, with the reason why they were chosen.
+    """The device and the format of the weights, with the reason for the choice.
 
-    weights: one of `WEIGHTS`; training knows only the dtypes among them.
+    weights: one of `WEIGHTS`; training supports only the dtypes.
     """
 
     device: torch.device
@@ -36,7 +36,7 @@ class Runtime:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights, or of what is beside them where they are quantised."""
+        """The dtype of the weights, or of the tensors that are not quantised."""
         quantised = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         return DTYPES.get(self.weights, quantised)
 
@@ -44,8 +44,8 @@ class Runtime:
     def choose(cls, device: str = "auto", weights: str = "auto", num_threads: int = 0) -> "Runtime":
         """Picks CUDA, then Apple MPS, then the CPU; bfloat16 on CUDA, float32 elsewhere.
 
-        num_threads: of the CPU; see `set_threads`. Raises ValueError for a device that is not there, and for an unknown
-        form of weights.
+        num_threads: of the CPU; see `set_threads`. Raises ValueError for a missing device or an unknown
+        format of weights.
         """
         set_threads(num_threads)
         counts = {
@@ -55,9 +55,9 @@ class Runtime:
         }
         if device == "auto":
             chosen_device = torch.device(next(name for name, count in counts.items() if count))
-            reason = f"{chosen_device}: the first of cuda, mps, cpu that is there"
+            reason = f"{chosen_device}: the first available of cuda, mps, cpu"
         else:
-            chosen_device, reason = _parse_device(device, counts), f"{device}: asked for"
+            chosen_device, reason = _parse_device(device, counts), f"{device}: requested"
         kind = chosen_device.type
         chosen = SHORT.get(weights, weights)
         if chosen == "auto":
@@ -72,8 +72,8 @@ class Runtime:
 
 
 def set_threads(num_threads: int = 0) -> None:
-    """Sets how many threads torch computes with on the CPU. 0 stands for OMP_NUM_THREADS or else torch's own choice,
-    but no more than the CPUs that this process may use: torch does not know the CPU quota of a container."""
+    """Sets the number of torch's CPU threads. 0: OMP_NUM_THREADS, or else torch's default but at most the CPUs that
+    this process may use, because torch ignores the CPU quota of a container."""
     if num_threads < 0:
         raise ValueError(f"threads is {num_threads}, expected 0 (torch's own choice) or more")
     if num_threads == 0 and "OMP_NUM_THREADS" not in os.environ:
@@ -83,7 +83,7 @@ def set_threads(num_threads: int = 0) -> None:
 
 
 def _parse_device(name: str, counts: Mapping[str, int]) -> torch.device:
-    """counts: how many devices of each kind are here."""
+    """counts: the number of devices of each kind."""
     try:
         device = torch.device(name)
         count = counts[device.type]
@@ -92,22 +92,22 @@ def _parse_device(name: str, counts: Mapping[str, int]) -> torch.device:
     if not count:
         raise ValueError(f"device {name!r} is not available here: use auto or cpu")
     if (device.index or 0) >= count:
-        there = f"{device.type}:0" + f" to {device.type}:{count - 1}" * (count > 1)
-        raise ValueError(f"device {name!r} is not available here: there is {there}")
+        available = f"{device.type}:0" + f" to {device.type}:{count - 1}" * (count > 1)
+        raise ValueError(f"device {name!r} is not available here: there is {available}")
     return device
 
 
 def one_core_pool(num_threads: int, name: str) -> ThreadPoolExecutor:
-    """Threads whose torch operations compute on one core each, beside a thread that has the others.
+    """A thread pool whose torch operations use one core each, while other threads use all.
 
-    `torch.set_num_threads` also decides for every thread that has not computed yet. So all threads of the pool start
-    here, and the number is set back behind them.
+    `torch.set_num_threads` also affects all threads that have not used torch yet. So all threads of the pool start
+    here, and the number is restored afterwards.
     """
     num_before = torch.get_num_threads()
     all_started = threading.Barrier(num_threads + 1)
 
     def start() -> None:
-        torch.get_num_threads()  # a thread's first call takes the common number over; one's own is set after that
+        torch.get_num_threads()  # a thread's first call copies the global number; it must come before the next line
         torch.set_num_threads(1)
         all_started.wait()
 

@@ -1,4 +1,4 @@
-"""Spans, documents and batches: the one form that every task takes (floor 0).
+"""Spans, documents and batches: the common format of all tasks (floor 0).
 
 A conversation, a caption to draw, a text to continue and a training example are all *documents*: lists of spans in
 reading order. A batch holds documents packed into rows:
@@ -10,9 +10,9 @@ reading order. A batch holds documents packed into rows:
     position      0    1    2    3       4      5    ...                counts from 0 inside each document
     document      0    0    0    0       0      0    ...                attention stays inside; -1 is padding
 
-`<begin_of_image>` predicting the first image id needs no special case. A batch also lists, for each kind, where its
-positions are (`places`) and where its targets are (`targets`). Both are made on the CPU, when documents are laid into
-rows, so that no forward pass has to ask a GPU.
+`<begin_of_image>` predicts the first image id without a special case. A batch also lists the positions of each kind
+(`places`) and of each head's targets (`targets`). Both are computed on the CPU when documents are packed, so that no
+forward pass waits for a value from a GPU.
 
 Legend of shapes, used in all of openjanus:
     B rows, T positions, D width, H heads, K head width, N ids (or features) per image, M images, V vocabulary
@@ -47,8 +47,7 @@ class TextSpan:
 
 @dataclass(frozen=True)
 class UnderstandSpan:
-    """A picture to look at: pixels [3, H, W] in [-1, 1], which the understanding eye turns into `num_features`
-    positions."""
+    """A picture to understand: pixels [3, H, W] in [-1, 1], `num_features` positions for the understanding eye."""
 
     pixels: Tensor
     num_features: int
@@ -68,10 +67,10 @@ Document = list[Span]
 
 @dataclass
 class Continued:
-    """New ids of pictures whose earlier ids a generation eye with a memory still holds (model/eye.py).
+    """New ids of pictures whose earlier ids are in the cache of a stateful generation eye (model/eye.py).
 
-    image_ids: int64 [M, T], the next T ids of M pictures. place: int64 [n], for each position of kind GENERATE which id
-    it embeds, as m * T + t: the guidance rows of one picture share it. cache: the M pictures in the eye's own cache.
+    image_ids: int64 [M, T], the next T ids of M pictures. place: int64 [n], for each position of kind GENERATE the id
+    that it embeds, as m * T + t; the guidance rows of one picture share it. cache: the eye's cache of the M pictures.
     """
 
     image_ids: Tensor
@@ -81,11 +80,11 @@ class Continued:
 
 @dataclass(kw_only=True)
 class Inputs:
-    """What a forward pass embeds: ids and their positions, int64 [B, T].
+    """The inputs of a forward pass: ids and their positions, int64 [B, T].
 
     places: for each kind that occurs its positions, int64 [n], ascending, as b * T + t. pixels: float [M, 3, H, W], the
     pictures to understand in reading order. drawings: the number of ids of each picture of kind GENERATE, in reading
-    order. continued: the pictures of kind GENERATE instead, if these ids only continue them.
+    order. continued: replaces `drawings` if these ids continue pictures of the eye's cache.
     """
 
     tokens: Tensor
@@ -98,7 +97,7 @@ class Inputs:
 
 @dataclass
 class Embedded:
-    """Positions that are embedded already: x [B, T, D], position int64 [B, T]."""
+    """Embedded positions: x [B, T, D], position int64 [B, T]."""
 
     x: Tensor
     position: Tensor
@@ -106,7 +105,7 @@ class Embedded:
 
 @dataclass(kw_only=True)
 class Batch(Inputs):
-    """Packed rows: beside its inputs what each position is and what it predicts, int64 [B, T].
+    """Packed rows: the inputs, and the kind and the target of each position, int64 [B, T].
 
     targets: for each head that has any, the positions that it predicts from, int64 [n], ascending, as b * T + t.
     """
@@ -128,7 +127,7 @@ class Batch(Inputs):
         return replace(self, **{f.name: moved(getattr(self, f.name)) for f in fields(self)})
 
     def num_targets(self) -> int:
-        """How many positions are supervised: the denominator of the loss."""
+        """The number of supervised positions: the denominator of the loss."""
         return sum(len(places) for places in self.targets.values())
 
 
@@ -168,7 +167,7 @@ def _flatten(document: Document) -> np.ndarray:
             if span.loss and start > 0:
                 target[start - 1 : stop - 1] = ids
                 target_kind[start - 1 : stop - 1] = head
-            elif span.loss:  # nothing stands before the document's first id to predict it
+            elif span.loss:  # no earlier position can predict the document's first id
                 target[: stop - 1] = ids[1:]
                 target_kind[: stop - 1] = head
         start = stop
@@ -235,7 +234,7 @@ def pack(documents: Iterable[Document], row_tokens: int) -> Batch:
 
 
 def collate(documents: Sequence[Document]) -> Batch:
-    """One document a row, all of one length: what decoding continues from. The guidance rows of a prompt are such."""
+    """One document a row, all of the same length, for decoding: the guidance rows of a prompt."""
     lengths = {num_tokens(document) for document in documents}
     assert len(lengths) == 1, f"documents of {sorted(lengths)} positions, expected one length"
     return lay_out([[document] for document in documents], lengths.pop())

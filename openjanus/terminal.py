@@ -1,11 +1,11 @@
-"""A conversation in the terminal: words, pictures by path, drawings.
+"""A chat in the terminal: text, pictures by path, drawings.
 
     you> @cat.png what is it?
     janus> a cat
     you> /draw two red apples
     two-red-apples-seed0.png
 
-A wrong line is told on stderr and ends nothing.
+An error is printed on stderr and does not end the chat.
 """
 
 import re
@@ -24,17 +24,17 @@ from openjanus.processing.image import open_image
 from openjanus.processing.processor import Message
 
 HELP = """\
-@PATH          puts a picture into what you say, on a line of its own; @"a path with spaces"
-               to place it among your words: @cat.png <image_placeholder> is Figure 1.
+@PATH          adds a picture to your message, on a separate line; @"a path with spaces"
+               to place it inside the text: @cat.png <image_placeholder> is Figure 1.
 /draw PROMPT   draws a picture into a file
 /seed NUMBER   the seed of the next drawing, and of answers with a temperature
-/new           forgets the conversation
-/quit          ends, as does Ctrl-D; Ctrl-C stops an answer"""
+/new           starts a new conversation
+/quit          ends the chat, like Ctrl-D; Ctrl-C stops an answer"""
 PICTURE = re.compile(r'(?:^|(?<=\s))@(?:"([^"]+)"|(\S+))')
 
 
 class Chat:
-    """One conversation with an engine. `messages` is its history: what both sides said, pictures included."""
+    """One conversation with an engine. `messages` is its history, pictures included."""
 
     def __init__(
         self,
@@ -50,11 +50,11 @@ class Chat:
         self.messages: list[Message] = []
 
     def run(self, images: Sequence[Image.Image] = (), read: Callable[[str], str] = input) -> None:
-        """Reads lines until the end of input; `images` go before the first words. A wrong line is told, not fatal."""
+        """Reads lines until the end of input; `images` come before the first text. Errors are printed, not raised."""
         with suppress(ImportError):
             import readline  # noqa: F401  (gives `input` a history and editing)
         waiting = list(images)
-        print("/help tells what can be typed here")
+        print("/help lists the commands")
         while True:
             try:
                 line = read("you> ").strip()
@@ -76,7 +76,7 @@ class Chat:
                 print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
 
     def say(self, content: Sequence[str | Image.Image]) -> str:
-        """One turn: prints the answer as it comes and keeps both sides. A turn that fails leaves no trace."""
+        """One turn: streams the answer to stdout and adds both messages to the history. A failed turn adds nothing."""
         turn = Message("user", list(content))
         pieces: list[str] = []
         print("janus> ", end="", flush=True)
@@ -87,7 +87,7 @@ class Chat:
                 print(piece, end="", flush=True)
                 pieces.append(piece)
         except KeyboardInterrupt:
-            pass  # what was said so far stands
+            pass  # the partial answer is kept
         except ValueError as error:
             raise ValueError(f"{error}; /new begins a new conversation") from None
         finally:
@@ -106,7 +106,7 @@ class Chat:
         elif name == "help":
             print(HELP)
         else:
-            raise ValueError(f"{f'/{name} {rest}'.strip()!r} is not a command here; /help lists them")
+            raise ValueError(f"{f'/{name} {rest}'.strip()!r} is not a command; /help lists them")
 
     def _draw(self, prompt: str) -> None:
         options = self.engine.options(seed=self.options.seed, n=1)
@@ -119,7 +119,7 @@ class Chat:
 
 
 def with_pictures(line: str) -> list[str | Image.Image]:
-    """A line's words and the pictures that it names by @PATH, in order. Raises ValueError for one that is not there."""
+    """The text and the pictures (@PATH) of a line, in order. Raises ValueError for a missing picture."""
     parts: list[str | Image.Image] = []
     start = 0
     for match in PICTURE.finditer(line):
@@ -133,7 +133,7 @@ def with_pictures(line: str) -> list[str | Image.Image]:
 
 
 def _expanded(path: str) -> Path:
-    """A path with `~` and `~user` replaced. Raises ValueError for a user who is unknown here."""
+    """A path with `~` and `~user` replaced. Raises ValueError for an unknown user."""
     try:
         return Path(path).expanduser()
     except RuntimeError as error:

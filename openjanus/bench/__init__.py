@@ -1,1 +1,1 @@
-"""How fast models draw and answer on a machine, beside a peer (floor 5)."""
+"""Benchmarks: speed of drawing and answering beside transformers, and a load test of the server (floor 5)."""

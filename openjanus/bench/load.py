@@ -1,9 +1,9 @@
 """Load test of the server, over HTTP on loopback: `openjanus bench serve`.
 
-    alone: each request of the mix by itself, one at a time ─► its right answer, and the throughput to beat
-    load:  many clients draw from the same mix for minutes  ─► each answer compared, memory watched, throughput
+    alone: each request of the mix by itself, one at a time  ─► expected answers, and the throughput to compare with
+    load:  many clients send requests of the mix for minutes ─► each answer compared, memory, throughput
 
-Half of the requests are drawings, half answers about a picture, some of each streamed; every one has its seed.
+Half of the requests are drawings, half answers about a picture; half of each are streamed. Every one has a seed.
 """
 
 import base64
@@ -38,7 +38,7 @@ console = Console(stderr=True, highlight=False)
 
 @dataclass(frozen=True)
 class BenchSettings(Config):
-    """What `openjanus bench serve` takes; see its help."""
+    """The settings of `openjanus bench serve`; see its help."""
 
     minutes: PositiveFloat = 10.0
     clients: PositiveInt = 32
@@ -58,7 +58,8 @@ class Load:
 
 @dataclass
 class Report:
-    """What came of a run. `wrong` answers differ from the same request alone; `lost` ones never came."""
+    """The result of a load test. `wrong` answers differ from the same request alone; `lost` ones failed or never
+    came."""
 
     clients: int
     alone_per_second: float
@@ -69,7 +70,7 @@ class Report:
     lost: int
     refused: int
     memory_mib: list[float]  # mean of each tenth of the load
-    memory_growth_mib: float  # second half of the load against the part before it, the first tenth left out
+    memory_growth_mib: float  # mean of the second half minus mean of the second to fifth tenth
     seconds: float
 
     def __str__(self) -> str:
@@ -77,7 +78,7 @@ class Report:
             f"alone: {self.alone_per_second:.2f} requests/s, one at a time\n"
             f"load: {self.load_per_second:.2f} requests/s with {self.clients} clients: {self.speedup:.2f}x\n"
             f"answers: {self.answers} in {self.seconds:.0f} s, {self.wrong} wrong, {self.lost} lost, "
-            f"{self.refused} refused with 429 and asked again\n"
+            f"{self.refused} refused with 429 and sent again\n"
             f"memory: {self.memory_growth_mib:+.1f} MiB between the halves; MiB by tenths: "
             + ", ".join(f"{m:.0f}" for m in self.memory_mib)
         )
@@ -95,19 +96,19 @@ def run(s: BenchSettings) -> None:
 
 
 def measure(url: str, requests: list[Load], clients: int, seconds: float) -> Report:
-    """Each request alone, then all clients at once."""
+    """Sends each request alone, then all clients at once."""
     started = time.monotonic()
-    right = []
+    expected = []
     client = Client(url)
     for request in requests:
         status, answer = client.answer(request)
         if status != 200:
             raise ValueError(f"a request alone was answered {status}: nothing to compare with")
-        right.append(answer)
+        expected.append(answer)
     client.close()
     alone = len(requests) / (time.monotonic() - started)
     console.print(f"[dim]{len(requests)} requests alone: {alone:.2f} a second; now {clients} clients[/dim]")
-    found, memory = Counter[str](), list[tuple[float, float]]()
+    outcomes, memory = Counter[str](), list[tuple[float, float]]()
     numbers, lock = itertools.count(), threading.Lock()
     started = time.monotonic()
     stop = started + seconds
@@ -117,9 +118,9 @@ def measure(url: str, requests: list[Load], clients: int, seconds: float) -> Rep
         while time.monotonic() < stop:
             with lock:
                 number = next(numbers) % len(requests)
-            kind = _judge(client, requests[number], right[number])
+            outcome = _judge(client, requests[number], expected[number])
             with lock:
-                found[kind] += 1
+                outcomes[outcome] += 1
         client.close()
 
     threads = [threading.Thread(target=ask) for _ in range(clients)]
@@ -133,28 +134,28 @@ def measure(url: str, requests: list[Load], clients: int, seconds: float) -> Rep
     for thread in threads:
         thread.join()
     took = time.monotonic() - started
-    answers = found["right"] + found["wrong"]
+    answers = outcomes["right"] + outcomes["wrong"]
     tenths = _tenths(memory, seconds)
     growth = sum(tenths[5:]) / 5 - sum(tenths[1:5]) / 4
     return Report(
-        clients, alone, answers / took, answers / took / alone, answers, found["wrong"], found["lost"],
-        found["refused"], tenths, growth, took,
+        clients, alone, answers / took, answers / took / alone, answers, outcomes["wrong"], outcomes["lost"],
+        outcomes["refused"], tenths, growth, took,
     )  # fmt: skip
 
 
-def _judge(client: "Client", request: Load, right: object) -> str:
+def _judge(client: "Client", request: Load, expected: object) -> str:
     try:
-        status, got = client.answer(request)
+        status, answer = client.answer(request)
     except (OSError, http.client.HTTPException, ValueError):
         return "lost"
     if status == 429:
         time.sleep(0.2)
         return "refused"
-    return "lost" if status != 200 else "right" if got == right else "wrong"
+    return "lost" if status != 200 else "right" if answer == expected else "wrong"
 
 
 def mix(num: int) -> list[Load]:
-    """`num` different requests, drawings and answers in turn, every other of each kind streamed."""
+    """`num` different requests, alternately drawings and answers; every second one of each kind is streamed."""
     requests = []
     for i in range(num):
         words, streams = NOUNS[i // 2 % len(NOUNS)], i // 2 % 2 == 1
@@ -180,7 +181,7 @@ def _picture(seed: int) -> str:
 
 
 class Client:
-    """One client of the server. It keeps its connection, and makes a new one where the server has closed it."""
+    """One client of the server. It keeps its connection, and opens a new one if the server has closed it."""
 
     def __init__(self, url: str):
         parts = urlsplit(url)
@@ -188,28 +189,28 @@ class Client:
         self.num_connections = 0
 
     def answer(self, request: Load) -> tuple[int, object]:
-        """Status, and what of the answer must be the same each time: the text, or the finished pictures."""
+        """The status, and the reproducible part of the answer: the text, or the finished pictures."""
         response, raw = self._ask("POST", request.path, request.body)
         if response.status != 200:
             return response.status, None
         if response.headers.get_content_type() == "text/event-stream":
             return 200, _of_stream(raw.decode())
-        told = json.loads(raw)
+        answer = json.loads(raw)
         if request.path == DRAW:
-            return 200, [picture["b64_json"] for picture in told["data"]]
-        return 200, told["choices"][0]["message"]["content"]
+            return 200, [picture["b64_json"] for picture in answer["data"]]
+        return 200, answer["choices"][0]["message"]["content"]
 
     def memory_mib(self) -> float:
-        """Resident memory of the server, as its metrics tell."""
+        """Resident memory of the server, from its metrics."""
         text = self._ask("GET", "/metrics")[1].decode()
-        found = re.search(r"^process_resident_memory_bytes (\S+)", text, flags=re.MULTILINE)
-        return float(found[1]) / 2**20 if found else float("nan")
+        line = re.search(r"^process_resident_memory_bytes (\S+)", text, flags=re.MULTILINE)
+        return float(line[1]) / 2**20 if line else float("nan")
 
     def close(self) -> None:
         self._connection.close()
 
     def _ask(self, method: str, path: str, body: str | None = None) -> tuple[http.client.HTTPResponse, bytes]:
-        """The head of the answer, and its body."""
+        """The head of the response, and its body."""
         try:
             response = self._sent(method, path, body)
             return response, response.read()
@@ -218,7 +219,8 @@ class Client:
             raise
 
     def _sent(self, method: str, path: str, body: str | None) -> http.client.HTTPResponse:
-        """The server may close a kept connection just as it is used again: that is no lost answer."""
+        """Sends again on a new connection if the server closed the kept one at the same moment: that is no lost
+        answer."""
         is_kept = self._connection.sock is not None
         self.num_connections += not is_kept
         try:
@@ -232,7 +234,7 @@ class Client:
 
 
 def _of_stream(text: str) -> object:
-    """Raises ValueError for a stream that ended with an error or too early."""
+    """The reproducible part of a stream. Raises ValueError if it ended with an error or too early."""
     datas = re.findall(r"^data: (.*)$", text, flags=re.MULTILINE)
     events = [json.loads(data) for data in datas if data != "[DONE]"]
     if any("error" in event for event in events):
@@ -253,7 +255,7 @@ def _tenths(memory: list[tuple[float, float]], seconds: float) -> list[float]:
 
 @contextmanager
 def _server(s: BenchSettings) -> Iterator[str]:
-    """A server of our own on a free port, unless one is given."""
+    """The URL of the given server, or of one started here on a free port."""
     if s.url is not None:
         yield s.url.rstrip("/")
         return
@@ -263,16 +265,16 @@ def _server(s: BenchSettings) -> Iterator[str]:
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     try:
-        said: list[str] = []
-        found = None
-        while found is None:
+        lines: list[str] = []
+        address = None
+        while address is None:
             line = process.stderr.readline()
             if not line:
-                raise ValueError(f"the server did not start: {' '.join(said[-1:]).strip()}")
-            said.append(line)
-            found = re.search(r"http://127\.0\.0\.1:\d+", line)
+                raise ValueError(f"the server did not start: {' '.join(lines[-1:]).strip()}")
+            lines.append(line)
+            address = re.search(r"http://127\.0\.0\.1:\d+", line)
         threading.Thread(target=process.stderr.read, daemon=True).start()
-        yield found[0]
+        yield address[0]
     finally:
         process.terminate()
         process.wait(timeout=60)

@@ -1,8 +1,8 @@
-"""Times the parts of a drawing or an answer on both sides in turn, and puts them together.
+"""Times the parts of a drawing or an answer for openjanus and the peer in turn, and adds them up.
 
-Each side lives in a process of its own, under the same conditions, so that its peak of memory is its own; while one
-works, the other waits. A whole drawing is its prefill, its steps at a short, a middle and a full cache (the time of a
-step grows linearly with the cache) and its decoding to pixels; each is a median over rounds.
+Each side runs in its own process, under the same conditions, so that its peak memory is measured separately; while one
+runs, the other waits. The time of a whole drawing is its prefill, its steps at a short, a middle and a full cache (the
+time of a step grows linearly with the cache) and its decoding to pixels; each is a median over rounds.
 """
 
 import multiprocessing
@@ -29,18 +29,18 @@ class Remote:
 
     def __init__(self, name: str, case: Case):
         context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, name, case), daemon=True)
+        self.connection, child_connection = context.Pipe()
+        self.process = context.Process(target=_serve, args=(child_connection, name, case), daemon=True)
         self.process.start()
-        theirs.close()
-        self.told()
+        child_connection.close()
+        self._receive()
 
     def call(self, name: str, *arguments: Any) -> tuple[float, Any]:
-        """Runs a method there: its seconds and its result."""
+        """Runs a method in the process; returns its seconds and its result."""
         self.connection.send((name, arguments))
-        return self.told()
+        return self._receive()
 
-    def told(self) -> Any:
+    def _receive(self) -> Any:
         try:
             kind, value = self.connection.recv()
         except EOFError:
@@ -50,14 +50,14 @@ class Remote:
         return value
 
     def close(self) -> int:
-        """Ends the process; returns its peak of memory in bytes, 0 where the system does not tell."""
+        """Ends the process; returns its peak memory in bytes, 0 if the system does not report it."""
         _, peak = self.call("")
         self.process.join()
         return peak
 
 
 def _serve(connection: Connection, name: str, case: Case) -> None:
-    """The other end of a `Remote`."""
+    """The loop of a `Remote`'s process."""
     try:
         side = SIDES[name](case)
         connection.send(("ready", None))
@@ -69,14 +69,14 @@ def _serve(connection: Connection, name: str, case: Case) -> None:
             started = time.perf_counter()
             result = getattr(side, method)(*arguments)
             connection.send(("done", (time.perf_counter() - started, result)))
-    except EOFError:  # who asked is gone
+    except EOFError:  # the parent process has ended
         return
     except Exception as error:
         connection.send(("error", f"{name}: {type(error).__name__}: {error}"))
 
 
 def _peak_bytes(device: torch.device) -> int:
-    """Of a GPU, what tensors took there; else of the process."""
+    """Peak memory: of tensors on a GPU, else of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:
@@ -87,9 +87,9 @@ def _peak_bytes(device: torch.device) -> int:
 
 
 def bandwidth(device: torch.device, num_threads: int = 0) -> float:
-    """Bytes that a device reads in a second, from an array that no cache holds."""
+    """Read bandwidth of a device in bytes per second, with an array larger than its caches."""
     set_threads(num_threads)
-    times = 20 if device.type == "cuda" else 1  # there, one reading takes no longer than starting it
+    times = 20 if device.type == "cuda" else 1  # on a GPU, starting a kernel takes as long as one reading
     array = torch.ones(PROBE_BYTES // 4, device=device)
     synchronise(device)
     seconds = []
@@ -104,7 +104,7 @@ def bandwidth(device: torch.device, num_threads: int = 0) -> float:
 
 @dataclass
 class Times:
-    """Seconds of one side, a list for each part. steps: those of one step, by the length of the cache."""
+    """Seconds of one side, a list for each part. steps: seconds of one step, by cache length."""
 
     prefill: list[float] = field(default_factory=list)
     steps: dict[int, list[float]] = field(default_factory=dict)
@@ -112,12 +112,12 @@ class Times:
 
     @property
     def step(self) -> list[float]:
-        """Medians, from the shortest cache to the longest."""
+        """Median seconds of a step, from the shortest cache to the longest."""
         return [median(seconds) for _, seconds in sorted(self.steps.items())]
 
     @property
     def mean_step(self) -> float:
-        """Of all steps of a drawing: the trapezoid rule over a short, a middle and a full cache."""
+        """Mean seconds of a step over a drawing: trapezoid rule over a short, a middle and a full cache."""
         short, middle, full = self.step
         return (short + 2 * middle + full) / 4
 
@@ -128,8 +128,9 @@ class Times:
 
 @dataclass
 class Result:
-    """case: what was measured. num_ids: of a picture. peak: bytes of the process, or of the GPU. bandwidth: bytes a
-    second, read: bytes that a middle step of openjanus must read."""
+    """num_ids: ids of a picture. peak: bytes of the process, or of tensors on the GPU. bandwidth: bytes per second.
+    read:
+    bytes that a middle step of openjanus must read."""
 
     case: Case
     num_ids: int
@@ -140,19 +141,19 @@ class Result:
 
     @property
     def share(self) -> float:
-        """Of the machine's bandwidth that the middle step of openjanus reaches."""
+        """The share of the machine's bandwidth that the middle step of openjanus reaches."""
         return self.read / self.times["openjanus"].step[1] / self.bandwidth
 
 
 def measure(case: Case, peer: Case | None, num_steps: int, rounds: int) -> Result:
-    """Times `num_steps` steps in all, spread over three lengths of the cache and over rounds; both sides take turns."""
+    """Times `num_steps` steps in total, over three cache lengths and over the rounds; both sides take turns."""
     sides = {"openjanus": Remote("openjanus", case)} | ({"transformers": Remote("transformers", peer)} if peer else {})
     times = {name: Times() for name in sides}
     device = case.source.runtime().device
     probes = [bandwidth(device, case.source.threads)]
     num_ids = sides["openjanus"].call("num_ids")[1]
     each = max(num_steps // (3 * rounds), 1)
-    if 3 * each >= num_ids:  # the prefill gives the first id, and a request that has all of them takes no more steps
+    if 3 * each >= num_ids:  # the prefill gives the first id, and a finished request takes no more steps
         raise ValueError(
             f"{3 * each} steps a round, but a picture takes {num_ids - 1}: ask for more rounds or fewer steps"
         )

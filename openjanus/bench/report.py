@@ -1,4 +1,4 @@
-"""What `openjanus bench draw` and `openjanus bench answer` print."""
+"""The output of `openjanus bench draw` and `openjanus bench answer`."""
 
 import json
 from statistics import median
@@ -8,39 +8,39 @@ from openjanus.sequence import Kind
 
 
 def figures(result: Result) -> dict[str, float | int | list[float]]:
-    """The figures of a drawing, or of an answer; those of the peer begin with `peer_`."""
+    """The measurements of a drawing or an answer by name; names of the peer's begin with `peer_`."""
     drawing = result.case.kind == Kind.GENERATE
-    told: dict[str, float | int | list[float]] = {}
+    numbers: dict[str, float | int | list[float]] = {}
     for name, times in result.times.items():
         prefix = "" if name == "openjanus" else "peer_"
         if drawing:
-            told[f"{prefix}seconds_per_image"] = times.whole(result.num_ids) / result.case.n
-            told[f"{prefix}decode_seconds"] = median(times.decode)
+            numbers[f"{prefix}seconds_per_image"] = times.whole(result.num_ids) / result.case.n
+            numbers[f"{prefix}decode_seconds"] = median(times.decode)
         else:
-            told[f"{prefix}tokens_per_second"] = 1 / times.step[0]
-        told[f"{prefix}prefill_seconds"] = median(times.prefill)
-        told[f"{prefix}step_seconds"] = times.step
-        told[f"{prefix}peak_bytes"] = result.peak[name]
+            numbers[f"{prefix}tokens_per_second"] = 1 / times.step[0]
+        numbers[f"{prefix}prefill_seconds"] = median(times.prefill)
+        numbers[f"{prefix}step_seconds"] = times.step
+        numbers[f"{prefix}peak_bytes"] = result.peak[name]
     if "transformers" in result.times:
-        ours, theirs = result.times["openjanus"], result.times["transformers"]
+        ours, peer = result.times["openjanus"], result.times["transformers"]
         if drawing:
-            told["ratio"] = theirs.whole(result.num_ids) / ours.whole(result.num_ids)
+            numbers["ratio"] = peer.whole(result.num_ids) / ours.whole(result.num_ids)
         else:
-            told["ratio"] = theirs.step[0] / ours.step[0]
-            told["prefill_ratio"] = median(theirs.prefill) / median(ours.prefill)
-    told["bandwidth_bytes_per_second"] = result.bandwidth
-    told["bandwidth_share"] = result.share
-    return told
+            numbers["ratio"] = peer.step[0] / ours.step[0]
+            numbers["prefill_ratio"] = median(peer.prefill) / median(ours.prefill)
+    numbers["bandwidth_bytes_per_second"] = result.bandwidth
+    numbers["bandwidth_share"] = result.share
+    return numbers
 
 
 def table(result: Result) -> str:
-    """A line for each side, the ratio, and what memory allows."""
-    case, told = result.case, figures(result)
+    """A line for each side, the ratio, and the share of the memory bandwidth."""
+    case, numbers = result.case, figures(result)
     lines = [f"{case.source.model or case.shape}, {case.n} at once, guidance {case.guidance:g}"]
     for name, times in result.times.items():
         lines.append(f"  {name:12} {_line(result, times)}, peak {result.peak[name] / 1e9:.2f} GB")
-    if "ratio" in told:
-        lines.append(f"  {told['ratio']:.1f} times faster than transformers")
+    if "ratio" in numbers:
+        lines.append(f"  {numbers['ratio']:.1f} times faster than transformers")
     lines.append(f"  {result.share:.0%} of {result.bandwidth / 1e9:.0f} GB/s, probed in the same run")
     return "\n".join(lines)
 
@@ -55,6 +55,6 @@ def _line(result: Result, times: Times) -> str:
 
 
 def as_json(result: Result) -> str:
-    """One line."""
-    told = {name: round(value, 6) if isinstance(value, float) else value for name, value in figures(result).items()}
-    return json.dumps(told)
+    """The measurements as one line of JSON."""
+    numbers = {name: round(value, 6) if isinstance(value, float) else value for name, value in figures(result).items()}
+    return json.dumps(numbers)

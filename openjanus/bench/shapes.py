@@ -1,4 +1,4 @@
-"""The published sizes of Janus, with random weights: speed does not depend on what the weights say."""
+"""The published sizes of Janus, with random weights: speed does not depend on the values of the weights."""
 
 from dataclasses import replace
 
@@ -26,7 +26,8 @@ SHAPES = {"janus-1.3b": JANUS_1B, "janus-pro-1b": JANUS_1B, "janus-pro-7b": JANU
 
 
 def random_checkpoint(config: JanusConfig, runtime: Runtime) -> Checkpoint:
-    """A checkpoint of this shape, its tensors drawn and stored one after the other. It draws noise."""
+    """A checkpoint of this shape with random weights. Its tensors are made and stored one at a time, to bound the
+    memory."""
     checkpoint, place, device = empty_checkpoint(config), placer(runtime), runtime.device
     model, generator = checkpoint.model, torch.Generator(device).manual_seed(0)
     for name, tensor in stored_tensors(model).items():

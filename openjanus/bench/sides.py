@@ -1,7 +1,7 @@
-"""What is measured, once for openjanus and once for the peer: the parts of a drawing and of an answer.
+"""The measured code of openjanus and of the peer: the parts of a drawing and of an answer.
 
-Both start a request (prefill), continue it by some steps at a given length of the cache, and turn ids into pixels. What
-the cache holds does not matter for speed, so no side computes the positions that it skips.
+Both start a request (prefill), continue it by some steps at a given cache length, and decode ids to pixels. Speed does
+not depend on the contents of the cache, so neither side computes the positions that it skips.
 """
 
 import tempfile
@@ -42,21 +42,21 @@ class Case:
 
 
 class Side(Protocol):
-    """One implementation, loaded."""
+    """One loaded implementation."""
 
     device: torch.device
 
     def prefill(self) -> int:
-        """Starts the request anew; returns the positions of its prompt."""
+        """Starts a new request; returns the positions of its prompt."""
 
     def fill(self, length: int, num: int) -> None:
-        """Pretends that the cache holds `length` positions, and prepares to time `num` steps from there."""
+        """Sets the cache length without computing the positions, and prepares `num` steps from there."""
 
     def steps(self, num: int) -> None:
-        """Continues the request."""
+        """Continues the request by `num` steps."""
 
     def decode(self) -> None:
-        """Image ids of n pictures to pixels."""
+        """Decodes image ids of n pictures to pixels."""
 
 
 class Ours:
@@ -116,11 +116,11 @@ class Ours:
         synchronise(self.device)
 
     def num_ids(self) -> int:
-        """Of a picture."""
+        """Ids of one picture."""
         return self.model.config.generation.num_image_ids
 
     def bytes_per_step(self, length: int) -> int:
-        """Bytes that a step must read: the body, what stands before and behind it, and the cache."""
+        """Bytes that a step must read: the body, its head, its input adaptor, and the cache."""
         parts = [self.model.language_model.layers, self.model.language_model.norm, self.model.heads[self.case.kind]]
         if self.case.kind == Kind.GENERATE:
             left_out = ("tokenizer", "embedding", "head")  # a step reads one row of the embedding for each picture
@@ -130,8 +130,8 @@ class Ours:
 
 
 class Transformers:
-    """transformers' JanusForConditionalGeneration. Its steps do what those of its `generate` do, but with the dynamic
-    cache, which is faster on a CPU than the static one there."""
+    """transformers' JanusForConditionalGeneration. Its steps compute the same as its `generate`, but with the dynamic
+    cache, which is faster on a CPU than the static one of `generate`."""
 
     model: Any
 
@@ -220,7 +220,7 @@ class Transformers:
 
 
 def synchronise(device: torch.device) -> None:
-    """Waits until a device has done what it was given. A CPU always has."""
+    """Waits until a device has finished its work. A CPU needs no waiting."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":

@@ -1,10 +1,10 @@
 """The command line: openjanus generate | ask | chat | demo | serve | train | recipes | tokenize | evaluate | convert |
 bench.
 
-One file a command. Results go to stdout, messages to stderr. Exit codes: 0 done; 2 a mistake that the user can mend,
-told in one line; 130 interrupted (Ctrl-C), 129 hung up (SIGHUP) and 143 terminated (SIGTERM), a training
-being saved first; 141 the reader of the results closed the pipe; 1 a fault of openjanus. A server that has ended well
-after a signal gives 0 (docs/serve.md).
+One file a command. Results go to stdout, messages to stderr. Exit codes: 0 done; 2 a user's error,
+explained in one line; 130 interrupted (Ctrl-C), 129 hung up (SIGHUP), 143 terminated (SIGTERM); a training is saved
+before it ends; 141 the reader of stdout closed the pipe; 1 a bug of openjanus. A server that ends after a signal
+returns 0 (docs/serve.md).
 """
 
 import codecs
@@ -38,7 +38,7 @@ BENCHES: dict[str, Callable[..., None]] = {f.__name__: f for f in (bench.draw, b
 
 def main(arguments: list[str] | None = None) -> None:
     """The entry point. OPENJANUS_DEBUG=1 shows the traceback of an error."""
-    # torch reads this at its first tensor: large ones in huge pages make a step some 3% faster (LOG.md)
+    # torch reads this at its first allocation: huge pages make a step about 3% faster (LOG.md)
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     if sys.stdout is not None and hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="openjanus")
@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _print_anyway(error: UnicodeError) -> tuple[str | bytes, int]:
-    """A path is printed as it was given, in whatever encoding; a letter that the terminal lacks is spelled out."""
+    """Encodes what stdout's encoding lacks: bytes of a path as they are, other characters as backslash escapes."""
     try:
         return codecs.lookup_error("surrogateescape")(error)
     except UnicodeError:
@@ -75,26 +75,26 @@ codecs.register_error("openjanus", _print_anyway)
 
 
 def _explain(error: Exception) -> tuple[str, int]:
-    """The one line that a user reads, and the exit code."""
+    """The error message in one line, and the exit code."""
     if isinstance(error, ModuleNotFoundError) and error.name and (extra := extra_of(error.name.partition(".")[0])):
         return f"this needs {error.name}: pip install 'openjanus[{extra}]'", 2
     if isinstance(error, (ValueError, OSError, FloatingPointError)):
         return str(error), 2
-    return f"{type(error).__name__}: {error}. This is a fault of openjanus; OPENJANUS_DEBUG=1 shows where", 1
+    return f"{type(error).__name__}: {error}. This is a bug of openjanus; OPENJANUS_DEBUG=1 shows a traceback", 1
 
 
 def extra_of(module: str) -> str | None:
-    """The smallest extra of this package that brings a module, by the package's own metadata; None if none does."""
+    """The smallest extra of this package that installs a module, by the package's metadata; None if there is none."""
     extras: dict[str, list[str]] = {}
     for requirement in metadata.requires("openjanus") or ():
         if found := re.match(r"([\w-]+).*extra == ['\"]([\w-]+)['\"]", requirement):
             extras.setdefault(found[2], []).append(found[1].replace("-", "_"))
-    bringing = [extra for extra, modules in extras.items() if module in modules]
-    return min(bringing, key=lambda extra: len(extras[extra]), default=None)
+    matching = [extra for extra, modules in extras.items() if module in modules]
+    return min(matching, key=lambda extra: len(extras[extra]), default=None)
 
 
 def _drop_stdout() -> None:
-    """Lets the interpreter flush into nothing when it ends, or it would complain."""
+    """Redirects stdout to the null device, or the interpreter's final flush would fail."""
     nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, sys.stdout.fileno())
     os.close(nothing)

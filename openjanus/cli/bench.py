@@ -1,4 +1,4 @@
-"""openjanus bench draw | answer | serve. torch is imported where a command starts."""
+"""openjanus bench draw | answer | serve. torch is imported only when a command runs."""
 
 import sys
 from dataclasses import dataclass, replace
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options(Compute):
-    """What both timings take."""
+    """Options of `draw` and `answer`."""
 
     shape: Annotated[str, arg(help="a published size, random weights: janus-1.3b, janus-pro-1b, janus-pro-7b")] = ""
     steps: Annotated[int, arg(help="steps to time, spread over short, middle and full caches")] = 96
-    rounds: Annotated[int, arg(help="each begins the request anew; both sides take turns")] = 4
+    rounds: Annotated[int, arg(help="each starts a new request; both sides take turns")] = 4
     versus: Annotated[str, arg(help="transformers, or nothing")] = ""
-    versus_weights: Annotated[str, arg(help="of the peer; it knows float32, bfloat16 and float16")] = "bfloat16"
+    versus_weights: Annotated[str, arg(help="of the peer: float32, bfloat16 or float16")] = "bfloat16"
     json: Annotated[bool, arg(help="end with one line of JSON")] = False
     model: Model = "nano"
 
@@ -78,7 +78,7 @@ def _run(kind: "Kind", o: Options, n: int, guidance: float) -> None:
         raise ValueError(f"versus-weights {o.versus_weights!r}: expected one of {', '.join(DTYPES)}")
     if o.steps < 3 or o.rounds < 1:
         raise ValueError(f"steps is {o.steps} and rounds {o.rounds}, expected at least 3 and 1")
-    SamplingOptions(n=n, guidance=guidance)  # says what is out of range
+    SamplingOptions(n=n, guidance=guidance)  # checks the ranges
     print(o.runtime(), file=sys.stderr)
     case = Case(kind, o.shape, o.of("" if o.shape else o.model), n, guidance)
     peer = replace(case, source=replace(case.source, weights=peer_weights)) if o.versus else None

@@ -18,12 +18,12 @@ def chat(
     out: Annotated[Path, arg(help="folder for drawings")] = Path("."),
     which: Which = ModelOptions(),  # noqa: B008  (frozen)
 ) -> None:
-    """Talk with a model: @PATH puts a picture into what you say, /draw draws one, /help tells the rest."""
+    """Chat with a model: @PATH adds a picture to your message, /draw draws one, /help shows the rest."""
     from openjanus.processing.image import open_image
     from openjanus.terminal import Chat
 
     if sys.stdin is not None and hasattr(sys.stdin, "reconfigure"):
-        sys.stdin.reconfigure(errors="surrogateescape")  # broken bytes spoil a line, not the conversation
+        sys.stdin.reconfigure(errors="surrogateescape")  # undecodable bytes must not end the conversation
     images = [open_image(path) for path in pictures]
     engine = which.engine()
     options = engine.options(temperature=temperature, seed=seed)

@@ -1,4 +1,4 @@
-"""What the commands write for people: messages and progress, on stderr. stdout holds results only."""
+"""Messages and progress bars on stderr; stdout is for results."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -7,16 +7,16 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-# No markup: a path may hold brackets. Long lines are not broken, so that a path can be copied.
+# No markup, because paths may contain brackets; no wrapping, so that a path can be copied.
 console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 SECONDS_BETWEEN_LINES = 10.0
 
 
 @contextmanager
 def progress_bar(name: str) -> Iterator[Callable[[int, int], None]]:
-    """Shows how far a command is: `with progress_bar("drawing") as report: report(done, total)`.
+    """Shows the progress of a command: `with progress_bar("drawing") as report: report(done, total)`.
 
-    On a terminal it is a bar that vanishes at the end. Elsewhere, as in a log file, it is a line every ten seconds.
+    On a terminal it is a bar that disappears at the end; else, as in a log file, a line every ten seconds.
     """
     if not console.is_terminal:
         yield _lines(name)

@@ -22,7 +22,7 @@ def convert(
     as_configured: AsConfigured = False,
     ignore_config_keys: IgnoreConfigKeys = (),
 ) -> None:
-    """Write a checkpoint again in another format or dtype, or a run's newest state as a checkpoint folder."""
+    """Convert a checkpoint to another format or dtype, or write a run's newest state as a checkpoint folder."""
     from openjanus.runtime import DTYPES, dtype_name
     from openjanus.training.run import restore
     from openjanus.weights import checkpoint

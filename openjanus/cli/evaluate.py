@@ -20,7 +20,7 @@ def evaluate(
     out: Annotated[Path | None, arg(help="write the figures as JSON")] = None,
     compute: ComputeOptions = Compute(),  # noqa: B008  (frozen)
 ) -> None:
-    """Score drawings and answers of a model in the emoji world, by split, with the scorer's own error beside them."""
+    """Score drawings and answers of a model in the emoji world, by split, and show the scorer's own error."""
     from openjanus.recipes.evaluators import evaluate_emoji_world
 
     n = short_or(n, 2)

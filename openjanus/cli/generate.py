@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 def generate(
     prompts: Annotated[Positional[tuple[str, ...]], arg(metavar="PROMPT ...", help="what to draw")],
     n: Annotated[int, arg(aliases=["-n"], help="pictures per prompt")] = 1,
-    first: Annotated[int, arg(help="number of the first picture: -n 1 --first 5 draws picture 5 alone")] = 0,
-    seed: Annotated[int, arg(help="picture k of a prompt depends on (seed, k) alone")] = 0,
+    first: Annotated[int, arg(help="number of the first picture: -n 1 --first 5 draws only picture 5")] = 0,
+    seed: Annotated[int, arg(help="picture k of a prompt depends only on (seed, k)")] = 0,
     guidance: Annotated[float | None, arg(help="classifier-free guidance; 1: off; default: the model's own")] = None,
     temperature: Annotated[float | None, arg(help="0: the most probable ids; default: the model's own")] = None,
     top_k: int | None = None,
     top_p: float | None = None,
-    size: Annotated[int | None, arg(help="side in pixels; a Janus draws the one size that it has learned")] = None,
-    speculative: Annotated[int, arg(help="ids that one pass may give, such as 16; 0: one; the same pictures")] = 0,
+    size: Annotated[int | None, arg(help="side in pixels; a Janus draws one size only")] = None,
+    speculative: Annotated[int, arg(help="ids per forward pass, such as 16; 0: off; the pictures stay the same")] = 0,
     out: Annotated[Path, arg(help="folder for the pictures")] = Path("."),
     which: Which = ModelOptions(),  # noqa: B008  (frozen)
 ) -> None:
@@ -36,7 +36,7 @@ def generate(
     check_folder(out)
     engine = which.engine()
     if size is not None and size not in engine.sizes_px:
-        raise ValueError(f"size {size}: this model draws {' or '.join(map(str, engine.sizes_px))} pixels a side")
+        raise ValueError(f"size {size}: this model draws {' or '.join(map(str, engine.sizes_px))} px wide pictures")
     options = engine.options(n=n, seed=seed, guidance=guidance, temperature=temperature, top_k=top_k, top_p=top_p)
     pictures, names = PictureFolder(out), [f"{file_name(prompt)}-seed{seed}" for prompt in prompts]
     has_sheet = 1 < len(prompts) * n <= MAX_ON_SHEET
@@ -52,8 +52,8 @@ def generate(
         if has_sheet:
             sheet = [images[place] for place in sorted(images)]
             paths[len(paths)] = pictures.save_sheet(sheet, f"{names[0]}-sheet")
-    finally:  # those of a call that was interrupted, too
+    finally:  # also after an interruption
         for place in sorted(paths):
             print(paths[place])
     if len(paths) > MAX_ON_SHEET:
-        console.print(f"no contact sheet: it shows up to {MAX_ON_SHEET} pictures")
+        console.print(f"no contact sheet: it has room for {MAX_ON_SHEET} pictures")

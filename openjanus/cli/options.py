@@ -1,4 +1,4 @@
-"""Options that several commands share. torch is not imported here: `--help` and wrong arguments answer at once."""
+"""Options that several commands share. torch is not imported here, so that `--help` and argument errors are fast."""
 
 import os
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ Model = Annotated[
 Revision = Annotated[str | None, arg(help="branch, tag or commit of a hub id")]
 AsConfigured = Annotated[bool, arg(help="follow do_normalize: false of the first Janus-1.3B files, a known mistake")]
 IgnoreConfigKeys = Annotated[
-    tuple[str, ...], arg(metavar="KEY ...", help="keys of a foreign config to leave out, such as vq_config.something")
+    tuple[str, ...], arg(metavar="KEY ...", help="config keys of other formats to ignore, such as vq_config.something")
 ]
 Device = Annotated[str, arg(help="auto, cpu, cuda or mps")]
 Threads = Annotated[int, arg(help="CPU threads; 0: torch's own choice")]
@@ -33,29 +33,29 @@ Overrides = Annotated[
 
 @dataclass(frozen=True)
 class ModelOptions(ModelSource):
-    """Which model runs, and where."""
+    """Which model runs, and on which device."""
 
-    ignore_config_keys: IgnoreConfigKeys = ()  # again, for its metavar
+    ignore_config_keys: IgnoreConfigKeys = ()  # overridden for its metavar
 
     def engine(self) -> "Engine":
-        """Loads the model, with a progress bar. Raises ValueError for what is wrong with it."""
+        """Loads the model, with a progress bar. Raises ValueError if it cannot be loaded."""
         runtime = choose_runtime(self)
         with progress_bar("loading") as report:
             return self.load(runtime, report)
 
 
-# Their fields stand among a command's own options: --model, not --which.model.
+# Their fields are options of the command itself: --model, not --which.model.
 ComputeOptions = Annotated[Compute, arg(name="")]
 Which = Annotated[ModelOptions, arg(name="")]
 
 
 def short_or(value: T, short: T) -> T:
-    """`short` where OPENJANUS_SHORT is set: then every long command does a little of its work, to try it out."""
+    """`short` if OPENJANUS_SHORT is set: then every long command does only a little of its work."""
     return short if os.environ.get("OPENJANUS_SHORT") else value
 
 
 def choose_runtime(compute: Compute) -> "Runtime":
-    """The runtime that the options ask for, shown to the user."""
+    """Chooses the runtime by the options, and prints it."""
     runtime = compute.runtime()
     console.print(str(runtime), style="dim")
     return runtime

@@ -1,4 +1,4 @@
-"""openjanus recipes: what can be trained."""
+"""openjanus recipes: the list of recipes."""
 
 import inspect
 import textwrap

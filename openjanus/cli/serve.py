@@ -16,7 +16,7 @@ from openjanus.serve.signals import end_at_once, handled
 
 
 def serve(
-    host: Annotated[str, arg(help="address to listen on; 0.0.0.0: every one of this machine")] = "127.0.0.1",
+    host: Annotated[str, arg(help="address to listen on; 0.0.0.0: all addresses of this machine")] = "127.0.0.1",
     port: Annotated[int, arg(help="0: any free one")] = 8000,
     name: Annotated[str | None, arg(help="what clients call the model; default: the last part of --model")] = None,
     alias: Annotated[tuple[str, ...], arg(help="further names of the model, such as gpt-image-1")] = (),
@@ -25,16 +25,16 @@ def serve(
     api_keys: Annotated[Path | None, arg(help="file with API keys, one a line; also OPENJANUS_API_KEY")] = None,
     allow_host: Annotated[tuple[str, ...], arg(help="further names that the Host header may have")] = (),
     remote_pictures: Annotated[bool, arg(help="load pictures by http(s), from public addresses only")] = False,
-    strict_sizes: Annotated[bool, arg(help="refuse a size that the model does not draw; else: the nearest")] = False,
-    log_prompts: Annotated[bool, arg(help="write what users say into the log")] = False,
+    strict_sizes: Annotated[bool, arg(help="an unsupported size is an error; else: the nearest size")] = False,
+    log_prompts: Annotated[bool, arg(help="log users' prompts")] = False,
     grace_seconds: Annotated[float, arg(help="for running requests, after SIGTERM")] = 30.0,
-    engine: Annotated[Literal["embedded", "vllm", "ray"], arg(help="who computes; docs/vllm.md")] = "embedded",
+    engine: Annotated[Literal["embedded", "vllm", "ray"], arg(help="see docs/vllm.md")] = "embedded",
     limits: Limits = Limits(),  # noqa: B008  (frozen)
     fleet: FleetOptions = FleetOptions(),  # noqa: B008
     which: Which = ModelOptions(),  # noqa: B008  (frozen)
 ) -> None:
-    """Serve the OpenAI API and a page to talk and draw with, until SIGTERM."""
-    # Before torch is imported. vLLM and Ray handle signals themselves.
+    """Serve the OpenAI API and a page to chat and draw, until SIGTERM."""
+    # Set before torch is imported. vLLM and Ray handle signals themselves.
     with handled(end_at_once) if engine == "embedded" else nullcontext():
         from openjanus.serve.server import run
 
@@ -57,5 +57,5 @@ def serve(
 
 
 def name_of(model: str) -> str:
-    """The last part of a folder or hub id; for `.` the name of the folder that it stands for."""
+    """The last part of a folder or hub id; for `.` the name of the current folder."""
     return Path(os.path.abspath(model)).name or "janus"

@@ -14,11 +14,11 @@ def tokenize(
     recipe: Recipe,
     overrides: Overrides = (),
     num: Annotated[int, arg(help="how many drawings")] = 80_000,
-    source: Annotated[str, arg(help="source whose pictures are drawn")] = "emoji.drawings",
+    source: Annotated[str, arg(help="source of the pictures")] = "emoji.drawings",
     device: Device = "auto",
     threads: Threads = 0,
 ) -> None:
-    """Turn the drawings that a recipe trains on into image ids, once, before `train`."""
+    """Encode the drawings of a recipe as image ids, once, before `train`."""
     from openjanus.data.image_ids import tokenize_source
     from openjanus.recipes import configure
     from openjanus.training.janus import JanusTraining, image_ids_file, starting_tokenizer
@@ -26,7 +26,7 @@ def tokenize(
     num = short_or(num, 8)
     run = configure(recipe, overrides)
     if not isinstance(run.task, JanusTraining):
-        raise ValueError(f"recipe {recipe!r} trains no Janus: nothing to tokenize")
+        raise ValueError(f"recipe {recipe!r} does not train a Janus: there is nothing to tokenize")
     target = Path(image_ids_file(run.task, source))
     runtime = choose_runtime(Compute(device, "float32", threads))
     tokenizer = starting_tokenizer(run.task).to(runtime.device)

@@ -1,4 +1,4 @@
-"""openjanus train: a recipe, from nothing or from where it stopped."""
+"""openjanus train: start or resume the run of a recipe."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,13 +14,13 @@ def train(
     recipe: Recipe,
     overrides: Overrides = (),
     out: Annotated[Path | None, arg(help="folder of the run; default runs/RECIPE")] = None,
-    stop_after: Annotated[int | None, arg(help="stop after this many steps; the same command goes on")] = None,
+    stop_after: Annotated[int | None, arg(help="stop after this many steps; the same command resumes")] = None,
     device: Device = "auto",
     dtype: Annotated[str, arg(help="autocast dtype: auto, float32, bfloat16")] = "auto",
     threads: Threads = 0,
     print_config: Annotated[bool, arg(name="print", help="only show the recipe, with overrides, as JSON")] = False,
 ) -> None:
-    """Train a recipe, or go on where it stopped. Without overrides, gives the bundled model's recipe again."""
+    """Train a recipe, or resume its run."""
     from openjanus import config as configs
     from openjanus.recipes import configure
     from openjanus.recipes.evaluators import evaluators_of, keep_result

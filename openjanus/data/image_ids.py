@@ -1,8 +1,7 @@
-"""Drawings as image ids, made once: the generation eye is frozen while Janus trains, so each picture is encoded one
-time.
+"""Drawings stored as image ids: the image tokenizer is frozen while Janus trains, so each picture is encoded once.
 
 A file holds ids [num, N] of the first `num` examples of a source, that source's seed, and a fingerprint of the image
-tokenizer that made them, so that ids of another tokenizer are refused instead of trained on. Ids are stored as uint16,
+tokenizer that made them, so that ids of another tokenizer are an error. Ids are stored as uint16,
 or as int32 if one of them is above 65,535.
 """
 
@@ -70,13 +69,13 @@ class ImageIds:
             )
 
 
-ALL = "all:"  # begins a fingerprint over all tensors; one without it is of a file that was made before
+ALL = "all:"  # prefix of a fingerprint over all tensors; older files have fingerprints without it
 
 
 def fingerprint(tokenizer: nn.Module) -> str:
     """A short hash over names, shapes and values of all tensors of an image tokenizer.
 
-    Raises ValueError if it has none: then it could not be told from another one.
+    Raises ValueError if it has no tensors, because then all would be equal.
     """
     state = tokenizer.state_dict()
     if not state:
@@ -89,8 +88,8 @@ def fingerprint(tokenizer: nn.Module) -> str:
 
 
 def _former_fingerprint(tokenizer: nn.Module) -> str | None:
-    """What files held before: a hash over the tensors of `ImageTokenizer` that decide the ids. None if there are none
-    of these names."""
+    """The fingerprint of older files: a hash over the tensors of `ImageTokenizer` that decide the ids. None without
+    such tensors."""
     prefixes = ("encoder.", "to_code.", "codebook.")
     tensors = [tensor for name, tensor in sorted(tokenizer.state_dict().items()) if name.startswith(prefixes)]
     return hashlib.sha256(b"".join(map(_bytes, tensors))).hexdigest()[:16] if tensors else None
@@ -126,7 +125,7 @@ def tokenize_source(
     draft = path.with_name(f".{path.name}.draft")
     meta = {"source": name, "seed": str(seed), "tokenizer": fingerprint(tokenizer)}
     try:
-        save_file({"ids": np.ascontiguousarray(np.concatenate(rows))}, draft, meta)  # it writes memory as it lies
+        save_file({"ids": np.ascontiguousarray(np.concatenate(rows))}, draft, meta)  # it ignores strides
         draft.replace(path)
     except (OSError, SafetensorError) as error:
         draft.unlink(missing_ok=True)

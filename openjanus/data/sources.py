@@ -1,7 +1,7 @@
 """Sources of training examples: functions from an index to an example.
 
 A source is made by `find_source(name, ...)(split, seed)` and then called with an index; the same (split, seed, index)
-always gives the same example, so a training resumes without saving where it was. A new source is one function and one
+always gives the same example, so a training can resume without a saved position. A new source is one function and one
 line in `SOURCES`.
 """
 
@@ -20,7 +20,7 @@ from openjanus.processing.image import generation_pixels, to_pixels
 from openjanus.processing.text import TextTokenizer
 
 Source = Callable[[int], Any]
-Gives = Literal["pictures", "captioned pictures", "conversations"]  # what a source's examples are
+Gives = Literal["pictures", "captioned pictures", "conversations"]  # kind of a source's examples
 MakeSource = Callable[[str, int], Source]  # of a split and a seed
 
 # "module:function", so that a world is imported only if it is used, or the function itself.
@@ -36,16 +36,16 @@ SOURCES: dict[str, tuple[str | MakeSource, Gives]] = {
 TEXT_TOKENIZERS = {"emoji": "openjanus.emoji.sources:world_text_tokenizer"}
 
 
-def find_source(name: str, wanted: Gives) -> MakeSource:
-    """A source by name. Raises ValueError for an unknown one, and for one whose examples are of another kind."""
-    fitting = [other for other, (_, gives) in SOURCES.items() if gives == wanted]
+def find_source(name: str, expected: Gives) -> MakeSource:
+    """A source by name. Raises ValueError for an unknown source, or one with another kind of examples."""
+    fitting = [other for other, (_, gives) in SOURCES.items() if gives == expected]
     if name not in SOURCES:
         near = difflib.get_close_matches(name, fitting, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(fitting)}"
         raise ValueError(f"unknown source {name!r}; {hint}")
     make, gives = SOURCES[name]
-    if gives != wanted:
-        raise ValueError(f"source {name!r} gives {gives}, but this needs {wanted}: use {' or '.join(fitting)}")
+    if gives != expected:
+        raise ValueError(f"source {name!r} gives {gives}, but this needs {expected}: use {' or '.join(fitting)}")
     return _imported(make) if isinstance(make, str) else make
 
 

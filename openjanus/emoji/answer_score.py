@@ -1,4 +1,4 @@
-"""Exact match of short answers, per kind of question, beside the score of always giving the most common answer."""
+"""Exact match of short answers, per kind of question, with the score of the majority baseline."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def normalised(answer: str) -> str:
 @dataclass(frozen=True)
 class AnswerScore:
     exact: float
-    majority: float  # of the most common true answer of this kind
+    majority: float  # score of always giving the most common true answer of this kind
     n: int
 
 

@@ -1,9 +1,9 @@
-"""The second judge: a small convolutional network that names the object and the colour in a box.
+"""The second judge: a small convolutional network that classifies object and colour in a box.
 
-It shares nothing with the template reader but the boxes. It learns from rendered crops only, of all objects, colours
-(held-out pairs too: it must judge them) and training styles, blurred, noisy and badly boxed, and from crops that hold
-no object: ellipses, polygons, lumps, halves of two objects side by side, thick blur, boxes beside the object. The
-spoilt pictures of corruption.py, on which it is measured, are drawn by other code and are partly of other kinds.
+It shares only the boxes with the template reader. Its training data are rendered crops of all objects, colours
+(held-out pairs included, because it must judge them) and training styles, with blur, noise and shifted boxes, and crops
+without an object: ellipses, polygons, blobs, halves of two objects, strong blur, boxes beside the object. It is
+measured on the corrupted pictures of corruption.py, which come from other code and are partly of other kinds.
 
     crop [32, 32] -> five convolutions -> object (40 or none), colour (8 or none)      131 thousand parameters
 
@@ -68,8 +68,8 @@ def shipped_classifier() -> Classifier:
 
 
 def crop_of(image: np.ndarray, background: str, x: int, y: int, size: int) -> np.ndarray:  # -> uint8 [32, 32, 3]
-    """The box with a margin, on plain background where it leaves the picture, shrunk to the network's size."""
-    pad = MARGIN_PX + size  # a box may lie wholly outside
+    """The box with a margin, padded with background outside the picture, resized for the network."""
+    pad = MARGIN_PX + size  # a box may lie completely outside
     height, width, _ = image.shape
     wide = np.empty((height + 2 * pad, width + 2 * pad, 3), np.uint8)
     wide[:] = BACKGROUNDS[background]
@@ -85,7 +85,7 @@ def to_input(crops: list[np.ndarray]) -> Tensor:  # uint8 [32, 32, 3] each -> [N
 
 @torch.inference_mode()
 def relabel(image: np.ndarray, reading: Reading, model: Classifier | None = None) -> Reading:
-    """The same boxes, named by the classifier. Style stays the reader's: it is no part of acceptance."""
+    """The same boxes with the classifier's labels. The style stays the reader's: it does not affect acceptance."""
     if not reading.items:
         return reading
     crops = [crop_of(image, reading.background, item.x, item.y, item.size) for item in reading.items]
@@ -127,7 +127,7 @@ def _drawn(item: Item, style: str, rng: np.random.Generator, draw: Callable) -> 
 
 
 def _lump(item: Item, style: str, rng: np.random.Generator) -> np.ndarray:
-    """Soft noise cut at a level, in one or two tones."""
+    """Smooth noise cut at a threshold, in one or two tones."""
     noise = [rng.normal(size=(6, 6)).astype(np.float32) for _ in range(2)]
     smooth = [
         np.asarray(Image.fromarray(plane).resize((item.size, item.size), Image.Resampling.BICUBIC)) for plane in noise
@@ -183,7 +183,7 @@ def training_crop(rng: np.random.Generator) -> tuple[np.ndarray, int, int]:  # u
         sigma = rng.uniform(0.14, 0.25) * size
     if sigma:
         canvas = np.asarray(Image.fromarray(canvas).filter(ImageFilter.GaussianBlur(sigma)))
-    if coin(rng, 0.2):  # blocky, as a coarse code grid is
+    if coin(rng, 0.2):  # blocky, like a coarse grid of codes
         small = Image.fromarray(canvas).resize((len(canvas) // 2,) * 2, Image.Resampling.BOX)
         canvas = np.asarray(small.resize((len(canvas),) * 2, Image.Resampling.BICUBIC))
     grow = int(rng.integers(-2, 3))
@@ -198,7 +198,7 @@ def training_crop(rng: np.random.Generator) -> tuple[np.ndarray, int, int]:  # u
 def train_classifier(
     seed: int = 0, steps: int = 2500, batch_size: int = 64, weights: Path = WEIGHTS, log: Callable[[str], None] = print
 ) -> Classifier:
-    """Train from nothing and save the weights in half precision."""
+    """Train from random weights and save the weights in half precision."""
     torch.manual_seed(seed)
     rng = np.random.default_rng([seed, 1])
     model = Classifier()
@@ -208,7 +208,7 @@ def train_classifier(
         crops, objects, colors = zip(*(training_crop(rng) for _ in range(batch_size)), strict=True)
         object_logits, color_logits = model(to_input(list(crops)))
         label, tone = torch.tensor(objects), torch.tensor(colors)
-        tone[label == NO_OBJECT] = -100  # the colour of no object is no one's business
+        tone[label == NO_OBJECT] = -100  # no colour loss without an object
         object_loss = F.cross_entropy(object_logits, label, label_smoothing=0.05)
         color_loss = F.cross_entropy(color_logits, tone, label_smoothing=0.05)
         optimizer.zero_grad()
@@ -225,7 +225,7 @@ def train_classifier(
 
 @torch.inference_mode()
 def classifier_accuracy(n: int, seed: int, model: Classifier | None = None) -> dict[str, float]:
-    """On fresh augmented crops: objects named right, colours right, and garbage refused."""
+    """Accuracy on fresh augmented crops: objects, colours, and rejected garbage."""
     rng = np.random.default_rng([seed, 2])
     crops, objects, colors = zip(*(training_crop(rng) for _ in range(n)), strict=True)
     object_logits, color_logits = (model or shipped_classifier())(to_input(list(crops)))

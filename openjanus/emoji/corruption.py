@@ -1,9 +1,8 @@
-"""Pictures that break their caption's promise in one known way: what a scorer of drawings must refuse.
+"""Corrupted pictures: each contradicts its caption in one known way, so the scorer must reject it.
 
-Each kind is a function (scene, rng) -> picture, or None where it does not apply. Some put a thing that is no object
-where an object should be (disc, square, smudge, silhouette, half, chimera); the others draw a true scene, but a wrong
-one (other object, missing, extra, recoloured, mirrored, resized, moved, background). One item is spoilt, not all:
-that is the harder case, for the rest of the picture is right.
+Each kind is a function (scene, rng) -> picture, or None if it does not apply. Some replace an object by a shape (disc,
+square, smudge, silhouette, half, chimera). The others draw a wrong scene (other object, missing, extra, recoloured,
+mirrored, resized, moved, background). Only one item is corrupted: this is the harder case, since the rest is right.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from openjanus.emoji.words import coin, pick
 from openjanus.emoji.world import CANVAS_PX, GAP_PX, LATTICE_PX, MULTI_PX, SIZES_PX, Item, Scene, place_of, render
 
 Artwork = tuple[np.ndarray, np.ndarray]  # premultiplied colour [s, s, 3], one minus alpha [s, s, 1]
-# Artwork with less detail than this inside its silhouette (hearts, bells, shirts) is its silhouette.
+# Artwork with less detail than this (hearts, bells, shirts) counts as a plain silhouette.
 FLAT_DETAIL = 0.12
 
 
@@ -72,7 +71,7 @@ def _square(item: Item, style: str, rng: np.random.Generator) -> Artwork:
 
 
 def _smudge(item: Item, style: str, rng: np.random.Generator) -> Artwork:
-    """So blurred that nobody would name it, as early drawings are."""
+    """Blurred beyond recognition, like early drawings."""
     pixels, keep = artwork_of(item, style)
     planes = []
     for plane in (*pixels.transpose(2, 0, 1), keep[..., 0] - 1):
@@ -93,7 +92,7 @@ def _gauss(plane: np.ndarray, sigma: float, axis: int) -> np.ndarray:
 
 
 def _silhouette(item: Item, style: str, rng: np.random.Generator) -> Artwork | None:
-    """The right outline in one tone; None for artwork that is little more than that."""
+    """The right outline in one tone; None for artwork that is almost a plain silhouette."""
     pixels, keep = artwork_of(item, style)
     alpha = 1 - keep
     mean = pixels.sum((0, 1)) / alpha.sum()
@@ -121,7 +120,7 @@ def _chimera(item: Item, style: str, rng: np.random.Generator) -> Artwork:
 
 
 def _another(item: Item, but: tuple[str, ...], rng: np.random.Generator) -> Item:
-    """The same place and size with another object, of the same colour where there is one."""
+    """Another object with the same place, size and colour (if it has one)."""
     colored = item.color is not None
     noun = pick(rng, [n for n in NOUNS if n not in but and OBJECTS[n].recolourable == colored])
     return replace(item, object=noun)
@@ -163,7 +162,7 @@ def _missing(scene: Scene, rng: np.random.Generator) -> Scene | None:
 
 
 def _extra(scene: Scene, rng: np.random.Generator) -> Scene | None:
-    """One more of the same, where there is room for it."""
+    """One more object of the same kind, if there is room."""
     steps = range(0, CANVAS_PX - MULTI_PX + 1, LATTICE_PX)
     room = [(x, y) for x in steps for y in steps if all(_apart(x, y, MULTI_PX, item) for item in scene.items)]
     if not room:
@@ -203,7 +202,7 @@ def _resized(scene: Scene, rng: np.random.Generator) -> Scene | None:
 
 
 def _moved(scene: Scene, rng: np.random.Generator) -> Scene | None:
-    """To another place that has a name."""
+    """The object moved to another named place."""
     item, steps = scene.items[0], range(0, CANVAS_PX - scene.items[0].size + 1, LATTICE_PX)
     away = [(x, y) for x in steps for y in steps if place_of(x, y, item.size) not in (None, scene.named.place)]
     if not scene.named.place or not away:
@@ -231,7 +230,7 @@ CORRUPTIONS = (*NO_OBJECT, *WRONG_SCENE)
 
 
 def corrupted(scene: Scene, kind: str, rng: np.random.Generator) -> np.ndarray | None:  # uint8 [64, 64, 3]
-    """The picture of the scene, spoilt in one way; None when this kind does not apply to the scene."""
+    """The picture of the scene, corrupted in one way; None if this kind does not apply to the scene."""
     if kind in NO_OBJECT:
         return _spoil(kind, scene, rng)
     if kind not in WRONG_SCENE:

@@ -1,9 +1,9 @@
-"""Does a drawing show what its caption promised? Exact verdicts, six tasks as in GenEval (arXiv 2310.11513, section 3).
+"""Checks whether a drawing matches its caption: exact verdicts, six tasks as in GenEval (arXiv 2310.11513, section 3).
 
     (scene, picture) -> read_scene(picture) -> verdict against scene.named         first judge: templates
                               \\-> relabel(boxes) -> verdict against scene.named    second judge: a classifier
 
-Both judges share the boxes and the rules, and nothing else. A judge errs too, so its error on true pictures and on
+Both judges share only the boxes and the rules. A judge makes errors too, so its error on true pictures and on
 every kind of spoilt picture (corruption.py) is printed beside every score.
 """
 
@@ -27,9 +27,9 @@ from openjanus.emoji.world import CANVAS_PX, Scene, render, sample_scene
 
 # Measured sizes that count as the word; the world draws 28, 40 and 52.
 SIZE_RANGES_PX = {"small": (0, 33), "medium": (34, 46), "big": (47, CANVAS_PX)}
-# How far from the edge or the middle of its free way a box may lie: 2 more than the 4 and 2 of the world.
+# Tolerances of a place, from the edge and from the middle: 2 px more than in the world.
 EDGE_SLACK_PX, MIDDLE_SLACK_PX = 6, 4
-# A relation needs this much between the centres along its axis, and no more than this across; the world has 32 and 8.
+# Of a relation: least distance of the centres along its axis, largest distance across; the world has 32 and 8.
 MIN_ALONG_PX, MAX_ACROSS_PX = 20, 16
 MEASURED_ERROR = Path(__file__).parent / "assets" / "scorer_error.json"
 
@@ -38,13 +38,13 @@ MEASURED_ERROR = Path(__file__).parent / "assets" / "scorer_error.json"
 class Verdict:
     accepted: bool
     reasons: tuple[str, ...]  # "what: details", empty when accepted
-    style_right: bool  # of all objects found; never needed for acceptance
+    style_right: bool  # of all objects found; does not affect acceptance
     reading: Reading
 
 
 @dataclass
 class Share:
-    """How many of how many, with the 95% Wilson interval."""
+    """A share, hits of n, with its 95% Wilson interval."""
 
     hits: int = 0
     n: int = 0
@@ -74,7 +74,7 @@ class Share:
 
 
 def in_world_size(image: Image.Image) -> np.ndarray:  # uint8 [64, 64, 3]
-    """A drawing of any size as the judges read it."""
+    """A drawing of any size, resized for the judges."""
     size = (CANVAS_PX, CANVAS_PX)
     return np.asarray(image if image.size == size else image.resize(size, Image.Resampling.LANCZOS))
 
@@ -85,12 +85,12 @@ def judge(scene: Scene, image: np.ndarray) -> Verdict:  # uint8 [64, 64, 3]
 
 
 def second_judge(scene: Scene, image: np.ndarray, reading: Reading) -> Verdict:
-    """The same rules and boxes, with objects and colours named by the learned classifier."""
+    """The same rules and boxes, with objects and colours from the learned classifier."""
     return verdict(scene, relabel(image, reading))
 
 
 def verdict(scene: Scene, reading: Reading) -> Verdict:
-    """Demands exactly what the caption states: objects and their number always, the rest of scene.named when named."""
+    """Checks exactly what the caption states: always the objects and their number, and what scene.named lists."""
     named, found = scene.named, reading.items
     reasons = []
     wanted, seen = Counter(item.object for item in scene.items), Counter(item.object for item in found)
@@ -188,7 +188,7 @@ Error = dict[str, dict[str, tuple[int, int]]]  # kind -> "first" | "first blurre
 
 
 def scorer_error(n: int, seed: int, split: str = "seen") -> Error:
-    """How often both judges accept true pictures and every kind of spoilt one, sharp and blurred by one pixel."""
+    """How often each judge accepts true pictures and every kind of corrupted one, sharp and blurred by one pixel."""
     counts: dict[str, dict[str, Share]] = {}
     for index in range(n):
         scene, rng = sample_scene(split, seed, index), np.random.default_rng([seed, index])
@@ -205,7 +205,7 @@ def scorer_error(n: int, seed: int, split: str = "seen") -> Error:
 
 
 def _different(scene: Scene, split: str, seed: int, index: int) -> Scene:
-    """A later scene of the same task with other objects or another number of them, as under a shuffled caption."""
+    """A later scene of the same task with other objects or another number of them: the picture of another caption."""
     objects = Counter(item.object for item in scene.items)
     while True:
         index += 1
@@ -215,7 +215,7 @@ def _different(scene: Scene, split: str, seed: int, index: int) -> Scene:
 
 
 def measured_error() -> Error:
-    """The table shipped with the package, measured once by scorer_error on another seed than the thresholds."""
+    """The table in the package, measured by scorer_error with another seed than that of the thresholds."""
     if not MEASURED_ERROR.exists():
         raise ValueError(f"{MEASURED_ERROR.name} is missing; give format_report the table of scorer_error(n, seed)")
     return json.loads(MEASURED_ERROR.read_text(encoding="utf-8"))
@@ -235,7 +235,7 @@ def format_error(error: Error) -> str:
 
 
 def format_report(report: DrawingReport, error: Error | None = None) -> str:
-    """The scores, and the judges' own error beside them (the shipped measurement unless another, or {}, is given)."""
+    """The scores and the judges' own error (by default the table in the package; {}: none)."""
     lines = [f"{'task':12}{'first judge':>32}{'second judge':>34}"]
     for task in (task for task in TASKS if task in report.first):
         lines.append(f"{task:12}{report.first[task]!s:>32}{report.second[task]!s:>34}")

@@ -1,7 +1,7 @@
-"""Words for scenes of the emoji world: captions, questions with exact answers, and descriptions.
+"""Texts for scenes of the emoji world: captions, questions with exact answers, and descriptions.
 
-Everything said is true of the scene by construction; a caption states exactly what `scene.named` promises. Negatives
-in questions use only combinations that training may see (splits.py), so that no text leaks a held-out pair.
+All texts are true of the scene by construction; a caption states exactly what `scene.named` lists. Negative questions
+use only combinations of the training split (splits.py), so that no text leaks a held-out pair.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _fields(item: Item, scene: Scene, suffix: str) -> dict[str, str]:
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
-    """A caption that states exactly what scene.named promises, in one of many wordings."""
+    """A caption that states exactly what scene.named lists, in one of many wordings."""
     named, item = scene.named, scene.items[0]
     phrases, sentences = T.CAPTION_TEMPLATES[scene.task]
     if named.count == 1:
@@ -116,7 +116,8 @@ def question_kinds(scene: Scene) -> tuple[str, ...]:
 
 
 def question(scene: Scene, rng: np.random.Generator, kind: str | None = None) -> Question:
-    """A question about the picture with its exact short answer; kind is drawn from question_kinds(scene) when None."""
+    """A question about the picture with its exact short answer. kind: None for a random one of
+    question_kinds(scene)."""
     kinds = question_kinds(scene)
     if kind is None:
         # Outside counting scenes the answer to "how many" is nearly always 1: ask it less there.
@@ -198,7 +199,7 @@ def _ask_where(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
 
 
 def _ask_yes_no(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
-    """The answer is drawn first, so that yes and no are balanced; then a form that can have it."""
+    """Chooses the answer first, to balance yes and no, and then a form with this answer."""
     truth = coin(rng, 0.5)
     nouns, item = _nouns(scene), pick(rng, scene.items)
     forms = ["presence"]
@@ -253,7 +254,7 @@ def _ask_yes_no(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
 
 
 def _absent(nouns: tuple[str, ...], rng: np.random.Generator) -> str:
-    """An object that is not there; half of the time one of the same category as a present one."""
+    """An absent object; half of the time one of the same category as a present one."""
     partners = allowed_partners(nouns)
     if coin(rng, 0.5):
         categories = {OBJECTS[noun].category for noun in nouns}
@@ -265,12 +266,12 @@ _ASK = {"what": _ask_what, "how_many": _ask_how_many, "color": _ask_color, "wher
 
 
 def names(scene: Scene) -> str:
-    """What is there and in which colours, without places, number or background; a function of the picture alone."""
+    """Objects and colours, without places, number or background; it depends only on the picture."""
     return " and ".join(sorted({noun_phrase(item.object, item.color) for item in scene.items}))
 
 
 def description(scene: Scene) -> str:
-    """The one full sentence that answers "Describe the picture."; a function of the picture alone."""
+    """The answer to "Describe the picture.", one full sentence; it depends only on the picture."""
     ground = f"on a {scene.background} background"
     item = scene.items[0]
     if len(scene.items) == 1:

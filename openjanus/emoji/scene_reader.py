@@ -1,15 +1,15 @@
-"""Reads a small picture of the emoji world back into a list of what stands where, blindly and without learning.
+"""Reads a small picture of the emoji world back into a list of items, without its caption and without learning.
 
-The scorer of drawings needs an exact witness: it must accept a slightly blurred true scene, and refuse a disc of the
-right colour. Everything happens in OKLab differences from the background, where flat artwork is mostly silhouette:
+The reader must accept a slightly blurred true scene, and reject a disc of the right colour. It works on OKLab
+differences from the background:
 
     image -> background, one of five -> D = OKLab(image) - OKLab(background)
           -> D under every square window (five sizes, every second pixel) x every template T at 8 x 8
-          -> the window and template that explain most, refined at 16 x 16; the same again on what is left
+          -> the window and template that explain most, refined at 16 x 16; then again on the residual
 
-"Explains" is ||D||^2 - ||D - T||^2, as in matching pursuit: it prefers the window that holds all of an object to one
-that holds a part, so no connected components are needed and a sprite in pieces stays one object. The templates also
-hold plain shapes (discs, squares, blobs ...): whatever they explain best is not an object.
+"Explains" is ||D||^2 - ||D - T||^2, as in matching pursuit. It prefers a window with a whole object to one with a part,
+so no connected components are needed, and a sprite of several pieces stays one object. There are also templates of
+plain shapes (discs, squares, blobs ...): a window that they explain best has no object.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ from openjanus.emoji.sprites import (
 )
 from openjanus.emoji.world import CANVAS_PX
 
-# Sizes between those of the world, so that a drawing of odd size is seen for what it is.
+# Also sizes between those of the world, to recognise drawings of a wrong size.
 WINDOWS_PX = (28, 34, 40, 46, 52)
 STRIDE_PX = 2
-COARSE, FINE = 8, 16  # finer templates were no stricter, and refused more blurred pictures
-LAB_SCALE = np.array([1.0, 2.0, 2.0], np.float32)  # hue tells more than lightness
+COARSE, FINE = 8, 16  # finer templates were not stricter, and rejected more blurred pictures
+LAB_SCALE = np.array([1.0, 2.0, 2.0], np.float32)  # hue is more reliable than lightness
 RENDER_PX = 32
 
 # Thresholds, calibrated with scorer_error: see drawing_score.
-# A clear lead over every other object is worth more than a close fit: decoded pictures are off in tone long before
-# they are off in shape, while halves and mixtures fit well and lead by little.
+# The margin to the best other object matters more than the fit: decoded pictures often have a wrong tone but the right
+# shape, while halves and mixtures fit well with a small margin.
 MIN_FIT = 0.65  # share of the template's energy that the picture explains
 MIN_HALF = 0.50  # the same for the worst of the upper, lower, left and right half
 MAX_RIVAL = 0.70  # error of the best template over that of the best template of another object
 MAX_SHAPE = 0.90  # and over that of the best plain shape
 MIN_DETAIL = 0.2  # correlation of what the silhouette does not explain
-FLAT_SHARE = 0.03  # artwork with less than this share of detail is a mere silhouette
+FLAT_SHARE = 0.03  # artwork with a smaller share of detail is a plain silhouette
 MIN_CONTRAST = 0.1  # and its strength, as a share of the artwork's
 MAX_COLOR_DISTANCE = 0.2  # scaled OKLab distance of the body to the nearest nominal colour; red to orange is 0.25
 MAX_COLOR_RATIO = 0.75  # and that over the distance to the second nearest
@@ -58,7 +58,7 @@ MAX_CLUTTER_PX = 24  # foreground pixels that belong to no item
 
 @dataclass(frozen=True)
 class FoundItem:
-    """One thing in the picture; object is None when it is no object of the world, color when none fits or applies."""
+    """One item in the picture. object: None if it is no object of the world. color: None if none fits or applies."""
 
     object: str | None
     color: str | None
@@ -67,7 +67,7 @@ class FoundItem:
     y: int
     size: int
     fit: float  # share of the template that the picture explains, 1 is perfect
-    rival: float  # error over that of the best other object: small is clear
+    rival: float  # error over that of the best other object: small is unambiguous
     shape: float  # the same for the best plain shape
     detail: float  # correlation of what the silhouette does not explain
     guess: str = ""  # best template, accepted or not
@@ -103,7 +103,7 @@ def _shrink(images: np.ndarray, side: int) -> np.ndarray:  # [K, S, S, C] -> [K,
 
 @cache
 def _plain_shapes() -> np.ndarray:  # [P, FINE * FINE]
-    """Silhouettes that an unfinished drawing has: they stand for 'no object'."""
+    """Silhouettes as in unfinished drawings; they stand for 'no object'."""
     axis = (np.arange(RENDER_PX) + 0.5) / RENDER_PX * 2 - 1
     y, x = np.meshgrid(axis, axis, indexing="ij")
     shapes = [np.hypot(x / a, y / b) < 1 for a, b in ((1, 1), (0.8, 0.8), (1, 0.7), (0.7, 1), (1, 0.45), (0.45, 1))]
@@ -156,14 +156,14 @@ def _difference(rgb: np.ndarray, background: str) -> np.ndarray:  # [..., 3] in 
 
 
 def find_background(image: np.ndarray) -> str:  # uint8 [H, W, 3]
-    """The plain colour that most pixels come near; the border counts double, for objects seldom cover it."""
+    """The plain colour that is near to most pixels; the border counts double, because objects seldom cover it."""
     lab = to_oklab(image / 255.0) * LAB_SCALE
     plain = to_oklab(np.array(list(BACKGROUNDS.values())) / 255.0) * LAB_SCALE
     distance = ((lab[:, :, None] - plain) ** 2).sum(-1)
     nearest = distance.argmin(-1)
     weight = (distance.min(-1) < FOREGROUND).astype(np.float64)
     if not weight.any():
-        weight[:] = 1.0  # nothing comes near: all will be foreground, but a name is needed
+        weight[:] = 1.0  # no pixel is near any: all is foreground, but a background is needed
     weight[3:-3, 3:-3] *= 0.5
     return list(BACKGROUNDS)[int(np.bincount(nearest.ravel(), weight.ravel()).argmax())]
 
@@ -183,7 +183,7 @@ def _sampling(size: int, side: int) -> np.ndarray:  # [positions, side, CANVAS_P
 def _windows(
     picture: np.ndarray, size: int, side: int, xs: np.ndarray, ys: np.ndarray
 ) -> np.ndarray:  # [H, W, C], -> [ys, xs, side, side, C]
-    """All windows of one size at the given corners, shrunk."""
+    """All windows of one size at the given corners, downsampled."""
     down, across = _sampling(size, side)[ys], _sampling(size, side)[xs]
     h, w, c = picture.shape
     rows = (down.reshape(-1, h) @ picture.reshape(h, w * c)).reshape(len(ys), side, w, c)
@@ -209,7 +209,7 @@ def _grid() -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # x, y, size of all c
 
 
 def read_scene(image: np.ndarray, styles: tuple[str, ...] = TRAIN_STYLES) -> Reading:  # uint8 [64, 64, 3]
-    """What stands where in the picture, without knowing what should."""
+    """Reads the items of a picture, without its caption."""
     if image.shape != (CANVAS_PX, CANVAS_PX, 3) or image.dtype != np.uint8:
         raise ValueError(
             f"the picture is {image.dtype} {list(image.shape)}; expected uint8 [{CANVAS_PX}, {CANVAS_PX}, 3]: "
@@ -255,10 +255,10 @@ def read_scene(image: np.ndarray, styles: tuple[str, ...] = TRAIN_STYLES) -> Rea
 
 
 def _recognise(picture: np.ndarray, total: np.ndarray, bank: Bank, x: int, y: int, size: int) -> FoundItem:
-    """Refine one window at full template resolution and name what it holds; `total` is the integral of the energy.
+    """Refines one window at full template resolution and classifies it; `total` is the integral of the energy.
 
-    Every template, rival and plain shape takes its own best window near this one, and answers for the foreground that
-    its window leaves out: errors are comparable, and in pixels of the picture.
+    Every template and plain shape gets its own best window near this one. Foreground outside that window counts as its
+    error, so errors are comparable, in pixels of the picture.
     """
     shapes = _plain_shapes()
     shape_energy = np.outer((shapes**2).sum(1), (bank.tones**2).sum(1))
@@ -296,7 +296,7 @@ def _recognise(picture: np.ndarray, total: np.ndarray, bank: Bank, x: int, y: in
 
 
 def _worst_half(crop: np.ndarray, template: np.ndarray) -> float:  # [FINE * FINE, 3], [FINE * FINE * 3]
-    """Fit of the upper, lower, left or right half, whichever is least; halves of little energy count as a quarter."""
+    """The least fit of the upper, lower, left and right half; halves of little energy count as a quarter."""
     wanted = template.reshape(FINE, FINE, 3)
     missed, energy = ((crop.reshape(wanted.shape) - wanted) ** 2).sum(-1), (wanted**2).sum(-1)
     middle, least = FINE // 2, energy.sum() / 4
@@ -305,7 +305,7 @@ def _worst_half(crop: np.ndarray, template: np.ndarray) -> float:  # [FINE * FIN
 
 
 def _detail(crop: np.ndarray, bank: Bank, winner: int) -> float:  # crop [FINE * FINE, 3]
-    """Correlation of what the silhouette alone leaves over, in 0..1; 1 for artwork that is all silhouette."""
+    """Correlation of the residuals of the silhouette, in 0..1; 1 for artwork that is a plain silhouette."""
     inside = bank.alpha[winner]
     left_over = []
     for picture in (bank.fine[winner].reshape(-1, 3), crop):
@@ -331,7 +331,7 @@ def _body_color(crop: np.ndarray, bank: Bank, winner: int) -> str | None:  # cro
     weight = np.where(bank.body[winner] > 0.9, 1.0, 0.0)
     if weight.sum() < 4:
         weight = bank.body[winner] ** 2
-    # Relative to the template: its own mean differs a little from the nominal one, for the weights are not the same.
+    # Relative to the template: its own mean differs a little from the nominal colour, because the weights differ.
     off = weight @ (crop - bank.fine[winner].reshape(-1, 3)) / weight.sum()
     distance = np.linalg.norm(off + _nominal()[list(COLORS).index(bank.keys[winner][1] or "")] - _nominal(), axis=1)
     nearest, second = np.argsort(distance)[:2]

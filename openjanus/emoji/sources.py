@@ -17,15 +17,15 @@ QUESTIONS_PER_PICTURE = 3
 
 
 def pictures(split: str, seed: int) -> Source:
-    """Pictures alone: index -> uint8 [64, 64, 3]."""
+    """Pictures only: index -> uint8 [64, 64, 3]."""
     return lambda index: world.render(world.sample_scene(split, seed, index))
 
 
 def captions(split: str, seed: int) -> Source:
     """Pictures and one caption each, for contrastive training: index -> (uint8 [64, 64, 3], str).
 
-    Backgrounds and places tell most captions of a batch apart. So many captions name the objects alone: an encoder that
-    only knows where something stands would miss them.
+    Backgrounds and places distinguish most captions of a batch. So many captions name only the objects, for which an
+    encoder must learn more than places.
     """
 
     def at(index: int) -> tuple[np.ndarray, str]:
@@ -42,7 +42,7 @@ def captions(split: str, seed: int) -> Source:
 
 
 def drawings(split: str, seed: int) -> Source:
-    """A caption to draw: index -> user says the caption, assistant answers with the picture."""
+    """A caption to draw: index -> a user's turn with the caption, an assistant's turn with the picture."""
 
     def at(index: int) -> Conversation:
         scene = world.sample_scene(split, seed, index)
@@ -59,7 +59,7 @@ def questions(split: str, seed: int) -> Source:
         scene = world.sample_scene(split, seed, index)
         rng = stream(split, seed, index, 2)
         picture = Image.fromarray(world.render(scene))
-        if rng.random() < 0.25:  # names everything at once
+        if rng.random() < 0.25:  # a question for all objects
             asked = [("Describe the picture.", grammar.description(scene))]
         else:
             questions = [grammar.question(scene, rng) for _ in range(QUESTIONS_PER_PICTURE)]

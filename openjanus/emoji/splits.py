@@ -27,11 +27,11 @@ SPLITS = tuple(SPLIT_TASKS)
 HELDOUT_STYLE = "emojione"
 TRAIN_STYLES = tuple(style for style in STYLES if style != HELDOUT_STYLE)
 
-# The stride 3 is coprime to the eight colours, so the lost colour walks through all of them evenly.
+# The stride 3 is coprime to the eight colours, so each colour is held out equally often.
 HELDOUT_COLOR_PAIRS: frozenset[tuple[str, str]] = frozenset(
     (list(COLORS)[(3 * i + 1) % len(COLORS)], noun) for i, noun in enumerate(RECOLOURABLE)
 )
-# Partners at these distances around the ring of objects: four lost partners for everybody.
+# Partners at these distances around the ring of objects: four held-out partners for each object.
 _PAIR_OFFSETS = (7, 19)
 HELDOUT_OBJECT_PAIRS: frozenset[frozenset[str]] = frozenset(
     frozenset((noun, NOUNS[(i + offset) % len(NOUNS)])) for i, noun in enumerate(NOUNS) for offset in _PAIR_OFFSETS
@@ -58,7 +58,7 @@ def check_split(split: str) -> None:
 
 
 def stream(split: str, seed: int, index: int, purpose: int = 0) -> np.random.Generator:
-    """Independent random stream of one example; purpose 0 is the scene, take other numbers for its words."""
+    """Independent random stream of one example; purpose 0: its scene, other numbers: its texts."""
     check_split(split)
     return np.random.default_rng([SPLITS.index(split), seed, index, purpose])
 
@@ -85,10 +85,10 @@ def is_train_pair(first: str, second: str) -> bool:
 
 
 def allowed_colors(noun: str) -> tuple[str, ...]:
-    """Colours that any text may name beside this object: training ones, so that no question leaks a held-out pair."""
+    """Colours that a text may name beside this object: those of training, so that no question leaks a held-out pair."""
     return _TRAIN_COLORS[noun]
 
 
 def allowed_partners(nouns: tuple[str, ...]) -> tuple[str, ...]:
-    """Objects that any text may name beside all of these."""
+    """Objects that a text may name beside all of these."""
     return tuple(other for other in _TRAIN_PARTNERS[nouns[0]] if all(other in _TRAIN_PARTNERS[n] for n in nouns[1:]))

@@ -26,7 +26,7 @@ COLORS: dict[str, tuple[int, int, int]] = {
     "purple": (132, 48, 186),
     "pink": (252, 120, 190),
 }
-# Chosen so that each colour and each natural sprite stands out: none is saturated, none is near black.
+# Chosen for contrast with each colour and each natural sprite: none is saturated, none is near black.
 BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "white": (255, 255, 255),
     "mint": (194, 236, 206),
@@ -107,7 +107,7 @@ def _smoothstep(x: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def tint_weight(lab: np.ndarray, alpha: np.ndarray, tint: str | tuple[float, float]) -> np.ndarray:  # [H, W] in [0, 1]
-    """How far each pixel belongs to the coloured body; greys, white highlights and black outlines get 0."""
+    """Weight of each pixel in the coloured body; greys, white highlights and black outlines get 0."""
     if tint == "whole":
         return np.ones_like(alpha)
     chroma = np.hypot(lab[..., 1], lab[..., 2])
@@ -144,11 +144,11 @@ def sprite(noun: str, color: str | None, style: str) -> np.ndarray:  # [S, S, 4]
     share = weight * alpha / max(float((weight * alpha).sum()), 1e-6)
     target = to_oklab(np.array(COLORS[color]) / 255.0)
     chroma = np.hypot(lab[..., 1], lab[..., 2])
-    # Shading keeps most of its contrast; relative chroma stays within bounds, so that pale parts are pale but coloured.
+    # Shading keeps most of its contrast; relative chroma is bounded, so that pale parts stay pale but coloured.
     shade = 0.7 * (lab[..., 0] - (share * lab[..., 0]).sum())
     relative = np.clip(chroma / max(float((share * chroma).sum()), 1e-3), 0.6, 1.2)
     aim = target.copy()
-    for _ in range(4):  # clipping to the sRGB gamut moves the mean, so aim again
+    for _ in range(4):  # clipping to the sRGB gamut moves the mean, so it is corrected again
         tinted = np.concatenate([(aim[0] + shade)[..., None], relative[..., None] * aim[1:]], axis=-1)
         rgb = from_oklab(tinted)
         aim = aim + target - (share[..., None] * to_oklab(rgb)).sum((0, 1))
@@ -158,7 +158,7 @@ def sprite(noun: str, color: str | None, style: str) -> np.ndarray:  # [S, S, 4]
 
 @cache
 def scaled_sprite(noun: str, color: str | None, style: str, size_px: int) -> tuple[np.ndarray, np.ndarray]:
-    """(premultiplied colour [s, s, 3] in 0..255, one minus alpha [s, s, 1]), float32, ready to lay on a canvas."""
+    """(premultiplied colour [s, s, 3] in 0..255, one minus alpha [s, s, 1]), float32, ready to draw on a canvas."""
     image = Image.fromarray(sprite(noun, color, style)).convert("RGBa")
     pixels = np.asarray(image.resize((size_px, size_px), Image.Resampling.LANCZOS), dtype=np.float32)
     return pixels[..., :3].copy(), 1.0 - pixels[..., 3:] / 255.0

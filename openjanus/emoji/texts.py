@@ -1,8 +1,8 @@
 """Text-only documents of the emoji world: short true texts about its objects, colours and numbers.
 
 Source: names and keywords of the Unicode CLDR annotations (sprites.json) and the tables here. Keywords that are colours
-or other objects are dropped, and texts name a colour beside an object, or two objects together, only when training may
-see that combination.
+or other objects are dropped. Texts name a colour with an object, or two objects together, only if that combination is
+in the training split.
 """
 
 from __future__ import annotations
@@ -314,7 +314,7 @@ def text_document(seed: int, index: int) -> str:
     for _ in range(int(rng.integers(1, 5))):
         sentence = pick(rng, WRITERS)(rng)
         mentioned = mentioned_objects(sentence)
-        # Independent statements share a document too: together they must not show a held-out pair of objects.
+        # Independent statements share a document: together they must not contain a held-out pair of objects.
         if all(is_train_pair(a, b) for a in mentioned for b in nouns if a != b):
             sentences.append(sentence)
             nouns |= mentioned

@@ -1,7 +1,7 @@
 """The emoji world: seeded scenes of real emoji artwork, and their pictures.
 
-A scene is data only: what stands where, and what its caption promises. `sample_scene` is a pure function of its
-arguments; `render` draws the scene at any size; words are made in grammar.py. The six tasks are those of GenEval
+A scene is plain data: its items, and what its caption states. `sample_scene` is a pure function of its arguments;
+`render` draws the scene at any size; grammar.py writes the texts. The six tasks are those of GenEval
 (arXiv 2310.11513, section 3): one object, colour, counting, two objects, position, attribute binding.
 
     sample_scene("train", seed, index) -> Scene -> render(scene, 64) -> uint8 [64, 64, 3]
@@ -31,12 +31,12 @@ from openjanus.emoji.splits import (
 from openjanus.emoji.sprites import BACKGROUNDS, NOUNS, OBJECTS, RECOLOURABLE, scaled_sprite
 from openjanus.emoji.words import coin, pick
 
-# Layout. A tiny model over 8x8-px patches must learn this, so places are few and sprites never touch: everything is in
-# pixels of a 64-px canvas, on a lattice as wide as a patch, and boxes of different items are >= GAP_PX apart.
+# Layout, in pixels of a 64-px canvas. A tiny model over 8x8-px patches must learn it, so there are few places, on a
+# lattice as wide as a patch, and boxes of different items are >= GAP_PX apart.
 CANVAS_PX = 64
 LATTICE_PX = 8
 GAP_PX = 4
-EDGE_PX = 4  # so near to an edge counts as standing there, and so near to the centre as the middle
+EDGE_PX = 4  # a box so near to an edge is at the edge, and so near to the centre in the middle
 SIZES_PX = {"small": 28, "medium": 40, "big": 52}
 MULTI_PX = 28  # side of every item in a scene of two or more
 MAX_SHIFT_PX = 8  # stated relations: the other axis differs at most this much
@@ -63,7 +63,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Named:
-    """What the caption states besides the objects; the scorer may demand exactly this and nothing else."""
+    """What the caption states besides the objects; the scorer checks exactly this."""
 
     color: bool = False  # the colour of every recolourable item
     count: int | None = None  # counting: this many items
@@ -84,7 +84,7 @@ class Scene:
 
 
 def place_of(x: int, y: int, size: int) -> str | None:
-    """The place word of a box when it is unambiguous, else None. A big box has no place but the middle."""
+    """The place word of a box if it is unambiguous, else None. A big box can only be in the middle."""
     free = CANVAS_PX - size
     rows = []
     for offset in (y, x):
@@ -98,7 +98,7 @@ def place_of(x: int, y: int, size: int) -> str | None:
 
 
 def relation_of(first: Item, second: Item) -> str | None:
-    """How the first item stands to the second when exactly one axis separates them, else None."""
+    """The relation of the first item to the second if exactly one axis separates them, else None."""
     dx, dy = first.x - second.x, first.y - second.y
     if abs(dx) >= MULTI_PX + GAP_PX and abs(dy) <= MAX_SHIFT_PX:
         return "left of" if dx < 0 else "right of"
@@ -181,7 +181,7 @@ def sample_scene(split: str, seed: int, index: int, tasks: Mapping[str, float] |
     style = HELDOUT_STYLE if split == "heldout_style" else pick(rng, TRAIN_STYLES)
     background = pick(rng, tuple(BACKGROUNDS))
     named_background = coin(rng, 0.5)
-    # The name of the held-out style is never seen in training, so no caption may ask for it.
+    # Training texts never name the held-out style, so no caption may ask for it.
     named_style = coin(rng, 0.2) and style != HELDOUT_STYLE
     color_matters = task in ("color", "attribute") or split == "heldout_color"
     named_color = task != "one" and (coin(rng, 0.7) or color_matters)

@@ -1,6 +1,6 @@
-"""The report on a model in the emoji world: drawings, reconstructions and answers, split by split.
+"""The evaluation of a model in the emoji world: drawings, reconstructions and answers, split by split.
 
-The model comes in as callables, so that a training, an engine or a server can be judged alike.
+The model is given as callables, so that it can be a model in training, an engine or a server.
 """
 
 import json
@@ -28,7 +28,7 @@ from openjanus.emoji.world import Scene, render, sample_scene
 
 DRAWING_SPLITS = ("seen", "heldout_color", "heldout_pair")
 ANSWER_SPLITS = ("seen", "heldout_color", "heldout_pair", "heldout_style")
-# What the bars are set on: several tasks taken together.
+# The targets are set on these groups of tasks.
 GROUPS = {"one object": ("one", "color"), "two objects": ("two", "position", "attribute"), "counting": ("counting",)}
 
 Draw = Callable[[Sequence[str]], Sequence[Image.Image]]
@@ -38,7 +38,7 @@ Redraw = Callable[[Sequence[np.ndarray]], Sequence[Image.Image]]
 
 @dataclass
 class WorldReport:
-    """Figures by split; `text` is for people, `figures` for programs."""
+    """Results by split; `text` for people, `figures` for programs."""
 
     settings: dict[str, Any]
     drawings: dict[str, DrawingReport] = field(default_factory=dict)
@@ -105,8 +105,10 @@ def report_on_world(
             (scene, in_world_size(image)) for scene, image in zip(scenes, draw(captions), strict=True)
         )
     scenes = _scenes("seen", n, seed)
-    again = redraw([render(scene) for scene in scenes])
-    report.reconstructions = score_drawings((s, in_world_size(image)) for s, image in zip(scenes, again, strict=True))
+    reconstructions = redraw([render(scene) for scene in scenes])
+    report.reconstructions = score_drawings(
+        (s, in_world_size(image)) for s, image in zip(scenes, reconstructions, strict=True)
+    )
     for split in ANSWER_SPLITS:
         triples = []
         for i, scene in enumerate(_scenes(split, n, seed)):

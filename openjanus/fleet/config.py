@@ -1,6 +1,6 @@
-"""What vLLM knows of a checkpoint: a config read from a folder of any format (`--config-format openjanus`).
+"""The config of a checkpoint for vLLM, read from a folder of any format (`--config-format openjanus`).
 
-`paired` and `guidance` may be set at the start: `--hf-overrides '{"paired": false}'`.
+`paired` and `guidance` can be overridden: `--hf-overrides '{"paired": false}'`.
 """
 
 from dataclasses import asdict
@@ -21,8 +21,8 @@ ARCHITECTURE = "OpenJanus"
 
 
 class FleetConfig(PreTrainedConfig):
-    """paired: keep both rows of guidance in every request's cache; without, there is no guidance (chat replicas).
-    guidance: of a drawing whose request says nothing. checkpoint, vocabulary: plain data of the two dataclasses."""
+    """paired: keep both rows of guidance in every request's cache; without it there is no guidance (chat replicas).
+    guidance: the default scale. checkpoint, vocabulary: the two dataclasses as plain data."""
 
     model_type = "openjanus"
 
@@ -40,7 +40,7 @@ class FleetConfig(PreTrainedConfig):
 
     @classmethod
     def read(cls, folder: Path) -> "FleetConfig":
-        """Raises ValueError naming what is wrong with the folder."""
+        """Reads a checkpoint folder. Raises ValueError if it is invalid."""
         checkpoint, text = read_config(folder)
         vocabulary = Vocabulary.of(checkpoint.model, text)
         lm = checkpoint.model.language_model
@@ -60,7 +60,7 @@ class FleetConfig(PreTrainedConfig):
             bos_token_id=vocabulary.bos_id,
             eos_token_id=vocabulary.eos_id,
             pad_token_id=vocabulary.pad_id,
-            tie_word_embeddings=False,  # of the head's own size; the model ties what the checkpoint ties
+            tie_word_embeddings=False,  # as the logits are larger than the text head; the model itself ties the weights
             dtype="bfloat16",
         )
 

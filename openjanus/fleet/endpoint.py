@@ -18,7 +18,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
 from openjanus.fleet.config import FleetConfig
-from openjanus.fleet.painter import Painter
+from openjanus.fleet.image_decoder import ImageDecoder
 from openjanus.fleet.settings import FleetSettings
 from openjanus.fleet.vocabulary import Vocabulary
 from openjanus.processing.processor import Message
@@ -30,12 +30,12 @@ from openjanus.serve.errors import ApiError, invalid, note, of_fault
 from openjanus.serve.log import log_fault, log_prompt
 from openjanus.serve.schemas.images import ImagesRequest
 
-SEEDS = 64  # picture k of a request has the seed 64 seed + k: none is another request's
+SEEDS = 64  # picture k of a request has the seed 64 seed + k, so that different requests share no seeds
 
 
 @dataclass
 class Sketch:
-    """One picture while it comes: its ids so far, and how many were there when it was last shown."""
+    """One picture while it is drawn. shown: the number of ids when it was last sent."""
 
     index: int
     ids: list[int] = field(default_factory=list)
@@ -43,7 +43,8 @@ class Sketch:
 
 
 class ImagesEndpoint:
-    """What vLLM asks of such a plugin: `attach_router` once for the app, `init_state` once there is an engine."""
+    """vLLM's interface of an endpoint plugin: it calls `attach_router` with the app, then `init_state` with the
+    engine."""
 
     name = "openjanus"
     required_tasks = ("generate",)
@@ -54,7 +55,7 @@ class ImagesEndpoint:
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
         config = engine_client.model_config.hf_config
         if not isinstance(config, FleetConfig):
-            raise ValueError("this plugin draws with Janus alone: start vLLM by `openjanus serve --engine vllm`")
+            raise ValueError("the model is not a Janus: start vLLM by `openjanus serve --engine vllm`")
         settings = FleetSettings.from_environment()
         self.engine, self.limits = engine_client, settings.server.limits
         self.names = [*(args.served_model_name or [args.model])]
@@ -62,10 +63,10 @@ class ImagesEndpoint:
         self.paired, self.guidance = config.paired, config.guidance
         self.guides = self.paired and bool(engine_client.model_config.logits_processors)
         self.max_positions = engine_client.model_config.max_model_len
-        self.threads = one_core_pool(1, "painter")
+        self.threads = one_core_pool(1, "decoder")
         is_strict = settings.server.strict_sizes
-        load = partial(Painter.load, args.model, args.revision, settings.paint_device, self.guidance, is_strict)
-        self.painter: Painter = await self._in_thread(load)
+        load = partial(ImageDecoder.load, args.model, args.revision, settings.paint_device, self.guidance, is_strict)
+        self.decoder: ImageDecoder = await self._in_thread(load)
 
     async def generations(self, request: Request) -> Response:
         try:
@@ -89,28 +90,28 @@ class ImagesEndpoint:
         return of_fault(error)
 
     async def _prepare(self, body: ImagesRequest) -> tuple[Drawing, list[int]]:
-        """Raises ApiError for what this server does not draw."""
+        """The checked request and its prompt as ids. Raises ApiError for an unsupported request."""
         if body.model is not None and body.model not in self.names:
             raise ApiError(404, f"this server has one model, {self.names[0]!r}", "model_not_found", "model")
         limits = self.limits
-        drawing = Drawing.of(body, limits, self.painter.canvas)
+        drawing = Drawing.of(body, limits, self.decoder.canvas)
         scale = drawing.options.guidance
         if not self.paired and scale != 1:
             raise invalid("this server keeps no second row for guidance: guidance_scale must be 1", "guidance_scale")
         if self.paired and not self.guides and scale != self.guidance:
-            raise invalid(f"this server draws with guidance_scale {self.guidance:g} alone", "guidance_scale")
+            raise invalid(f"this server draws only with guidance_scale {self.guidance:g}", "guidance_scale")
         self._params(drawing, 0)
         log_prompt("draw", drawing.prompt)
-        document = self.painter.processor.prompt([Message("user", [drawing.prompt])], draw=True)
+        document = self.decoder.processor.prompt([Message("user", [drawing.prompt])], draw=True)
         ids = self.vocabulary.prompt_ids(document, draw=True)
         drawing.check_length(len(ids), limits)
-        room = self.max_positions - self.painter.canvas.num_image_ids
+        room = self.max_positions - self.decoder.canvas.num_image_ids
         if len(ids) > room:
             raise invalid(f"the prompt takes {len(ids)} positions, at most {room}", "prompt", "context_length_exceeded")
         return drawing, ids
 
     def _params(self, drawing: Drawing, index: int) -> Any:
-        """How vLLM chooses the ids of picture `index`. Raises ApiError for what it does not take."""
+        """vLLM's sampling parameters of picture `index`. Raises ApiError for values that vLLM rejects."""
         from vllm import SamplingParams
         from vllm.exceptions import VLLMValidationError
         from vllm.sampling_params import RequestOutputKind
@@ -128,11 +129,11 @@ class ImagesEndpoint:
                 output_kind=RequestOutputKind.DELTA,
                 extra_args={"guidance": o.guidance} if self.guides else None,
             )
-        except (ValueError, VLLMValidationError) as error:  # its temperatures end at 2
+        except (ValueError, VLLMValidationError) as error:  # such as a temperature above 2
             raise invalid(str(error)) from None
 
     async def _ids(self, drawing: Drawing, prompt: list[int], index: int) -> AsyncGenerator[Sequence[int], None]:
-        """The image ids of one picture, as they come."""
+        """Streams the image ids of one picture."""
         params = self._params(drawing, index)
         name = f"draw-{secrets.token_hex(8)}-{index}"
         async with aclosing(self.engine.generate({"prompt_token_ids": prompt}, params, name)) as outputs:
@@ -140,7 +141,7 @@ class ImagesEndpoint:
                 yield self.vocabulary.image_ids(output.outputs[0].token_ids)
 
     async def _all(self, drawing: Drawing, prompt: list[int]) -> list[str]:
-        """The n pictures, drawn together; when one fails, or time is over, none goes on."""
+        """Draws the n pictures concurrently. If one fails, or after the time limit, all are cancelled."""
         tasks = [asyncio.create_task(self._whole(drawing, prompt, k)) for k in range(drawing.options.n)]
         try:
             async with asyncio.timeout(self.limits.request_seconds):
@@ -157,9 +158,9 @@ class ImagesEndpoint:
         return await self._in_thread(partial(drawing.picture, ids, index))
 
     async def _events(self, drawing: Drawing, prompt: list[int]) -> AsyncGenerator[str, None]:
-        """Server-sent events, as in serve/images.py; each picture is shown when its own ids are there."""
+        """Server-sent events, as in serve/images.py; each picture has its own progress."""
         common, total = drawing.event_fields(), drawing.canvas.num_image_ids
-        news: asyncio.Queue[Sketch | Exception] = asyncio.Queue()
+        updates: asyncio.Queue[Sketch | Exception] = asyncio.Queue()
 
         async def draw(sketch: Sketch) -> None:
             try:
@@ -167,20 +168,20 @@ class ImagesEndpoint:
                     async for step in steps:
                         sketch.ids += step
                         if len(sketch.ids) == total or len(sketch.ids) in drawing.partial_at:
-                            news.put_nowait(sketch)
+                            updates.put_nowait(sketch)
             except Exception as error:
-                news.put_nowait(error)
+                updates.put_nowait(error)
 
         tasks = [asyncio.create_task(draw(Sketch(k))) for k in range(drawing.options.n)]
         left = len(tasks)
         try:
             async with asyncio.timeout(self.limits.request_seconds):
                 while left:
-                    sketch = await news.get()
+                    sketch = await updates.get()
                     if isinstance(sketch, Exception):
                         raise sketch
                     count = len(sketch.ids)
-                    if count == sketch.shown:  # it has grown while others were shown
+                    if count == sketch.shown:  # a later update was sent already
                         continue
                     sketch.shown, known = count, list(sketch.ids)
                     if count == total:

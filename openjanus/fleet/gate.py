@@ -1,7 +1,7 @@
-"""What stands before vLLM's API: the guard of `openjanus serve`, and few doors (`--middleware`).
+"""Middleware before vLLM's API (`--middleware`): the guard of `openjanus serve`, and a list of open paths.
 
-vLLM answers at many more addresses, some of which take a prompt as ids: they would let a client write the id that
-begins a drawing. Only those that are known to be safe are open.
+vLLM has many more endpoints. Some take a prompt as ids, so a client could write the id that begins a drawing. Only
+endpoints that are known to be safe are open.
 """
 
 from collections.abc import MutableMapping
@@ -19,17 +19,17 @@ OPEN = {"/v1/chat/completions", "/v1/images/generations", "/v1/models", "/health
 
 
 class Gate(Guard):
-    """API keys, bounds on bodies and requests in flight, hosts and headers as in serve/guard.py."""
+    """API keys, limits on bodies and on requests in flight, hosts and headers, as in serve/guard.py."""
 
     def __init__(self, app: App):
         s = FleetSettings.from_environment().server
         log.set_up(s.log_prompts)
         hosts = allowed_hosts(s.host, s.allow_host)
-        super().__init__(_doors(app), s.limits, Metrics(), Keys(read_keys(s.api_keys)), hosts)
+        super().__init__(_only_open(app), s.limits, Metrics(), Keys(read_keys(s.api_keys)), hosts)
 
 
-def _doors(app: App) -> App:
-    async def through(scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+def _only_open(app: App) -> App:
+    async def call(scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
         elif scope["type"] == "http" and scope["path"] not in OPEN:
@@ -37,4 +37,4 @@ def _doors(app: App) -> App:
         else:
             await app(scope, receive, send)
 
-    return through
+    return call

@@ -1,7 +1,7 @@
-"""Guidance by request inside vLLM: `extra_args={"guidance": 3.0}` of a request's sampling parameters.
+"""Guidance per request inside vLLM: `extra_args={"guidance": 3.0}` of a request's sampling parameters.
 
-The model has guided with the server's scale g0, and gives beside the image logits what the scale multiplies, c - u
-(vocabulary.py, `changes`). Here each row gets what it lacks: guided + (g - g0) (c - u) = u + g (c - u).
+The model returns image logits guided with the server's scale g0, and the differences c - u (vocabulary.py, `changes`).
+This logits processor changes the scale of each row to g: guided + (g - g0) (c - u) = u + g (c - u).
 """
 
 import math
@@ -17,8 +17,8 @@ from openjanus.fleet.config import FleetConfig
 from openjanus.fleet.vocabulary import Vocabulary
 
 
-def wanted(params: SamplingParams) -> float | None:
-    """The guidance that a request asks for. Raises ValueError for what is no scale."""
+def requested_scale(params: SamplingParams) -> float | None:
+    """The guidance scale of a request, None for the default. Raises ValueError for an invalid scale."""
     value = (params.extra_args or {}).get("guidance")
     if value is None:
         return None
@@ -28,7 +28,7 @@ def wanted(params: SamplingParams) -> float | None:
 
 
 def rescale(logits: Tensor, more: Tensor, v: Vocabulary) -> Tensor:
-    """logits [R, size], more [R, 1]: g - g0 of each row. In place; the columns that are no ids are closed."""
+    """logits [R, size], more [R, 1]: g - g0 of each row. In place; sets the columns that are not ids to -inf."""
     change = logits[:, v.changes :]
     logits[:, v.num_text : v.draw_id] += torch.where(change.isfinite(), more * change, 0)
     logits[:, v.changes :] = float("-inf")
@@ -40,12 +40,12 @@ class Guidance(LogitsProcessor):
 
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:
-        wanted(sampling_params)
+        requested_scale(sampling_params)
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool):
         config: FleetConfig = vllm_config.model_config.hf_config
-        self.v, self.usual, self.device = config.read_vocabulary(), config.guidance, device
-        self.more: dict[int, float] = {}  # row -> g - g0, where that is not 0
+        self.v, self.default_scale, self.device = config.read_vocabulary(), config.guidance, device
+        self.more: dict[int, float] = {}  # row -> g - g0, if that is not 0
         self.column: Tensor | None = None
 
     def is_argmax_invariant(self) -> bool:
@@ -57,13 +57,13 @@ class Guidance(LogitsProcessor):
         for row in batch_update.removed:
             self.more.pop(row, None)
         for row, params, *_ in batch_update.added:
-            scale = wanted(params)
-            self._set(row, None if scale is None else scale - self.usual)
+            scale = requested_scale(params)
+            self._set(row, None if scale is None else scale - self.default_scale)
         for one, other, direction in batch_update.moved:
-            here, there = self.more.pop(one, None), self.more.pop(other, None)
-            self._set(other, here)
+            of_one, of_other = self.more.pop(one, None), self.more.pop(other, None)
+            self._set(other, of_one)
             if direction == MoveDirectionality.SWAP:
-                self._set(one, there)
+                self._set(one, of_other)
         more: Any = [self.more.get(row, 0.0) for row in range(batch_update.batch_size)]
         self.column = torch.tensor(more, dtype=torch.float32, device=self.device)[:, None]
 

@@ -9,17 +9,17 @@ from openjanus.weights.hub import find_checkpoint
 
 
 class FleetLoader(BaseModelLoader):
-    """As strict as `openjanus.load`: a tensor that is missing, extra or of another shape is an error that names it."""
+    """As strict as `openjanus.load`: a missing or extra tensor, or one of another shape, is an error that names it."""
 
     def download_model(self, model_config: ModelConfig) -> None:
         find_checkpoint(model_config.model, model_config.revision)
 
     def load_weights(self, model: nn.Module, model_config: ModelConfig) -> None:
-        found: dict[str, Tensor] = {}
+        tensors: dict[str, Tensor] = {}
 
         def keep(_: nn.Module, name: str, tensor: Tensor) -> None:
             if not tensor.is_meta:  # the tied head, which the model itself ties
-                found[name] = tensor
+                tensors[name] = tensor
 
         load(find_checkpoint(model_config.model, model_config.revision), dtype=None, place=keep)
-        model.load_weights(found.items())  # type: ignore[operator]
+        model.load_weights(tensors.items())  # type: ignore[operator]

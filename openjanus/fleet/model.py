@@ -1,15 +1,15 @@
 """Janus as a model of vLLM: paired KV inside one request.
 
     ids ─► embeddings c ──────────────────────────────┐  [c; u] through the same matrices   ┌─► c, u ─► heads ─► logits
-        └► u: c where the id stays, else that of pad ─┴─► two attentions, two KV caches ────┘
+        └► u: c if the id is kept, else pad's embedding┴─► two attentions, two KV caches ────┘
 
-A drawing with guidance is two rows, conditional and unconditional. Both have the same length, and what the second one
-embeds follows from the ids of the first (vocabulary.py): so they share positions, slots and scheduling, and one request
-of vLLM's is one picture. Prefix cache, chunked prefill, preemption and tensor parallelism see nothing but a model with
-twice the layers of attention. Text requests compute the second row too, and ignore it; `paired=False` leaves it out.
+A guided drawing has a conditional and an unconditional row. Both have the same length, and the ids of the first
+determine the second (vocabulary.py). So they share positions, slots and scheduling, and one request of vLLM is one
+picture. For prefix cache, chunked prefill, preemption and tensor parallelism, this is a model with twice the attention
+layers. Text requests also compute the second row, and ignore it; `paired=False` leaves it out.
 
-`compute_logits` gives a row image logits or text logits by the id that it continues, everything else is -inf: image ids
-cannot come out of a chat, nor text out of a drawing.
+The last id of a row decides whether `compute_logits` gives image logits or text logits; all others are -inf. So a chat
+cannot give image ids, and a drawing cannot give text.
 """
 
 from collections.abc import Iterable
@@ -43,7 +43,7 @@ from openjanus.model.language_model import LanguageModelConfig
 from openjanus.model.shared_eye import SharedEyeConfig
 from openjanus.weights.body import rope_scaling_words
 
-# Our parameters that vLLM's layers hold joined: name -> (name there, which part)
+# Our parameters that vLLM fuses: name -> (name of the fused parameter, part of it)
 JOINED = {
     "attention.q.": ("attention.qkv.", "q"),
     "attention.k.": ("attention.qkv.", "k"),
@@ -51,7 +51,7 @@ JOINED = {
     "ffn.gate.": ("ffn.gate_up.", 0),
     "ffn.up.": ("ffn.gate_up.", 1),
 }
-# Not needed here: pictures are decoded elsewhere (painter.py), and SigLIP's pooling head nowhere.
+# Not loaded: pictures are decoded in image_decoder.py, and SigLIP's pooling head is unused.
 TOKENIZER, POOLING_HEAD = "generation.tokenizer.", "understanding.encoder.pooling_head."
 
 
@@ -96,7 +96,7 @@ class FleetAttention(nn.Module):
         if self.unconditional is None:
             y = self.conditional(q, k, v)
         else:
-            # .contiguous: kernels of attention expect rows of their own
+            # .contiguous: attention kernels expect contiguous rows
             (q, q_u), (k, k_u), (v, v_u) = (t.contiguous().chunk(2) for t in (q, k, v))
             y = torch.cat((self.conditional(q, k, v), self.unconditional(q_u, k_u, v_u)))
         return self.out(y)[0]
@@ -159,10 +159,10 @@ class FleetBody(nn.Module):
 
 @MULTIMODAL_REGISTRY.register_processor(LookProcessor, info=LookInfo, dummy_inputs=LookInputs)
 class OpenJanus(nn.Module, SupportsMultiModal):
-    """Both directions. Its hidden states, [T, D + 1] or [T, 2 D + 1], hold one or two rows and whether an image id
-    follows: all that `compute_logits` is told."""
+    """Janus for chat and drawing. Its hidden states, [T, D + 1] or [T, 2 D + 1], contain one or two rows and whether an
+    image id follows, since `compute_logits` gets nothing else."""
 
-    requires_raw_input_tokens = True  # ids beside embeddings: they say what follows, and what the second row embeds
+    requires_raw_input_tokens = True  # the forward also needs the ids: for the head, and for the second row
 
     understanding: UnderstandingEye
     language_model: "FleetBody"
@@ -172,7 +172,7 @@ class OpenJanus(nn.Module, SupportsMultiModal):
 
     @classmethod
     def get_placeholder_str(cls, modality: str, i: int) -> str | None:
-        return None  # fleet/renderer.py writes prompts as ids
+        return None  # fleet/tokenizer.py writes prompts as ids
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = ""):
         super().__init__()
@@ -180,7 +180,7 @@ class OpenJanus(nn.Module, SupportsMultiModal):
         c = config.read_checkpoint().model
         self.v: Vocabulary = config.read_vocabulary()
         self.width, self.paired, self.guidance = c.language_model.width, config.paired, config.guidance
-        # Who rescales guidance by request (guidance.py) must be there, or the columns that it needs are not given.
+        # The columns for guidance per request are computed only if the logits processor (guidance.py) is configured.
         self.gives_changes = self.paired and bool(vllm_config.model_config.logits_processors)
         self.generation = GENERATION[type(c.generation)](c.generation, self.width)
         self.needs_tokenizer = isinstance(c.understanding, SharedEyeConfig)
@@ -211,7 +211,7 @@ class OpenJanus(nn.Module, SupportsMultiModal):
         *,
         is_multimodal: Tensor | None = None,
     ) -> Tensor:
-        """ids [T] -> [T, D]: each through its eye."""
+        """ids [T] -> embeddings [T, D], each by its kind."""
         text = self.language_model.embedding(self.v.text(input_ids))
         drawn = self.generation(self.v.codes(input_ids)).to(text.dtype)
         x = torch.where(self.v.is_code(input_ids)[:, None], drawn, text)
@@ -239,7 +239,7 @@ class OpenJanus(nn.Module, SupportsMultiModal):
         hidden, drawing = hidden_states[:, :-1], hidden_states[:, -1:] > 0.5
         c = hidden[:, : self.width].contiguous()
         text = self.logits_processor(self.language_model.text_head, c)
-        if text is None:  # a rank that does not choose ids
+        if text is None:  # tensor parallelism: only one rank gets logits
             return None
         never = float("-inf")
         logits = torch.full((len(c), self.v.size), never, dtype=torch.float32, device=c.device)
@@ -254,7 +254,8 @@ class OpenJanus(nn.Module, SupportsMultiModal):
         return logits
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
-        """Tensors by our own names (weights/checkpoint.py). Raises ValueError if any parameter gets none."""
+        """Loads tensors by openjanus's names (weights/checkpoint.py). Raises ValueError if a parameter gets no
+        tensor."""
         parameters, loaded = dict(self.named_parameters()), set()
         for name, tensor in weights:
             if name.startswith(POOLING_HEAD) or (name.startswith(TOKENIZER) and not self.needs_tokenizer):
@@ -267,8 +268,8 @@ class OpenJanus(nn.Module, SupportsMultiModal):
             elif name in parameters:
                 loader = getattr(parameters[name], "weight_loader", default_weight_loader)
                 loader(parameters[name], tensor)
-            elif not name.startswith("understanding."):  # left out where no picture may be looked at
-                raise ValueError(f"the model has no place for {name}")
+            elif not name.startswith("understanding."):  # the eye is left out if pictures are disabled
+                raise ValueError(f"unexpected tensor {name}")
             loaded.add(name)
         if missing := sorted(parameters.keys() - loaded):
             raise ValueError(f"no tensor for {missing[0]} and {len(missing) - 1} others")

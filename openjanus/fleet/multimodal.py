@@ -1,4 +1,4 @@
-"""Pictures to look at, as vLLM wants them told: one `look` in the prompt, N positions in the sequence, and pixels."""
+"""vLLM's multimodal processor for pictures to understand: one `look` id in the prompt, N positions, and pixels."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -43,15 +43,15 @@ class LookInfo(BaseProcessingInfo):
         return {"image": self.num_features()}
 
     def get_supported_mm_processor_kwargs(self) -> dict[str, set[str]]:
-        return {}  # nothing about a picture is a request's to choose
+        return {}  # requests have no options for pictures
 
     def get_default_tok_params(self) -> Any:
         return super().get_default_tok_params().with_kwargs(add_special_tokens=False)
 
 
 class LookInputs(BaseDummyInputsBuilder[LookInfo]):
-    """What vLLM measures its memory with; `LookProcessor.get_dummy_inputs` writes the prompt, as no text stands for a
-    picture."""
+    """Dummy inputs for vLLM's memory profiling. `LookProcessor.get_dummy_inputs` writes the prompt, because no text
+    stands for a picture."""
 
     def get_dummy_text(self, mm_counts: Mapping[str, int]) -> str:
         return ""
@@ -65,7 +65,7 @@ class LookInputs(BaseDummyInputsBuilder[LookInfo]):
 
 
 class LookProcessor(BaseMultiModalProcessor[LookInfo]):
-    """Pictures are PIL images, or pixels [3, H, W] that the processor has made already (renderer.py)."""
+    """Pictures are PIL images, or pixels [3, H, W] that the processor has made already (tokenizer.py)."""
 
     def get_dummy_inputs(self, seq_len: int, mm_counts: Mapping[str, int], mm_options: Any) -> ProcessorInputs:
         inputs = super().get_dummy_inputs(seq_len, mm_counts, mm_options)

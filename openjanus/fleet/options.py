@@ -1,4 +1,4 @@
-"""What `openjanus serve` takes for the two engines of a fleet."""
+"""Options of `openjanus serve` for vLLM and Ray."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -10,11 +10,11 @@ from openjanus.config import Config, ConfigError, PositiveInt, Range
 class FleetOptions(Config):
     """Settings of `--engine vllm` and `--engine ray`.
 
-    unpaired: vLLM: no second row for guidance, half the cache; for replicas that chat.
-    guidance: vLLM: of a drawing whose request says nothing; default: the checkpoint's own.
-    paint_device: vLLM: where image ids become pictures, such as cuda:1.
-    vllm: more of vLLM's own arguments, without dashes: tensor-parallel-size=2 enforce-eager
-    replicas: Ray: how many engines.
+    unpaired: vLLM: no second row for guidance, half the cache; for chat replicas.
+    guidance: vLLM: default scale of drawings; default: the checkpoint's own.
+    paint_device: vLLM: device that decodes image ids to pictures, such as cuda:1.
+    vllm: further arguments of vLLM, without dashes: tensor-parallel-size=2 enforce-eager
+    replicas: Ray: number of engines.
     """
 
     unpaired: bool = False
@@ -27,5 +27,5 @@ class FleetOptions(Config):
         for argument in self.vllm:
             if argument.startswith(("-", "=")) or not argument:
                 raise ConfigError(
-                    f"vllm has {argument!r}, expected an argument of vLLM's without dashes, name or name=value"
+                    f"vllm has {argument!r}, expected an argument of vLLM without dashes, name or name=value"
                 )

@@ -1,4 +1,4 @@
-"""The entry points (pyproject.toml): what vLLM calls in each of its processes. No part of vLLM is changed."""
+"""The entry points (pyproject.toml): vLLM calls them in each of its processes. They do not patch vLLM."""
 
 from functools import cache
 

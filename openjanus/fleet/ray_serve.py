@@ -1,9 +1,9 @@
-"""Many embedded engines behind one address: a Ray Serve deployment, for fleets without vLLM (`--engine ray`).
+"""A Ray Serve deployment of many embedded engines behind one address (`--engine ray`).
 
-    client ─► Ray's proxy ─► replica: the whole of `openjanus serve` but its socket, on CPUs and GPUs of its own
+    client ─► Ray's proxy ─► replica: `openjanus serve` without its socket, on its own CPUs and GPUs
 
-A replica batches what it is given; Ray spreads requests over replicas. An engine of its own needs no peer, so replicas
-may come and go. What a request gets does not depend on which one answers.
+Ray balances requests over replicas, and each replica batches its requests. Replicas are independent, so their number
+may change at any time. An answer does not depend on the replica.
 """
 
 import time
@@ -29,7 +29,7 @@ def make_deployment(
     """An application for `ray.serve.run`. num_cpus, num_gpus: of each replica."""
     from ray import serve
 
-    keys = Keys(read_keys(s.api_keys))  # digests: no key leaves this process
+    keys = Keys(read_keys(s.api_keys))  # digests only: the keys themselves stay in this process
     hosts = allowed_hosts(s.host, s.allow_host)
 
     @serve.deployment(
@@ -55,9 +55,9 @@ def _builder(source: ModelSource, s: ServerSettings, keys: Keys, hosts: list[str
 
 
 def run_replicas(source: ModelSource, s: ServerSettings, replicas: int) -> None:
-    """Serves until Ctrl-C, on a Ray cluster that is there (RAY_ADDRESS) or a local one made for it.
+    """Serves until Ctrl-C, on the Ray cluster at RAY_ADDRESS or on a new local one.
 
-    Raises ValueError where ray is not installed.
+    Raises ValueError if ray is not installed.
     """
     try:
         import ray

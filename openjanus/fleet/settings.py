@@ -1,6 +1,6 @@
-"""What our parts of the server must know beside vLLM's arguments.
+"""Settings of this plugin's parts in vLLM's server.
 
-vLLM creates them, in several processes: so it reaches them through the environment.
+vLLM creates these parts in several processes, so the settings are passed in an environment variable.
 """
 
 import json
@@ -17,8 +17,8 @@ VARIABLE = "OPENJANUS_FLEET"
 
 @dataclass(frozen=True)
 class FleetSettings(Config):
-    """server: as `openjanus serve` got them; without, vLLM listens at every address. paint_device: where image ids
-    become pictures."""
+    """server: the settings of `openjanus serve`; by default, vLLM listens at all addresses. paint_device: device that
+    decodes image ids to pictures."""
 
     server: ServerSettings = field(default_factory=lambda: ServerSettings(host="0.0.0.0"))
     paint_device: str = "cpu"

@@ -1,8 +1,8 @@
 """The text tokenizer for vLLM, and the renderer that turns conversations into ids (`--tokenizer-mode openjanus`).
 
-A special token's string in a user's text is text like any other: the tokenizer encodes it as such, and prompts are not
-rendered to text and read back, but written as ids by the one processor that knows the chat template
-(processing/processor.py). Pictures are read by the rules of `openjanus serve` (serve/conversation.py).
+The string of a special token in a user's text is encoded as ordinary text. Prompts are not rendered to text: the
+processor, which has the chat template (processing/processor.py), writes them as ids. Pictures are read by the rules of
+`openjanus serve` (serve/conversation.py).
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,8 @@ MESSAGES = TypeAdapter(list[ChatMessage])
 
 
 class FleetTokenizer:
-    """What `--tokenizer-mode openjanus` loads: a tokenizer of transformers' that knows no special tokens in text."""
+    """The tokenizer of `--tokenizer-mode openjanus`: one of transformers that encodes special tokens in text as
+    text."""
 
     @classmethod
     def from_pretrained(cls, path: str | Path, *args: Any, revision: str | None = None, **kwargs: Any) -> Any:
@@ -50,7 +51,7 @@ class FleetTokenizer:
 
 @dataclass
 class Rendered:
-    """A conversation as ids, and the pixels that its `look`s stand for."""
+    """A conversation as ids, and the pixels of its `look` ids."""
 
     ids: list[int]
     pixels: list[Any]
@@ -59,7 +60,7 @@ class Rendered:
 def render(
     processor: Processor, config: FleetConfig, messages: Sequence[Any], limits: Limits, fetch: Fetch | None
 ) -> Rendered:
-    """Raises ValueError for what is wrong with the messages, in the words of `openjanus serve`."""
+    """Checks and decodes messages. Raises ValueError with the messages of `openjanus serve`."""
     plain = [dict(m) for m in messages]
     try:
         checked = MESSAGES.validate_python(plain)
@@ -74,7 +75,7 @@ def render(
 
 
 class FleetRenderer(BaseRenderer):
-    """Messages to ids, without a template of text in between."""
+    """Renders messages to ids directly, without a text template."""
 
     def __init__(self, config: VllmConfig, tokenizer: Any):
         super().__init__(config, tokenizer)
@@ -106,7 +107,7 @@ def _prompt(messages: list[Any], rendered: Rendered) -> tuple[list[Any], Any]:
 
 
 def _check(params: ChatParams) -> None:
-    """Raises ValueError for what only a template could honour."""
+    """Raises ValueError for settings that need a text template."""
     asked = params.chat_template_kwargs or {}
     if asked.get("continue_final_message"):
         raise ValueError("continue_final_message is not supported: the last message must be the user's")

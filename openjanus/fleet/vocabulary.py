@@ -1,17 +1,16 @@
-"""One row of ids for both directions, as an engine for text wants it.
+"""One vocabulary for text and image ids, as an engine for text needs it.
 
     [0, V)             text, as the tokenizer numbers it
     [V, V + N)         image ids: code i is V + i
-    V + N    draw      where a drawing begins; embedded as <begin_of_image>
+    V + N    draw      begins a drawing; embedded as <begin_of_image>
     V + N+1  look      one position of a picture to understand
-    [V + N+2, ...)     N columns of logits that are no ids: guided by how much more (guidance.py)
+    [V + N+2, ...)     N columns of logits that are not ids: differences for guidance.py
 
-An id says by itself what comes next: after `draw` or an image id another image id, after all others text. No text is
-ever encoded as `draw`, so that nobody can type his way into a drawing; `<begin_of_image>` itself opens pictures to look
-at and switches nothing.
+The last id determines the kind of the next: an image id after `draw` or an image id, else text. No text is encoded as
+`draw`, so a user's text cannot begin a drawing. `<begin_of_image>` itself only begins pictures to understand.
 
-Guidance needs a second row, and that, too, follows from the ids alone: text but BOS and <begin_of_image> becomes pad,
-everything else stays (processing/processor.py, `unconditional`).
+The ids also determine the unconditional row of guidance: text ids except BOS and <begin_of_image> become pad
+(processing/processor.py, `unconditional`).
 """
 
 from collections.abc import Sequence
@@ -28,7 +27,7 @@ from openjanus.sequence import Document, TextSpan, UnderstandSpan
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """num_text: rows of the text head (V), of which the first `num_known` stand for text; num_image_ids: N."""
+    """num_text: rows of the text head (V); the first `num_known` are in the text tokenizer. num_image_ids: N."""
 
     num_text: int
     num_known: int
@@ -41,11 +40,11 @@ class Vocabulary:
 
     @classmethod
     def of(cls, c: JanusConfig, text: TextTokenizer) -> "Vocabulary":
-        """Raises ValueError for a model that cannot embed each id by itself."""
+        """The vocabulary of a model. Raises ValueError for a stateful generation eye."""
         if issubclass(GENERATION[type(c.generation)], RememberingEye):
             raise ValueError(
-                f"the plugin for vLLM embeds each image id by itself, but a model with a {type(c.generation).__name__} "
-                "remembers the ids before it: use `openjanus serve`"
+                f"the plugin for vLLM embeds image ids independently, but a {type(c.generation).__name__} "
+                "depends on earlier ids: use `openjanus serve`"
             )
         return cls(
             c.language_model.vocab_size, text.vocab_size, c.generation.num_ids,
@@ -62,7 +61,7 @@ class Vocabulary:
 
     @property
     def changes(self) -> int:
-        """The first of the columns that are no ids."""
+        """The first column that is not an id."""
         return self.look_id + 1
 
     @property
@@ -71,9 +70,10 @@ class Vocabulary:
         return self.changes + self.num_image_ids
 
     def prompt_ids(self, document: Document, draw: bool) -> list[int]:
-        """A prompt of the processor's as ids; a picture to look at is one `look`, which vLLM repeats for each position.
+        """A document of the processor as ids; a picture to understand is one `look`, which vLLM repeats for each
+        position.
 
-        With `draw` the prompt ends with <begin_of_image>, and it becomes `draw`.
+        With `draw`, the final <begin_of_image> becomes `draw`.
         """
         ids: list[int] = []
         for span in document:
@@ -89,15 +89,15 @@ class Vocabulary:
         return ids
 
     def image_ids(self, ids: Sequence[int]) -> list[int]:
-        """What a drawing gave, as image ids."""
+        """Generated ids as image ids."""
         codes = [id - self.num_text for id in ids]
-        assert all(0 <= code < self.num_image_ids for code in codes), "a drawing holds image ids alone"
+        assert all(0 <= code < self.num_image_ids for code in codes), "a drawing contains image ids only"
         return codes
 
-    # On tensors, without a branch: these run inside vLLM's graphs, where padding may hold any id.
+    # Without branches: these run inside CUDA graphs of vLLM, where padding may have any id.
 
     def draws(self, ids: Tensor) -> Tensor:
-        """ids [T] -> bool [T]: what follows is an image id."""
+        """ids [T] -> bool [T]: whether the next id is an image id."""
         return (ids >= self.num_text) & (ids <= self.draw_id)
 
     def is_code(self, ids: Tensor) -> Tensor:
@@ -113,12 +113,12 @@ class Vocabulary:
         return torch.where((ids >= 0) & (ids < self.num_text), ids, 0)
 
     def stays(self, ids: Tensor) -> Tensor:
-        """ids [T] -> bool [T]: what the unconditional row embeds as the conditional one does; the rest is pad there."""
+        """ids [T] -> bool [T]: the ids that the unconditional row keeps; all others become pad."""
         kept = (ids == self.begin_of_image_id) | (ids >= self.num_text)
         return kept if self.bos_id is None else kept | (ids == self.bos_id)
 
     def unsayable(self, device: torch.device | str = "cpu") -> Tensor:
-        """bool [V]: text ids that an answer must not hold (inference/engine.py, `_text_logits`)."""
+        """bool [V]: text ids that an answer must not contain (as in inference/engine.py)."""
         mask = torch.arange(self.num_text, device=device) >= self.num_known
         special = (self.pad_id, self.bos_id, self.begin_of_image_id, self.end_of_image_id)
         mask[[id for id in special if id is not None]] = True

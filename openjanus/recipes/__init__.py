@@ -18,7 +18,7 @@ RECIPES: dict[str, Callable[[], Run]] = {
 
 
 def find_recipe(name: str) -> Callable[[], Run]:
-    """A recipe by name. Raises ValueError naming the nearest known one."""
+    """A recipe by name. Raises ValueError that names the nearest known one."""
     if name not in RECIPES:
         near = difflib.get_close_matches(name, RECIPES, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(RECIPES)}"
@@ -32,16 +32,17 @@ OF_A_CHECKPOINT = ("task.model", "task.processor", "task.sampling")
 def configure(name: str, overrides: Sequence[str]) -> Run:
     """A recipe with `key=value` overrides.
 
-    If it starts from a checkpoint, overrides of model, processor and sampling alter the checkpoint's own values
-    (`JanusTraining.changes`); if it starts from parts, so do overrides of a model or processor that it does not state.
+    If it starts from a checkpoint, overrides of model, processor and sampling change the checkpoint's own values
+    (`JanusTraining.changes`). If it starts from parts, this also holds for overrides of a model or processor that the
+    recipe does not state.
     Raises ValueError for an unknown recipe or key.
     """
     of_checkpoint = [o for o in overrides if o.startswith(OF_A_CHECKPOINT)]
     run = configs.override(find_recipe(name)(), [o for o in overrides if o not in of_checkpoint])
     if isinstance(task := run.task, JanusTraining):
         left = [f"task.{key}." for key in ("model", "processor") if getattr(task, key) is None]
-        theirs = OF_A_CHECKPOINT if isinstance(task.start, str) else tuple(left)
-        altered = [o for o in of_checkpoint if theirs and o.startswith(theirs)]
+        prefixes = OF_A_CHECKPOINT if isinstance(task.start, str) else tuple(left)
+        altered = [o for o in of_checkpoint if prefixes and o.startswith(prefixes)]
         changes = (*task.changes, *(o.removeprefix("task.") for o in altered))
         run = replace(run, task=replace(task, changes=changes))
         of_checkpoint = [o for o in of_checkpoint if o not in altered]

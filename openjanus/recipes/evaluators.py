@@ -1,6 +1,6 @@
-"""What trainings are watched and judged by: previews as they go, and the report on a finished model (floor 5).
+"""Evaluators of trainings: previews during a training, and the report on a finished model (floor 5).
 
-The training loop knows none of this: it is handed callables.
+The training loop does not depend on them: it gets callables.
 """
 
 from collections.abc import Sequence
@@ -30,18 +30,18 @@ from openjanus.weights.config import Checkpoint
 PREVIEW_SEED = 7
 NUM_PREVIEWS = 32
 BATCH = 50
-ANSWER_TOKENS = 16  # of a preview's answer: the world's own have up to 3
+ANSWER_TOKENS = 16  # of a preview's answer; true answers have up to 3
 
 
 def evaluators_of(training: Training) -> Sequence[Evaluator]:
-    """The previews that suit what is trained."""
+    """The previews for a kind of training."""
     if training.checkpoint is not None:
         return [JanusPreview(training.checkpoint)]
     return [preview_reconstructions] if isinstance(training.model, TokenizerAndDiscriminator) else []
 
 
 def keep_result(training: Training, folder: Path) -> Path:
-    """After a training of Janus: the model as a checkpoint folder of its own. Others keep their run's checkpoint."""
+    """Exports a trained Janus as a checkpoint folder. Other trainings only keep their run's checkpoint."""
     if training.checkpoint is None:
         return folder
     checkpoint.save(training.checkpoint, folder / "model")
@@ -49,7 +49,7 @@ def keep_result(training: Training, folder: Path) -> Path:
 
 
 def preview_reconstructions(model: nn.Module, step: int, folder: Path) -> dict[str, float]:
-    """Pictures never trained on, above what the tokenizer makes of them; the share that the scorer accepts."""
+    """A preview of held-out pictures above their reconstructions, and the share that the scorer accepts."""
     assert isinstance(model, TokenizerAndDiscriminator)
     tokenizer = model.tokenizer
     scenes = [world.sample_scene("seen", PREVIEW_SEED, i) for i in range(NUM_PREVIEWS * 4)]
@@ -64,14 +64,14 @@ def preview_reconstructions(model: nn.Module, step: int, folder: Path) -> dict[s
 
 
 def redrawn(tokenizer: ImageTokenizer, pictures: Sequence[np.ndarray]) -> list[Image.Image]:
-    """Pictures of the world, uint8 [64, 64, 3], through the tokenizer and back, in the tokenizer's size."""
+    """Reconstructions of pictures, uint8 [64, 64, 3], in the tokenizer's size."""
     weight = tokenizer.codebook.weight
     pixels = stack_pictures(pictures, tokenizer.config.image_size_px).to(weight.device, weight.dtype)
     return to_images(tokenizer.decode(tokenizer.encode(pixels)))
 
 
 class JanusPreview:
-    """Draws prompts never trained on and answers questions about pictures never trained on."""
+    """A preview of held-out prompts, drawn, and of answers about held-out pictures."""
 
     def __init__(self, trained: Checkpoint):
         self.trained = trained

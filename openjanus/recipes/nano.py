@@ -1,11 +1,11 @@
-"""The bundled nano model from nothing: eyes first, then Janus in three stages, in the built-in emoji world.
+"""The bundled nano model, trained from random weights in the emoji world: eyes first, then Janus in stages.
 
     openjanus train nano.tokenizer       the generation eye (VQ tokenizer)
     openjanus train nano.encoder         the understanding eye (SigLIP)
     openjanus train nano.janus           adaptors, body and heads, in the paper's stages
-    openjanus train nano.longer          more of the last stage, for those who have the time (bfloat16 helps)
+    openjanus train nano.longer          more of the last stage; this gave the bundled model
 
-64-px pictures, 64 ids each; sizes were chosen so that all of it trains on two laptop cores in a few hours.
+64-px pictures, 64 ids each; the sizes were chosen to train on two laptop cores in a few hours.
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ VISION_ENCODER = VisionEncoderConfig(
 
 
 def tokenizer() -> Run:
-    """LlamaGen's losses with an L1 term; the discriminator joins for the last eighth."""
+    """LlamaGen's losses with an L1 term; the discriminator starts for the last eighth of the steps."""
     task = TokenizerTraining(
         IMAGE_TOKENIZER,
         l1_weight=1.0,
@@ -59,7 +59,7 @@ def tokenizer() -> Run:
 
 
 def encoder() -> Run:
-    """SigLIP on pictures and their captions, 40% of which name the objects alone."""
+    """SigLIP on pictures and their captions, 40% of which name only the objects."""
     task = ContrastiveTraining(
         VISION_ENCODER,
         text_num_layers=2,
@@ -76,8 +76,7 @@ def encoder() -> Run:
 
 
 def janus() -> Run:
-    """The paper's three stages after a short one that gives the body its language (the paper starts from a pretrained
-    LLM)."""
+    """The paper's three stages after a short text-only stage (the paper starts from a pretrained LLM)."""
     model = JanusConfig(
         language_model=LanguageModelConfig(
             vocab_size=1024,
@@ -138,7 +137,7 @@ def janus() -> Run:
 def longer() -> Run:
     """More of the third stage from where `nano.janus` ended, over drawings of another seed, with more questions.
 
-    `openjanus tokenize nano.longer --num 120000` comes first: its drawings are other ones.
+    Run `openjanus tokenize nano.longer --num 120000` first, because its drawings are different.
     """
     run = janus()
     assert isinstance(run.task, JanusTraining)

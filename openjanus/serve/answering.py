@@ -1,4 +1,4 @@
-"""One question to the model, whichever endpoint it came by: messages in, text out, piece by piece."""
+"""Answers one question for all endpoints: messages in, streamed text out."""
 
 import secrets
 from collections.abc import AsyncGenerator, Sequence
@@ -20,10 +20,10 @@ DEFAULT_NEW_TOKENS = 512
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked. None stands for a default: the most probable answer, a new seed, 512 tokens, free text.
+    """A question. None stands for a default: greedy decoding, a random seed, 512 tokens, free text.
 
-    max_new_tokens: more than the server gives is as many as it gives. stops: strings that end the answer before them.
-    schema: of the JSON that the answer must be.
+    max_new_tokens: reduced to the server's limit. stops: strings before which the answer ends. schema: the JSON schema
+    of the answer.
     """
 
     messages: Sequence[ChatMessage]
@@ -37,7 +37,7 @@ class Question:
 
 
 def schema_of(form: Format | JsonSchema | None) -> dict[str, Any] | None:
-    """The JSON schema that an answer's format stands for, None for free text."""
+    """The JSON schema of an answer's format, None for free text."""
     if isinstance(form, JsonSchemaFormat):
         form = form.json_schema
     if isinstance(form, JsonSchema):
@@ -47,7 +47,7 @@ def schema_of(form: Format | JsonSchema | None) -> dict[str, Any] | None:
 
 @dataclass
 class Answer:
-    """What is known of an answer while it comes. `finish` is None until it is whole."""
+    """The state of a streamed answer. `finish` is None until the answer is complete."""
 
     num_prompt_tokens: int = 0
     num_tokens: int = 0
@@ -55,19 +55,19 @@ class Answer:
 
 
 class StopStrings:
-    """Ends a text before the first of these strings; what may be the beginning of one is held back."""
+    """Ends a text before the first of these strings; holds back a possible beginning of one."""
 
     def __init__(self, stops: Sequence[str]):
         self.stops = [stop for stop in stops if stop]
         self.held = ""
 
     def add(self, piece: str) -> tuple[str, bool]:
-        """The text that can be given by now, and whether a stop string was found."""
+        """Returns the text that can be sent now, and whether a stop string was found."""
         text = self.held + piece
-        found = [at for stop in self.stops if (at := text.find(stop)) >= 0]
-        if found:
+        positions = [at for stop in self.stops if (at := text.find(stop)) >= 0]
+        if positions:
             self.held = ""
-            return text[: min(found)], True
+            return text[: min(positions)], True
         longest = max(map(len, self.stops), default=1) - 1
         begun = (n for n in range(min(longest, len(text)), 0, -1) if any(s.startswith(text[-n:]) for s in self.stops))
         cut = len(text) - next(begun, 0)
@@ -76,7 +76,7 @@ class StopStrings:
 
 
 async def pieces(service: Service, question: Question, answer: Answer) -> AsyncGenerator[str, None]:
-    """The answer's text as it comes; `answer` is filled in on the way. Raises ApiError."""
+    """Streams the answer's text and updates `answer`. Raises ApiError."""
     check_messages(question.messages, service.limits)
     with service.worker.admit() as ticket:
         log_prompt("chat", " | ".join(map(words_of, question.messages)))
@@ -108,7 +108,7 @@ def _options(service: Service, q: Question) -> SamplingOptions:
 
 
 def _request(service: Service, question: Question) -> Request:
-    """In a thread: pictures are decoded, words become ids. The answer ends where the cache does."""
+    """Decodes the pictures and encodes the text; for a thread. `num_new` is reduced to the room in the cache."""
     config = service.engine.processor.config
     messages = read_messages(question.messages, service.limits, service.fetch, config)
     max_new, options = service.limits.max_new_tokens, _options(service, question)

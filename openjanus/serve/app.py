@@ -50,7 +50,8 @@ def _failure(error: ApiError) -> str:
 
 
 class EventStream(Response):
-    """Server-sent events. The first one is there already, so that what fails before it has a status of its own."""
+    """Server-sent events. The first one is computed before the headers are sent: an earlier error gets its own HTTP
+    status."""
 
     media_type = "text/event-stream"
 
@@ -91,12 +92,12 @@ class EventStream(Response):
 
 
 def make_app(service: Service, keys: Keys | None = None, hosts: Collection[str] = ()) -> Guard:
-    """The whole server but its socket. keys: without any, everybody may ask. hosts: see Guard."""
+    """The whole server but its socket. keys: without keys, nobody needs one. hosts: see Guard."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.worker.start()
-        # What is there now stays: a full collection would look at all of it, and hold every stream up meanwhile.
+        # These objects live as long as the server: a full collection would scan all of them and pause every stream.
         gc.freeze()
         yield
         gc.unfreeze()
@@ -114,7 +115,7 @@ def make_app(service: Service, keys: Keys | None = None, hosts: Collection[str] 
 
 
 def _head_as_get(app: FastAPI) -> App:
-    """The socket's side leaves the body of the answer out."""
+    """HEAD as GET: uvicorn leaves out the body of the answer."""
 
     async def call(scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         await app({**scope, "method": "GET"} if scope.get("method") == "HEAD" else scope, receive, send)
@@ -171,7 +172,7 @@ def _add_api(app: FastAPI, service: Service) -> None:
 
 
 def _owner(request: Request) -> str:
-    """Whose kept answers a request may use: those that were asked for with the same API key."""
+    """The owner of stored answers: a digest of the API key. A request may use the answers of its own key only."""
     return hashlib.sha256(request.headers.get("authorization", "").encode()).hexdigest()
 
 
@@ -181,22 +182,22 @@ def _card(service: Service, name: str) -> ModelCard:
         guidance_scale=options.guidance, temperature=options.temperature, sizes=service.canvas.sizes,
         max_n=min(service.limits.max_n, service.worker.scheduler.cache.num_rows // 2),
     )  # fmt: skip
-    given = service.engine.about
-    about = None if given is None else ModelAbout.model_validate(given, from_attributes=True)
+    stored = service.engine.about
+    about = None if stored is None else ModelAbout.model_validate(stored, from_attributes=True)
     return ModelCard(id=name, created=service.created, drawing=drawing, about=about)
 
 
 def _add_status(app: FastAPI, service: Service) -> None:
     @app.get("/health")
     async def health() -> Status:
-        """Whether the engine lives. While the server ends, it does."""
+        """Liveness of the engine; also 200 during shutdown."""
         if not service.worker.is_alive:
             raise ApiError(503, "the engine has failed", "engine_failed")
         return Status(status="ok")
 
     @app.get("/ready")
     async def ready() -> Status:
-        """Whether a new request would be taken."""
+        """Readiness for new requests."""
         if not (service.worker.is_alive and service.worker.is_accepting):
             raise ApiError(503, "the server takes no new requests", "not_ready")
         return Status(status="ok")

@@ -1,9 +1,9 @@
-"""A request's body: from bytes to its schema, in bounded time and memory.
+"""Parses a request's body into its schema, in bounded time and memory.
 
-    bytes ─► as many values as a request can need? ─► JSON ─► schema, up to the first error
+    bytes ─► number of values within the limit? ─► JSON ─► schema, up to the first error
 
-Small values cost the most: a body of 12 MB can hold four million empty objects, each with an error of its own. So
-brackets, commas and colons are counted before anything is parsed.
+Small values cost the most: a body of 12 MB can contain four million empty objects, each with its own validation error.
+So brackets, commas and colons are counted before parsing.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -24,10 +24,10 @@ M = TypeVar("M", bound=Strict)
 
 
 def reads(kind: type[M], service: Service) -> Callable[[Request], Awaitable[M]]:
-    """A dependency that gives the body of a request. Raises ApiError."""
+    """A FastAPI dependency: the parsed body of a request. It raises ApiError."""
 
     async def read(request: Request) -> M:
-        # A page elsewhere may send text/plain without asking the server first.
+        # Browsers let foreign pages send text/plain without a CORS preflight.
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media_type != "application/json" and not media_type.endswith("+json"):
             raise invalid("send the header Content-Type: application/json", code="invalid_content_type")
@@ -38,10 +38,10 @@ def reads(kind: type[M], service: Service) -> Callable[[Request], Awaitable[M]]:
 
 
 def parse(data: bytes, kind: type[M], limits: Limits) -> M:
-    """Raises ApiError for what is no JSON object, has too many values, or does not fit the schema."""
-    most = limits.max_body_values + limits.max_prompt_chars  # a prompt may be all commas
-    if sum(map(data.count, STRUCTURE)) > most:
-        raise invalid(f"the body holds too many values: at most {most:,} braces, commas and colons", None, TOO_MANY)
+    """Raises ApiError if the body is not a JSON object, has too many values, or does not match the schema."""
+    limit = limits.max_body_values + limits.max_prompt_chars  # a prompt may consist of commas
+    if sum(map(data.count, STRUCTURE)) > limit:
+        raise invalid(f"the body has too many values: at most {limit:,} braces, commas and colons", None, TOO_MANY)
     try:
         body = from_json(data, allow_inf_nan=False)
     except ValueError as error:
@@ -52,7 +52,7 @@ def parse(data: bytes, kind: type[M], limits: Limits) -> M:
 
 
 def fit(body: Any, kind: type[M]) -> M:
-    """What was parsed, as its schema. Raises ApiError."""
+    """Validates a parsed body. Raises ApiError."""
     try:
         return kind.model_validate(body)
     except ValidationError as error:
@@ -60,7 +60,7 @@ def fit(body: Any, kind: type[M]) -> M:
 
 
 def describe(app: FastAPI, bodies: Mapping[str, type[Strict]]) -> None:
-    """Adds the bodies of POST requests, by path, to the app's own description."""
+    """Adds the schemas of POST bodies, by path, to the app's OpenAPI schema."""
     reference = "#/components/schemas/{model}"
     _, schemas = models_json_schema([(kind, "validation") for kind in bodies.values()], ref_template=reference)
     plain = app.openapi

@@ -1,4 +1,4 @@
-"""Chat completions, whole or as they come."""
+"""Chat completions, whole or streamed."""
 
 import secrets
 import time

@@ -1,7 +1,7 @@
-"""One connection of a client, bounded in time and number.
+"""Client connections with limits on time and number.
 
-It is closed if it does not send the head of its request in time, takes nothing of its answer, or is silent for too long
-between two requests.
+A connection is closed if the head of its request does not arrive in time, if the client does not read its answer, or if
+it is idle for too long between two requests.
 """
 
 import asyncio
@@ -16,8 +16,8 @@ from openjanus.serve.limits import Limits
 
 
 class Connection(H11Protocol):
-    """uvicorn's HTTP with three bounds that it lacks: time for a request's head, for taking an answer, and connections
-    of one server. `limits` is set by a subclass made for the server."""
+    """uvicorn's HTTP with three more limits: time for a request's head, time for sending an answer, and the number of
+    connections. A subclass made for each server sets `limits`."""
 
     limits: Limits
 
@@ -25,7 +25,7 @@ class Connection(H11Protocol):
         super().__init__(*args, **kwargs)
         self._timer: asyncio.TimerHandle | None = None
         self._stall: asyncio.TimerHandle | None = None
-        self._heard = time.monotonic()
+        self._received_at = time.monotonic()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -35,7 +35,7 @@ class Connection(H11Protocol):
             self._watch_head()
 
     def data_received(self, data: bytes) -> None:
-        self._heard = time.monotonic()
+        self._received_at = time.monotonic()
         super().data_received(data)
         self._watch_head()
 
@@ -56,7 +56,7 @@ class Connection(H11Protocol):
             self._stall = None
 
     def _watch_head(self) -> None:
-        """Runs a timer while a request's head is outstanding; more bytes of it do not start the timer anew."""
+        """Runs a timer while a request's head is incomplete; further bytes do not restart it."""
         is_waiting = self.conn.their_state is h11.IDLE and not self.transport.is_closing()
         if is_waiting and self._timer is None:
             self._timer = self.loop.call_later(self.limits.header_seconds, self.transport.abort)
@@ -65,17 +65,17 @@ class Connection(H11Protocol):
             self._timer = None
 
     @property
-    def is_owed_nothing(self) -> bool:
-        """Whether nobody waits for an answer here: no whole request has come since the last answer."""
+    def is_idle(self) -> bool:
+        """Whether no answer is due: no complete request has arrived since the last answer."""
         return self.conn.their_state in (h11.IDLE, h11.SEND_BODY) and not self.transport.is_closing()
 
     def _make_room(self) -> None:
-        """Closes a connection, so that who holds many idle ones locks nobody out: of the address that has the most of
-        them the one that was silent for longest. If an answer is owed at all of them, the new one is closed."""
-        others = [c for c in self.connections if isinstance(c, Connection) and c is not self and c.is_owed_nothing]
-        held = Counter(c.address for c in others)
-        if others:
-            min(others, key=lambda c: (-held[c.address], c._heard)).transport.abort()
+        """Closes a connection, so that a client with many idle ones cannot lock others out: the longest idle one of the
+        address with the most idle connections. If no connection is idle, it closes the new one."""
+        idle = [c for c in self.connections if isinstance(c, Connection) and c is not self and c.is_idle]
+        num_idle = Counter(c.address for c in idle)
+        if idle:
+            min(idle, key=lambda c: (-num_idle[c.address], c._received_at)).transport.abort()
         else:
             self.transport.abort()
 

@@ -1,4 +1,4 @@
-"""From the API's messages to the processor's: words, and pictures decoded within bounds."""
+"""Converts messages of the API to the processor's: text, and pictures decoded within limits."""
 
 from collections.abc import Callable, Sequence
 from io import BytesIO
@@ -11,13 +11,13 @@ from openjanus.serve.errors import ApiError, invalid
 from openjanus.serve.limits import Limits
 from openjanus.serve.schemas.chat import ChatMessage, ImagePart, Part, TextPart
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF")  # a decoder that nobody needs is one less to attack
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF")  # each further decoder would add attack surface
 SYSTEM = ("system", "developer")
 Fetch = Callable[[str], bytes]
 
 
 def check_messages(messages: Sequence[ChatMessage], limits: Limits) -> None:
-    """What can be refused without decoding anything. Raises ApiError."""
+    """All checks that need no decoding. Raises ApiError."""
     parts = [part for m in messages for part in _parts(m)]
     num_chars = sum(len(part.text) for part in parts if isinstance(part, TextPart))
     num_pictures = sum(isinstance(part, ImagePart) for part in parts)
@@ -41,16 +41,16 @@ def check_messages(messages: Sequence[ChatMessage], limits: Limits) -> None:
         raise invalid("empty message: say something", f"messages.{number}.content")
     for i, message in enumerate(messages):
         if message.role != "user" and any(isinstance(part, ImagePart) for part in _parts(message)):
-            raise invalid("pictures can stand in the user's messages alone", f"messages.{i}.content")
+            raise invalid("only the user's messages can have pictures", f"messages.{i}.content")
 
 
 def read_messages(
     messages: Sequence[ChatMessage], limits: Limits, fetch: Fetch | None, processor: ProcessorConfig
 ) -> list[Message]:
-    """The conversation with its pictures decoded, and shrunk to what the model sees: together they could take much
-    memory, and do so if they are cut into tiles. Slow: for a thread. Raises ApiError that names the part.
+    """The conversation with decoded pictures. Each is resized for the model at once, to bound the memory; tiles of a
+    picture still need more. Slow: for a thread. Raises ApiError that names the part.
 
-    A model takes one system prompt, at the beginning: system messages are joined there, wherever they stand.
+    A model has one system prompt, at the beginning: all system messages are joined into it.
     """
     system = [words_of(m) for m in messages if m.role in SYSTEM]
     read = [Message("system", ["\n\n".join(filter(None, system))])] if system else []

@@ -1,6 +1,6 @@
-"""A request to draw, checked, and its answers, whatever engine draws: `openjanus serve`, or vLLM (fleet/endpoint.py).
+"""A checked request to draw, and its responses, for both engines: `openjanus serve` and vLLM (fleet/endpoint.py).
 
-An engine gives image ids; a `Canvas` says what it can draw and turns ids into pictures.
+An engine gives image ids; a `Canvas` has the settings of the checkpoint and decodes the ids to pictures.
 """
 
 import base64
@@ -38,9 +38,9 @@ SIZE = re.compile("[1-9][0-9]{0,4}x[1-9][0-9]{0,4}")
 
 @dataclass(frozen=True)
 class Canvas:
-    """What a checkpoint draws. sampling: its own settings. decode: image ids [M, N] -> M pictures.
+    """The drawing settings of a checkpoint. sampling: its defaults. decode: image ids [M, N] -> M pictures.
 
-    strict_sizes: whether another size is refused; else the nearest is drawn.
+    strict_sizes: whether another size is an error; else the nearest size is drawn.
     """
 
     sizes_px: tuple[int, ...]
@@ -54,7 +54,7 @@ class Canvas:
         return [f"{px}x{px}" for px in self.sizes_px]
 
     def check_size(self, size: str | None) -> None:
-        """Raises ApiError for what is no size, or one that is not drawn if sizes are strict."""
+        """Raises ApiError for an invalid size or, if sizes are strict, for one that the model does not draw."""
         if size in (None, "auto", *self.sizes):
             return
         if self.strict_sizes or not SIZE.fullmatch(size or ""):
@@ -63,9 +63,10 @@ class Canvas:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A checked request: its words, its settings, and after how many ids the unfinished pictures are shown.
+    """A checked request.
 
-    quality: 0 to 100, of JPEG and WebP. by_url: whether pictures are given as data URLs.
+    partial_at: numbers of ids after which unfinished pictures are sent. quality: of JPEG and WebP, 0 to 100. by_url:
+    whether pictures are sent as data URLs.
     """
 
     prompt: str
@@ -78,7 +79,7 @@ class Drawing:
 
     @classmethod
     def of(cls, body: ImagesRequest, limits: Limits, canvas: Canvas) -> "Drawing":
-        """Raises ApiError for what this model or this server does not draw."""
+        """Raises ApiError for a request that this model or this server does not support."""
         n, prompt = body.n or 1, body.prompt.strip()
         if not prompt:
             raise invalid("empty prompt: say what to draw, such as 'two red apples'", "prompt")
@@ -121,9 +122,9 @@ class Drawing:
             )
 
     def picture(self, ids: Sequence[int], index: int) -> str:
-        """Picture `index` of the request, whole, as base64 of its file. Slow: for a thread.
+        """The finished picture `index` of the request, as base64 of its file. Slow: for a thread.
 
-        One at a time: the memory that decoding needs does not grow with n, nor do a picture's numbers depend on it.
+        Pictures are decoded one at a time, so that neither the memory nor a picture's numbers depend on n.
         """
         (image,) = self.canvas.decode(torch.tensor(ids)[None])
         if self.format == "png":
@@ -132,8 +133,8 @@ class Drawing:
 
     @torch.inference_mode()
     def partial_picture(self, ids: Sequence[int]) -> str:
-        """A picture of which these ids are known: what is not drawn yet is transparent, or white in a JPEG. The decoder
-        sees the last id in its place. Slow: for a thread."""
+        """A picture of which these ids are known. The rest is transparent, or white in a JPEG; for the decoder it is
+        filled with the last id. Slow: for a thread."""
         total, side_px = self.canvas.num_image_ids, self.canvas.sizes_px[0]
         known = torch.tensor(ids)
         (image,) = self.canvas.decode(torch.cat([known, known[-1:].expand(total - len(known))])[None])
@@ -172,7 +173,7 @@ class Drawing:
         )
 
     def partial_event(self, common: "EventFields", picture: str, index: int, num_ids: int) -> PartialImage:
-        """The event of an unfinished picture of which `num_ids` ids are there."""
+        """The event of an unfinished picture with `num_ids` known ids."""
         return PartialImage(
             b64_json=picture,
             background="opaque" if self.format == "jpeg" else "transparent",
@@ -186,7 +187,7 @@ class Drawing:
         return CompletedImage(b64_json=picture, image_index=index, usage=self.usage(num_prompt, 1), **common)
 
     def event_fields(self) -> "EventFields":
-        """What all events of one answer have."""
+        """The common fields of all events of one answer."""
         return {
             "created_at": int(time.time()),
             "size": self.canvas.sizes[0],
@@ -195,7 +196,7 @@ class Drawing:
         }
 
     def next_mark(self, shown: int) -> float:
-        """How many ids must be there before an unfinished picture is shown again."""
+        """The number of ids at which unfinished pictures are sent next; infinity if there is none."""
         return next((mark for mark in self.partial_at if mark > shown), math.inf)
 
 

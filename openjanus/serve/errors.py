@@ -1,4 +1,4 @@
-"""Errors in the API's own shape: {"error": {message, type, param, code}} with the status that OpenAI gives them."""
+"""Errors in OpenAI's format: {"error": {message, type, param, code}}, with OpenAI's HTTP status."""
 
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
@@ -13,12 +13,12 @@ TYPES = {
 }  # fmt: skip
 MESSAGES = {"extra_forbidden": "unknown parameter", "missing": "it is missing"}
 CODES = {"extra_forbidden": "unknown_parameter", "unsupported": "unsupported_parameter"}
-OUTCOME = "openjanus.outcome"  # where a request's scope holds what became of it
+OUTCOME = "openjanus.outcome"  # key of a request's scope for its `guard.Outcome`
 MAX_NAME_CHARS, MAX_MESSAGE_CHARS = 64, 300
 
 
 class ApiError(Exception):
-    """An answer that is an error; every refusal of the server is one of these."""
+    """An error response; the server reports every error as one of these."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class ApiError(Exception):
 
 
 def note(scope: MutableMapping[str, Any], error: ApiError) -> None:
-    """Tells the guard, which counts and logs, why a request failed, wherever in the API that was."""
+    """Records the error of a request, for the log and the metrics of the guard."""
     if OUTCOME in scope:
         scope[OUTCOME].error = error
 
@@ -50,7 +50,7 @@ def invalid(message: str, param: str | None = None, code: str | None = None) -> 
 
 
 def of_validation(errors: Sequence[Mapping[str, Any]], body: Any) -> ApiError:
-    """The first complaint of pydantic about a request's body; of what was sent, only names are repeated, cut."""
+    """The first validation error of a request's body. It quotes only names of the body, truncated."""
     first = errors[0]
     param = ".".join(_path(first["loc"], body)) or None
     message = MESSAGES.get(first["type"], str(first["msg"])[:MAX_MESSAGE_CHARS])
@@ -59,8 +59,9 @@ def of_validation(errors: Sequence[Mapping[str, Any]], body: Any) -> ApiError:
 
 
 def _path(loc: Sequence[str | int], body: Any) -> Iterator[str]:
-    """The steps of a complaint's place that stand in the body: pydantic's names of unions and functions do not.
-    A last step that is not there is the name of what is missing."""
+    """The parts of a validation error's location that occur in the body, without pydantic's names of unions and
+    functions.
+    A last part that does not occur is the name of a missing field."""
     at_type = False
     for number, step in enumerate(loc):
         if isinstance(body, dict):
@@ -76,17 +77,17 @@ def _path(loc: Sequence[str | int], body: Any) -> Iterator[str]:
 
 
 def shortened(name: str) -> str:
-    """A client's own word, fit to be repeated; it may hold half of a character."""
+    """A string of the client, truncated and encodable: it may contain a lone surrogate."""
     cut = name if len(name) <= MAX_NAME_CHARS else f"{name[:MAX_NAME_CHARS]}..."
     return cut.encode(errors="replace").decode()
 
 
 def of_fault(error: BaseException) -> ApiError:
-    """What the client hears of a fault of ours: no word of what happened inside."""
+    """The error response to an exception. It reveals nothing about the exception."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return ApiError(503, "out of memory: ask for less, or try again later", "out_of_memory", headers=RETRY)
+        return ApiError(503, "out of memory: request less, or try again later", "out_of_memory", headers=RETRY)
     return ApiError(500, "the server failed on this request", "internal_error")
 
 

@@ -1,8 +1,8 @@
-"""Remote pictures, where the operator allows them: only from public addresses, without redirects, within size and time.
+"""Downloads remote pictures, if the operator allows them: from public addresses only, without redirects, within limits.
 
-The name is resolved once, every address that it has must be public, and the connection goes to the address that was
-checked: a name that resolves differently the second time gains nothing. One deadline holds for all of it, the name, the
-connection, TLS, head and body: a host that sends a byte now and then gets no further.
+The name is resolved once, all of its addresses must be public, and the connection goes to the checked address. So a
+name that resolves differently the second time has no effect. One deadline covers the whole download (name, connection,
+TLS, head and body), also if a host sends single bytes slowly.
 """
 
 import http.client
@@ -20,7 +20,7 @@ from openjanus.serve.errors import ApiError, invalid
 
 PORTS = {"http": 80, "https": 443}
 CHUNK_BYTES = 65536
-# Addresses that wrap another one, which may be private.
+# Networks whose addresses contain an IPv4 address, which may be private.
 WRAPPERS = tuple(map(ipaddress.ip_network, ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32")))
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -48,18 +48,18 @@ def public_address(host: str, port: int) -> str:
 
 
 class _Connection(http.client.HTTPConnection):
-    """Connects to the checked address, whatever the name resolves to by now."""
+    """Connects to the checked address without resolving the name again."""
 
     def __init__(self, host: str, port: int, address: str, seconds: float, context: ssl.SSLContext | None):
         super().__init__(host, port, timeout=seconds)
         self.address, self.context = address, context
-        self._opened: socket.socket | None = None  # `sock` is None as soon as an answer has begun that ends with it
+        self._opened: socket.socket | None = None  # http.client may set `sock` to None while it reads the body
         self._is_cut = False
 
     def connect(self) -> None:
         self.sock = self._opened = socket.create_connection((self.address, self.port), self.timeout)
         if self.context is not None:
-            # The deadline cuts `_opened`, so the handshake comes after it is known.
+            # The deadline closes `_opened`, so the handshake must come after the assignment.
             self.sock = self._opened = self.context.wrap_socket(
                 self.sock, server_hostname=self.host, do_handshake_on_connect=False
             )
@@ -69,7 +69,7 @@ class _Connection(http.client.HTTPConnection):
 
     @contextmanager
     def cut_at(self, deadline: float) -> Iterator[None]:
-        """Whatever waits for the host inside ends at the deadline. A timeout of the socket would begin anew with each
+        """Shuts the socket down at the deadline, which ends all waiting. A socket's own timeout starts again with each
         byte."""
 
         def cut() -> None:
@@ -88,7 +88,7 @@ class _Connection(http.client.HTTPConnection):
 
 
 def _look_up(host: str, port: int, seconds: float) -> str:
-    """`public_address` in bounded time: the resolver itself has no limit."""
+    """`public_address` in bounded time: the resolver itself has no timeout."""
     found: queue.Queue[str | Exception] = queue.Queue()
 
     def look() -> None:
@@ -112,7 +112,7 @@ def _too_slow() -> ApiError:
 
 
 def fetch_picture(url: str, max_bytes: int, seconds: float) -> bytes:
-    """The bytes behind an http(s) URL. Raises ApiError for whatever is not simply there."""
+    """Downloads an http(s) URL. Raises ApiError if the answer is not status 200 within the limits."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port or PORTS.get(parts.scheme)
@@ -131,10 +131,10 @@ def fetch_picture(url: str, max_bytes: int, seconds: float) -> bytes:
         with connection.cut_at(deadline):
             connection.request("GET", target, headers={"Accept": "image/*", "User-Agent": "openjanus"})
             response = connection.getresponse()
-            if response.status != 200:  # a redirect, too: it could lead anywhere
+            if response.status != 200:  # redirects are errors, too: they could lead to private addresses
                 raise invalid(f"the picture's host answered {response.status}", code="invalid_image_url")
             data = _read(response, max_bytes)
-        if time.monotonic() >= deadline:  # it may have been cut
+        if time.monotonic() >= deadline:  # the body may be truncated
             raise _too_slow()
         return data
     except ApiError:
@@ -148,7 +148,7 @@ def fetch_picture(url: str, max_bytes: int, seconds: float) -> bytes:
 
 
 def _read(response: http.client.HTTPResponse, max_bytes: int) -> bytes:
-    """The body, as long as size allows."""
+    """The body. Raises ApiError if it is too large."""
     data = bytearray()
     while chunk := response.read1(CHUNK_BYTES):
         data += chunk

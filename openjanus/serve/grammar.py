@@ -1,7 +1,7 @@
-"""Answers of a given form: the ids that may come next are those that keep the answer within a JSON schema.
+"""Structured output: masks the logits so that an answer matches a JSON schema.
 
-llguidance (https://github.com/guidance-ai/llguidance) follows the schema; here its mask meets the sampler. A client may
-send any schema, so its size, and what following it takes, are bounded.
+llguidance (https://github.com/guidance-ai/llguidance) computes the mask of allowed ids. A client may send any schema,
+so its size, and the work and memory of each step, are limited.
 """
 
 import json
@@ -16,7 +16,7 @@ from openjanus.processing.text import TextTokenizer
 from openjanus.serve.errors import ApiError, invalid
 
 MAX_SCHEMA_CHARS = 50_000
-# Some 20 ms for a mask and 20 MB for all states of an answer, at most.
+# At most about 20 ms for a mask, and 20 MB for all states of an answer.
 BOUNDS: dict[str, Any] = {
     "max_items_in_row": 1000, "initial_lexer_fuel": 500_000, "step_lexer_fuel": 100_000, "step_max_items": 20_000,
     "max_lexer_states": 10_000, "max_grammar_size": 50_000, "verbose_errors": False,
@@ -31,14 +31,14 @@ class Grammars:
 
     @cached_property
     def _tokenizer(self) -> Any:
-        """Takes about a second for a large vocabulary, so it is made for the first answer that needs it."""
+        """Made at the first use, because it takes about a second for a large vocabulary."""
         import llguidance
 
         slices = llguidance.LLTokenizer.json_slices()
         return llguidance.LLTokenizer(self.text.tokenizer.to_str(), eos_token=self.text.eos_id, slices=slices)
 
     def sampler(self, schema: dict[str, Any], options: SamplingOptions) -> Sampler:
-        """A sampler of one answer. Slow: for a thread. Raises ApiError for a schema that cannot be followed."""
+        """A sampler for one answer. Slow: for a thread. Raises ApiError for a schema that is not supported."""
         try:
             from llguidance import LLMatcher, LLParserLimits
         except ImportError:
@@ -46,7 +46,7 @@ class Grammars:
         text = json.dumps(schema)
         if len(text) > MAX_SCHEMA_CHARS:
             raise _refused(f"the schema has {len(text):,} characters, at most {MAX_SCHEMA_CHARS:,} are read")
-        # Without free whitespace: a model that was not trained on JSON could write nothing else.
+        # No free whitespace: a model that was not trained on JSON could generate only whitespace.
         settings: Any = {"whitespace_flexible": False, "coerce_one_of": True}
         try:
             grammar = LLMatcher.grammar_from_json_schema(text, overrides=settings)
@@ -64,7 +64,7 @@ class _GrammarSampler(Sampler):
         self.matcher = matcher
 
     def choose(self, logits: Tensor) -> Tensor:
-        """logits [1, V] -> id [1]. Raises ApiError if the schema turns out to be too much work."""
+        """logits [1, V] -> id [1]. Raises ApiError if a step exceeds `BOUNDS`."""
         bits = torch.frombuffer(bytearray(self.matcher.compute_bitmask()), dtype=torch.uint8)
         allowed = (bits[:, None] >> torch.arange(8, dtype=torch.uint8) & 1).bool().flatten()[: logits.shape[-1]]
         masked = torch.full_like(logits, float("-inf"))
@@ -77,7 +77,7 @@ class _GrammarSampler(Sampler):
 
 
 def _unfollowed(reason: str) -> ApiError:
-    """The library's reason, without the state of its parser."""
+    """The library's error, without its dump of the parser's state."""
     line = " ".join(reason.partition("<")[0].split())
     return _refused(f"the schema cannot be followed: {line[:200]}")
 

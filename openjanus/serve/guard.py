@@ -1,9 +1,9 @@
-"""What stands between the socket and the API: who may ask, how much, how long, and what is answered when it fails.
+"""Middleware between the socket and the API: access, limits, time, and error responses.
 
     socket ─► host and origin ─► key ─► in flight ─► body, within size and time ─► API ─► headers ─► socket
-                                                          └─ client gone: the API's handler is cancelled
+                                                          └─ client disconnects: the API's handler is cancelled
 
-Plain ASGI, because it must see a request before anybody has read its body, and must outlive what runs inside.
+Plain ASGI, because it must handle a request before its body is read, and must outlive the API's handler.
 """
 
 import asyncio
@@ -19,13 +19,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+from openjanus.serve.decode_queue import CLIENT
 from openjanus.serve.errors import OUTCOME, RETRY, ApiError, of_fault
 from openjanus.serve.hosts import is_allowed, plain_name
 from openjanus.serve.keys import WrongKeys
 from openjanus.serve.limits import Limits
 from openjanus.serve.log import log_fault
 from openjanus.serve.metrics import Metrics
-from openjanus.serve.painter import CLIENT
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -33,7 +33,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 logger = logging.getLogger("openjanus.serve")
-LINGER_SECONDS = 1.0  # for the rest of a refused body: closing earlier would take the refusal away from the client
+LINGER_SECONDS = 1.0  # to read the rest of a rejected body; without it the client could lose the error response
 NEEDS_KEY = ("/v1/", "/metrics", "/openapi.json")
 ENDPOINTS = {
     "/v1/chat/completions", "/v1/responses", "/v1/images/generations", "/v1/models",
@@ -52,13 +52,13 @@ HEADERS = {
 
 
 class Keys:
-    """API keys. Only their digests are kept; a comparison looks at every key and takes as long for each."""
+    """API keys. Only their digests are kept; a comparison reads every key, so its time does not depend on the key."""
 
     def __init__(self, keys: Sequence[str] = ()):
         self.digests = [_digest(key.encode()) for key in dict.fromkeys(keys)]
 
     def find(self, authorization: bytes) -> str | None:
-        """The number, from 1, of the key in `Authorization: Bearer KEY`, or None where it is not one of ours."""
+        """The number, from 1, of the key in `Authorization: Bearer KEY`, or None if it is not one of these."""
         scheme, _, key = authorization.partition(b" ")
         given = _digest(key.strip())
         same = [hmac.compare_digest(given, digest) for digest in self.digests]
@@ -71,27 +71,28 @@ def _digest(key: bytes) -> bytes:
 
 @dataclass
 class Outcome:
-    """Holds how a request ended, for the log and the metrics. key: the name of its API key."""
+    """How a request ended, for the log and the metrics. key: the number of its API key."""
 
     key: str | None = None
     error: ApiError | None = None
-    has_left: bool = False  # the client went away before it had its answer
+    has_left: bool = False  # the client disconnected before the end of the answer
 
     def status(self, sent: int) -> int:
-        """sent: the status that went out. A stream that failed has the error's; 499: the client left."""
+        """The status for log and metrics. sent: the status that was sent, 0 if none. A stream that failed has the
+        error's status; 499: the client disconnected."""
         if self.error is not None:
             return self.error.status
         return 499 if self.has_left or not sent else sent
 
     def code(self, sent: int) -> str | None:
-        """The error's code; an error that the API inside kept to itself has its status."""
+        """The error's code; for an error response that was not recorded (`note`), its status."""
         if self.error is not None:
             return self.error.code or str(self.error.status)
         return str(sent) if sent >= 400 else None
 
 
 class Response:
-    """Sends an answer, with the headers that every answer has, and remembers whether it has begun and ended."""
+    """Sends an answer with the common headers, and records whether it has begun and ended."""
 
     def __init__(self, send: Send, id: str):
         self._send, self.id, self.status, self.close = send, id, 0, False
@@ -100,9 +101,9 @@ class Response:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            there = {name.lower() for name, _ in message.get("headers", ())}
+            names = {name.lower() for name, _ in message.get("headers", ())}
             extra = {**HEADERS, "X-Request-Id": self.id, **({"Connection": "close"} if self.close else {})}
-            more = [(k.lower().encode(), v.encode()) for k, v in extra.items() if k.lower().encode() not in there]
+            more = [(k.lower().encode(), v.encode()) for k, v in extra.items() if k.lower().encode() not in names]
             message = {**message, "headers": [*message.get("headers", ()), *more]}
         await self._send(message)
         if message["type"] == "http.response.body" and not message.get("more_body", False):
@@ -154,7 +155,7 @@ class Guard:
             self._note(scope, response, outcome, time.monotonic() - started)
 
     def _check_host(self, headers: dict[bytes, bytes]) -> None:
-        """A page elsewhere must not talk to a server on this machine, neither openly nor by rebinding its name."""
+        """Rejects requests of foreign web pages to a server on this machine, also by DNS rebinding."""
         host = headers.get(b"host", b"").decode("latin-1").lower()
         if self.hosts and not is_allowed(plain_name(host), self.hosts):
             raise ApiError(403, "this server does not go by that name (Host header)", "host_not_allowed")
@@ -163,11 +164,11 @@ class Guard:
             raise ApiError(403, "requests from other sites are not answered (Origin header)", "origin_not_allowed")
 
     def _identify(self, scope: MutableMapping[str, Any], headers: dict[bytes, bytes]) -> str | None:
-        """The name of a request's key, None where none is needed."""
+        """The number of a request's key, None if none is needed."""
         if not self.keys.digests or not scope["path"].startswith(NEEDS_KEY):
             return None
         address, given = _address(scope), headers.get(b"authorization", b"")
-        if seconds := self.wrong_keys.wait_seconds(address):  # also with the right key: it would be found that way
+        if seconds := self.wrong_keys.wait_seconds(address):  # also for the right key, or guessing would go on
             raise ApiError(
                 429, f"too many wrong API keys came from this address: wait {seconds} seconds", "too_many_wrong_keys",
                 headers={"Retry-After": str(seconds)},
@@ -187,10 +188,10 @@ class Guard:
         if scope["method"] != "POST":
             yield
             return
-        most = self.limits.max_in_flight
-        if self._in_flight[name] >= most:
+        max_in_flight = self.limits.max_in_flight
+        if self._in_flight[name] >= max_in_flight:
             raise ApiError(
-                429, f"{most} requests are in flight already: wait for one", "too_many_requests", None, RETRY
+                429, f"{max_in_flight} requests are in flight already: wait for one", "too_many_requests", None, RETRY
             )
         self._in_flight[name] += 1
         try:
@@ -201,7 +202,7 @@ class Guard:
                 del self._in_flight[name]
 
     async def _run(self, scope: MutableMapping[str, Any], body: "_Body", response: Response) -> None:
-        """Runs the API, and cancels it when the client goes away."""
+        """Runs the API, and cancels it when the client disconnects."""
         work = asyncio.ensure_future(self.app(scope, body.replay, response.send))
         gone = asyncio.ensure_future(body.until_gone())
         try:
@@ -233,27 +234,27 @@ class Guard:
 
 
 class _Gone(Exception):
-    """The client has left before its request was whole: nobody is there to answer."""
+    """The client has disconnected."""
 
 
 class _Body:
-    """A request's body: read whole within bounds, then handed on."""
+    """A request's body: read completely, within limits, and then passed on."""
 
     def __init__(self, receive: Receive, limits: Limits):
         self.receive, self.limits = receive, limits
         self.data, self.is_whole, self.is_given = bytearray(), False, False
 
     async def read(self, headers: dict[bytes, bytes]) -> None:
-        most = self.limits.max_body_bytes
-        too_large = ApiError(413, f"the body is larger than {most:,} bytes", "body_too_large")
+        max_bytes = self.limits.max_body_bytes
+        too_large = ApiError(413, f"the body is larger than {max_bytes:,} bytes", "body_too_large")
         with suppress(ValueError):
-            if int(headers.get(b"content-length", b"0")) > most:
+            if int(headers.get(b"content-length", b"0")) > max_bytes:
                 raise too_large
         try:
             async with asyncio.timeout(self.limits.body_seconds):
                 while not self.is_whole:
                     self.data += await self._next()
-                    if len(self.data) > most:
+                    if len(self.data) > max_bytes:
                         raise too_large
         except TimeoutError:
             raise ApiError(408, "the body did not come in time", "body_too_slow") from None
@@ -266,7 +267,7 @@ class _Body:
         return message.get("body", b"")
 
     async def discard(self) -> bool:
-        """Takes the rest of a refused body, for a moment; whether that was all of it."""
+        """Reads the rest of a rejected body for at most `LINGER_SECONDS`; returns whether all of it was read."""
         self.data.clear()
         with suppress(TimeoutError, _Gone):
             async with asyncio.timeout(LINGER_SECONDS):
@@ -279,7 +280,7 @@ class _Body:
             self.is_given = True
             body, self.data = bytes(self.data), bytearray()
             return {"type": "http.request", "body": body, "more_body": False}
-        await asyncio.Event().wait()  # the guard itself watches for the client's leaving
+        await asyncio.Event().wait()  # the guard itself watches for a disconnect
         raise AssertionError
 
     async def until_gone(self) -> None:
@@ -288,5 +289,5 @@ class _Body:
 
 
 def _address(scope: MutableMapping[str, Any]) -> str:
-    """Of the client; behind a proxy, the proxy's."""
+    """The client's address; behind a proxy, the proxy's."""
     return str((scope.get("client") or ("unknown",))[0])

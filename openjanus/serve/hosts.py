@@ -1,8 +1,8 @@
-"""Names by which a server may be called (the Host header).
+"""Allowed values of the Host header, against DNS rebinding.
 
-A page elsewhere can make its own name stand for this machine (DNS rebinding), and the browser then lets it read what it
-asks of a server here. But the Host header still has the page's name. So a server on loopback answers to names of
-loopback alone.
+A foreign web page can point its own domain name to this machine (DNS rebinding). The browser then lets the page read
+the answers of a server here, but the Host header still has the page's name. So a server on loopback accepts only names
+of loopback.
 """
 
 import ipaddress
@@ -14,12 +14,13 @@ LOOPBACK = "localhost"  # stands for every name of loopback
 
 
 def allowed_hosts(host: str, more: Sequence[str]) -> list[str]:
-    """Names that the Host header may have: on loopback this machine's, elsewhere any where none are given."""
+    """Names that the Host header may have; empty: any. On loopback these are loopback's names and `more`."""
     return [LOOPBACK, *more] if is_local(host) else list(more)
 
 
 def is_local(host: str) -> bool:
-    """Whether only this machine reaches a server that listens there: a name of loopback, or one that stands for it."""
+    """Whether a server that listens on `host` is reachable from this machine only: a loopback name or address, or a
+    name that resolves to loopback addresses only."""
     host = host.lower().removesuffix(".")
     if is_loopback(host):
         return True
@@ -31,7 +32,7 @@ def is_local(host: str) -> bool:
 
 
 def is_loopback(name: str) -> bool:
-    """Of a name or an address, which is not looked up."""
+    """Whether a name or an address is loopback, without resolving it."""
     try:
         ip = ipaddress.ip_address(name.strip("[]").partition("%")[0])
     except ValueError:
@@ -42,7 +43,7 @@ def is_loopback(name: str) -> bool:
 
 
 def plain_name(host: str) -> str:
-    """What stands in a Host header, without its port, the dot of a full name, and capitals."""
+    """A Host header in lower case, without its port and the trailing dot of a fully qualified name."""
     return re.sub(r":\d*$", "", host.lower()).removesuffix(".")
 
 

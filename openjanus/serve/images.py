@@ -1,4 +1,4 @@
-"""Image generations by the embedded engine: a prompt in, n pictures out, whole or as they are drawn."""
+"""Image generations by the embedded engine: a prompt in, n pictures out, whole or streamed."""
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -36,10 +36,9 @@ async def events(service: Service, body: ImagesRequest) -> AsyncGenerator[str, N
 
 
 async def shown(service: Service, body: ImagesRequest) -> AsyncGenerator[PartialImage | CompletedImage, None]:
-    """Unfinished pictures as they grow, then each finished one.
+    """Unfinished pictures while they are drawn, then each finished one.
 
-    Where drawing is faster than showing, unfinished pictures are skipped: the newest is what matters. Those whose turn
-    has not come when the drawing is done are skipped, too.
+    If decoding cannot keep up, older unfinished pictures are skipped, and when the drawing is done, all of them.
     """
     drawing = Drawing.of(body, service.limits, service.canvas)
     common, newest = drawing.event_fields(), 0
@@ -78,16 +77,18 @@ async def _begin(service: Service, drawing: Drawing, ticket: Ticket) -> Request:
 
 
 def _check_room(service: Service, request: Request) -> None:
-    """Raises ApiError for a request that the cache can never hold."""
+    """Raises ApiError for a request that is too large for the cache."""
     cache, rows_each = service.worker.scheduler.cache, len(request.documents)
     if request.num_rows > cache.num_rows:
-        most = cache.num_rows // rows_each
+        max_n = cache.num_rows // rows_each
         guided = " with guidance" if rows_each > 1 else ""
-        raise invalid(f"n is {request.n}: at most {most} pictures are drawn at once{guided}", "n", "invalid_value")
+        raise invalid(f"n is {request.n}: at most {max_n} pictures are drawn at once{guided}", "n", "invalid_value")
     if request.num_positions > cache.num_positions:
-        most = cache.num_positions - request.num_new + 1
-        taken = num_tokens(request.documents[0])
-        raise invalid(f"the prompt takes {taken} positions, at most {most}", "prompt", "context_length_exceeded")
+        max_prompt = cache.num_positions - request.num_new + 1
+        num_prompt = num_tokens(request.documents[0])
+        raise invalid(
+            f"the prompt takes {num_prompt} positions, at most {max_prompt}", "prompt", "context_length_exceeded"
+        )
 
 
 async def _finished(service: Service, ticket: Ticket, drawing: Drawing, ids: list[int], index: int) -> str:
@@ -97,12 +98,12 @@ async def _finished(service: Service, ticket: Ticket, drawing: Drawing, ids: lis
 
 
 async def _whole(service: Service, ticket: Ticket, call: Callable[[], T]) -> T:
-    return await ticket.during(service.painter.submit(call, is_whole=True).result)
+    return await ticket.during(service.decode_queue.submit(call, is_whole=True).result)
 
 
 async def _unfinished(service: Service, ticket: Ticket, call: Callable[[], T]) -> T | None:
-    """What `call` gives; None if the drawing was done before its turn came."""
-    job = service.painter.submit(call, is_whole=False)
+    """The result of `call`; None if the drawing was done before it began."""
+    job = service.decode_queue.submit(call, is_whole=False)
     try:
         await ticket.done_or(job.result)
         return None if ticket.is_done and job.withdraw() else await ticket.during(job.result)

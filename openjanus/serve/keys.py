@@ -1,4 +1,4 @@
-"""API keys from where an operator keeps them, and who tries others."""
+"""Reads API keys, and counts wrong ones."""
 
 import ipaddress
 import math
@@ -16,7 +16,7 @@ def read_keys(path: str | Path | None) -> list[str]:
         try:
             lines = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines()]
         except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path}: cannot read API keys there ({error})") from None
+            raise ValueError(f"{path}: cannot read API keys from it ({error})") from None
         keys = [line for line in lines if line and not line.startswith("#")]
         if not keys:
             raise ValueError(f"{path}: no API key in it, expected one a line")
@@ -26,21 +26,21 @@ def read_keys(path: str | Path | None) -> list[str]:
 
 
 class WrongKeys:
-    """How many wrong keys came from each address within a minute, which begins with the first.
+    """Counts the wrong keys of each address within a minute, which begins with the first one.
 
-    most: then the address has to wait. Memory is bounded: the address that has tried nothing for longest is forgotten.
+    max_tries: after so many the address has to wait. Memory is bounded: the least recently counted address is dropped.
     """
 
     SECONDS, MAX_ADDRESSES = 60.0, 10_000
 
-    def __init__(self, most: int, clock: Callable[[], float] = time.monotonic):
-        self.most, self.clock = most, clock
+    def __init__(self, max_tries: int, clock: Callable[[], float] = time.monotonic):
+        self.max_tries, self.clock = max_tries, clock
         self._tried: OrderedDict[str, tuple[int, float]] = OrderedDict()  # count, and when its minute ends
 
     def wait_seconds(self, address: str) -> int:
-        """How long this address must wait; 0: it may try."""
+        """Seconds that this address must wait; 0: it may try."""
         count, end = self._tried.get(_network(address), (0, 0.0))
-        return max(math.ceil(end - self.clock()), 0) if count >= self.most else 0
+        return max(math.ceil(end - self.clock()), 0) if count >= self.max_tries else 0
 
     def add(self, address: str) -> None:
         name, now = _network(address), self.clock()
@@ -51,7 +51,7 @@ class WrongKeys:
 
 
 def _network(address: str) -> str:
-    """One client of IPv6 has 2**64 addresses: they count as one."""
+    """An IPv6 client has 2**64 addresses (its /64 network): they count as one."""
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

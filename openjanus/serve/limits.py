@@ -1,4 +1,4 @@
-"""What one request, and all of them together, may ask of the server."""
+"""Limits of one request, of one client, and of the whole server."""
 
 from dataclasses import dataclass
 
@@ -7,25 +7,26 @@ from openjanus.config import Config, NonNegativeInt, PositiveFloat, PositiveInt
 
 @dataclass(frozen=True)
 class Limits(Config):
-    """Every bound of the server; what lies beyond is refused with a status of its own (docs/security.md).
+    """All limits of the server. A request beyond a limit gets the status in brackets (docs/security.md).
 
     max_waiting: requests that wait for rows of the batch; one more gets 429.
-    max_in_flight: requests at a time of one API key, or of one address where no keys are set; one more gets 429.
-    max_wrong_keys: wrong API keys from one address within a minute; for the rest of it that address gets 429.
-    max_connections: open connections at a time; one more closes one that has sent no whole request, or is closed.
-    max_body_bytes, body_seconds: size of a request's body (413), time until it is there (408).
-    max_body_values: braces, brackets, commas and colons of a body beside those that its text may have (400).
+    max_in_flight: concurrent requests of one API key, or of one address if no keys are set; one more gets 429.
+    max_wrong_keys: wrong API keys from one address within a minute; then it gets 429 for the rest of that minute.
+    max_connections: open connections. For one more, an idle connection is closed; without an idle one, the new one is.
+    max_body_bytes, body_seconds: size of a request's body (413), time to receive it (408).
+    max_body_values: braces, brackets, commas and colons of a body, in addition to max_prompt_chars (400).
     header_seconds: time until a connection has sent the head of a request; then it is closed.
-    keep_alive_seconds: between two requests of a connection; then it is closed.
-    stall_seconds: a client that takes nothing of its answer for so long is dropped.
-    request_seconds: from the whole body to the end of the answer (504).
-    max_pictures, max_picture_bytes, max_picture_pixels: pictures of one conversation; of each, encoded size and decoded
-    pixels.
-    max_prompt_chars, max_prompt_tokens, max_new_tokens: text of all messages, their positions with pictures, an answer.
-    max_n: drawings of one prompt.
+    keep_alive_seconds: idle time between two requests of a connection; then it is closed.
+    stall_seconds: time without progress while an answer is sent; then the connection is closed.
+    request_seconds: from the end of the body to the end of the answer (504).
+    max_pictures: pictures of one conversation.
+    max_picture_bytes, max_picture_pixels: encoded size and decoded pixels of one picture.
+    max_prompt_chars, max_prompt_tokens: text of all messages, and their positions with pictures.
+    max_new_tokens: tokens of an answer.
+    max_n: pictures of one prompt.
     max_partial_images: unfinished pictures that a streamed drawing shows.
-    max_stored_bytes: answers of /v1/responses that are kept for the next question, with their conversations; 0: none.
-    fetch_seconds: to load one remote picture, where that is allowed.
+    max_stored_bytes: stored answers of /v1/responses with their conversations; 0: nothing is stored.
+    fetch_seconds: to load one remote picture, if that is allowed.
     """
 
     max_waiting: PositiveInt = 64

@@ -1,4 +1,4 @@
-"""What the server writes down: one line a request, faults with their place, no words of a user's unless asked for."""
+"""The server's log: one line for each request, exceptions with their location, and no text of users by default."""
 
 import logging
 import traceback
@@ -16,24 +16,25 @@ _privacy = _Privacy()
 
 
 def set_up(log_prompts: bool) -> None:
-    """Lines to stderr. uvicorn's own access lines are off: they would hold query strings."""
+    """Logs to stderr. uvicorn's access log is off, because it contains query strings."""
     _privacy.log_prompts = log_prompts
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     for name in ("openjanus.serve", "uvicorn.error"):
-        it = logging.getLogger(name)
-        it.handlers, it.propagate = [handler], False
-        it.setLevel(logging.INFO if name == "openjanus.serve" else logging.WARNING)
+        log = logging.getLogger(name)
+        log.handlers, log.propagate = [handler], False
+        log.setLevel(logging.INFO if name == "openjanus.serve" else logging.WARNING)
 
 
 def log_prompt(kind: str, words: str) -> None:
-    """A user's words, only where the operator has asked for them; one line, whatever they hold."""
+    """Logs a user's text on one line, if `--log-prompts` is set."""
     if _privacy.log_prompts:
         logger.info("%s %r", kind, words)
 
 
 def log_fault(error: BaseException) -> None:
-    """Where something failed. The message of an error may quote a user, so it is left out without `--log-prompts`."""
+    """Logs where an exception was raised. Without `--log-prompts` its message is left out, because it may quote a
+    user."""
     if _privacy.log_prompts:
         logger.error("fault", exc_info=error)
     else:

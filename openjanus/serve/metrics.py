@@ -1,4 +1,4 @@
-"""What `/metrics` tells Prometheus; rates are for PromQL, such as rate(openjanus_ids_total[1m])."""
+"""The metrics for Prometheus (`/metrics`). Compute rates in PromQL, such as rate(openjanus_ids_total[1m])."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ KINDS = {Kind.TEXT: "text", Kind.GENERATE: "image"}
 
 
 class Metrics:
-    """One registry for each server. Labels come from fixed sets: no request can make the registry grow."""
+    """One registry for each server. Labels are from fixed sets, so requests cannot make the registry grow."""
 
     def __init__(self) -> None:
         self.registry = r = CollectorRegistry()
@@ -38,7 +38,7 @@ class Metrics:
     def watch(
         self, waiting: Callable[[], int], open: Callable[[], int], rows: Callable[[], int], num_slots: int
     ) -> None:
-        """Gauges are read off the worker whenever somebody asks. rows: of the batch, in use; num_slots: in all."""
+        """Connects the gauges to functions of the worker. rows: rows of the batch in use; num_slots: all rows."""
         self.waiting.set_function(waiting)
         self.open.set_function(open)
         self.rows.set_function(rows)
@@ -51,7 +51,7 @@ class Metrics:
         self.first.labels(KINDS[kind]).observe(seconds)
 
     def answered(self, endpoint: str, status: int, seconds: float) -> None:
-        """Counts a request. A refusal is quick: the times are those of answers alone."""
+        """Counts a request. The latency histogram excludes errors, which are fast."""
         self.requests.labels(endpoint, str(status)).inc()
         if status < 400:
             self.seconds.labels(endpoint).observe(seconds)

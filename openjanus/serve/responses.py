@@ -1,4 +1,4 @@
-"""`/v1/responses`: the same questions and drawings as the other endpoints, in the words of OpenAI's newer API.
+"""`/v1/responses`: the same questions and drawings as the other endpoints, in the format of OpenAI's newer API.
 
     input, kept messages ─► chat messages ─► answering.pieces ─► message          ┐
     image_generation, forced ─► ImagesRequest ─► images ─► image_generation_call  ┴─► response, whole or as events
@@ -42,7 +42,8 @@ from openjanus.serve.stored import Stored
 
 
 class Response:
-    """One answer while it is made. owner: who may see it later. Raises ApiError if what it goes on from is not kept."""
+    """One response while it is computed. owner: who may read it later. Raises ApiError if the previous response is not
+    stored."""
 
     def __init__(self, service: Service, body: ResponsesRequest, owner: str):
         self.service, self.body, self.owner = service, body, owner
@@ -55,7 +56,7 @@ class Response:
         self.item_id = _id("msg" if self.drawing is None else "ig")
 
     async def pieces(self) -> AsyncGenerator[str, None]:
-        """The text as it comes. Raises ApiError."""
+        """Streams the text. Raises ApiError."""
         body = self.body
         system = [ChatMessage(role="system", content=body.instructions)] if body.instructions else []
         question = Question(
@@ -76,12 +77,12 @@ class Response:
             raise
 
     def message(self, text: str | None, status: Progress) -> OutputMessage:
-        """The output item of words; None: there are none yet."""
+        """The output item of a text; None: without content, since the text has not begun."""
         content = [] if text is None else [TextContent(text=text)]
         return OutputMessage(id=self.item_id, status=status, content=content)
 
     def state(self, status: Progress = "in_progress", **known: Any) -> ResponsesAnswer:
-        """The response as far as it is known."""
+        """The response with the fields that are known so far."""
         body = self.body
         form = (body.text_format or TextFormat(type="text")).model_dump(by_alias=True, exclude_none=True)
         return ResponsesAnswer(
@@ -102,7 +103,7 @@ class Response:
         )
 
     def said(self, text: str) -> ResponsesAnswer:
-        """The whole response: words."""
+        """The complete response with a text."""
         answer, is_cut = self.answer, self.answer.finish == "length"
         usage = ResponsesUsage(
             input_tokens=answer.num_prompt_tokens,
@@ -115,7 +116,7 @@ class Response:
         return self._keep(whole, [ChatMessage(role="assistant", content=text)])
 
     def drawn(self, picture: str, size: str, u: ImagesUsage) -> ResponsesAnswer:
-        """The whole response: a picture."""
+        """The complete response with a picture."""
         assert self.drawing is not None
         form = self.drawing.output_format or "png"
         call = ImageCall(id=self.item_id, status="completed", result=picture, output_format=form, size=size)
@@ -153,14 +154,15 @@ class Events:
         return f"event: {type}\ndata: {json.dumps(event)}\n\n"
 
     def failure(self, error: ApiError) -> str:
-        """The last event of a stream that fails. Clients look for the reason in one of two places."""
+        """The last event of a stream that fails. It has the error twice, as clients read one of the two places."""
         reason = error.body()["error"]
         flat = {"code": reason["code"], "message": reason["message"], "param": reason["param"]}
         return self("error", **flat, error=reason)
 
 
 async def events(service: Service, body: ResponsesRequest, owner: str, event: Events) -> AsyncGenerator[str, None]:
-    """Server-sent events: the first ones come with the first words or picture, so that a refusal has its own status."""
+    """Server-sent events. The first ones come with the first text or picture, so that an earlier error gets its own
+    status."""
     response = Response(service, body, owner)
     draw = _drawing_events if response.drawing is not None else _text_events
     async with aclosing(draw(response, event)) as made:
@@ -252,7 +254,7 @@ def _turn(message: InputMessage) -> ChatMessage:
 
 
 def _drawing(body: ResponsesRequest, tool: Any, messages: list[ChatMessage]) -> ImagesRequest:
-    """What the last turn asks for, as a request to draw. Raises ApiError."""
+    """The request to draw of the last turn. Raises ApiError."""
     try:
         checked = fit(tool, ImageTool)
     except ApiError as error:
@@ -272,7 +274,7 @@ def _drawing(body: ResponsesRequest, tool: Any, messages: list[ChatMessage]) -> 
 
 
 def _own_name(param: str | None) -> str | None:
-    """Messages are called input here."""
+    """The name of a field in this API: messages are called input."""
     names = {"messages": "input", "response_format": "text.format"}
     return names.get((param or "").partition(".")[0], param)
 

@@ -1,7 +1,7 @@
-"""The server's life: socket, start, signals, end.
+"""The lifecycle of the server: socket, start, signals, shutdown.
 
-port is taken ─► model loads ─► socket opens ─► serve
-─► signal: new requests get 503, running ones finish ─► grace is over, or a second Ctrl-C: they end ─► socket closes
+port is bound ─► model loads ─► socket opens ─► serve
+─► signal: new requests get 503, running ones finish ─► end of grace time or second Ctrl-C: they end ─► socket closes
 """
 
 import asyncio
@@ -25,13 +25,13 @@ from openjanus.serve.service import Service
 from openjanus.serve.settings import ServerSettings
 from openjanus.serve.signals import handled, leave
 
-END_SECONDS = 5.0  # from the end of the grace time until what does not end by itself is cut off
+END_SECONDS = 5.0  # from the end of the grace time until connections are aborted
 HURRY_SECONDS = 1.0  # the same after a second Ctrl-C
 BACKLOG = 2048
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, with an end of our own: requests that run have `grace_seconds`."""
+    """uvicorn's server with another shutdown: running requests have `grace_seconds` to finish."""
 
     def __init__(self, app: Guard, service: Service, grace_seconds: float):
         protocol = type("BoundConnection", (Connection,), {"limits": service.limits})
@@ -46,19 +46,19 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        with handled(self._hear):
+        with handled(self._on_signal):
             yield
 
-    def _hear(self, number: int) -> None:
-        """Any signal ends the server, once; only Ctrl-C makes it end faster."""
+    def _on_signal(self, number: int) -> None:
+        """The first signal starts the shutdown; a later Ctrl-C ends running requests, and another one the process."""
         if self.is_hurried and number == signal.SIGINT:
             leave(128 + number)
         self.is_hurried = self.should_exit and (self.is_hurried or number == signal.SIGINT)
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """As long as answers run, the socket stays open: `/ready` says 503 to whoever spreads the load, new work gets
-        503. Then every connection ends; a process in a hurry does not wait for its threads."""
+        """While requests run, the socket stays open: `/ready` answers 503 to load balancers, and new requests get 503.
+        Then all connections are closed. After a second Ctrl-C the process does not wait for its threads."""
         worker, connections = self.service.worker, self.server_state.connections
         worker.drain(self.grace_seconds)
         self._close_idle()
@@ -77,28 +77,27 @@ class Server(uvicorn.Server):
             lambda: not connections or (self.is_hurried and time.monotonic() > began + HURRY_SECONDS), END_SECONDS
         )
         for connection in list(connections):
-            connection.transport.abort()  # its request ends as that of a client who left
+            connection.transport.abort()  # ends its request like a disconnect
         if self.is_hurried:
             leave(128 + signal.SIGINT)
         await super().shutdown(sockets)
 
     def _close_idle(self) -> None:
-        """Closes connections that wait for a request; those with one close behind its answer."""
+        """Closes idle connections; the others close after their answer."""
         for connection in list(self.server_state.connections):
             connection.shutdown()
 
 
-async def _until(happens: Callable[[], bool], seconds: float) -> None:
+async def _until(condition: Callable[[], bool], seconds: float) -> None:
     end = time.monotonic() + seconds
-    while not happens() and time.monotonic() < end:
+    while not condition() and time.monotonic() < end:
         await asyncio.sleep(0.02)
 
 
 def run(load: Callable[[], Engine], s: ServerSettings) -> None:
-    """Serves until a signal. Raises ValueError for whatever is wrong, before the socket opens.
+    """Serves until a signal. Raises ValueError for wrong settings or a wrong model before the socket opens.
 
-    The port is taken first, so that it is known to be free before minutes go into loading; it opens when the model is
-    there.
+    The port is bound before the model is loaded, which can take minutes; it accepts connections after that.
     """
     keys = read_keys(s.api_keys)
     with bind(s.host, s.port) as opened:
@@ -124,12 +123,12 @@ def warn_if_open(s: ServerSettings) -> None:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Takes a port (0: a free one), at which nobody can connect yet. Raises ValueError with what is wrong."""
+    """Binds a port (0: a free one) without listening. Raises ValueError if that fails."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except OSError as error:
         raise ValueError(f"cannot listen on {host}:{port}: {error}") from None
-    # asyncio sends small answers at once (TCP_NODELAY) only where a socket says that it is TCP.
+    # asyncio sets TCP_NODELAY only if the socket's protocol is IPPROTO_TCP.
     bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     if family == socket.AF_INET6:
         bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -146,7 +145,7 @@ def bind(host: str, port: int) -> socket.socket:
 def _open(bound: socket.socket, host: str, port: int) -> None:
     try:
         bound.listen(BACKLOG)
-    except OSError as error:  # another process took the port at the same time, and was faster
+    except OSError as error:  # another process bound the port at the same time
         raise ValueError(f"cannot listen on {host}:{port}: {error}") from None
 
 

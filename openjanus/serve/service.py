@@ -1,4 +1,4 @@
-"""What every handler works with: the engine, its worker, and threads for what would hold the event loop up."""
+"""What all handlers share: the engine, its worker, and threads for work that would block the event loop."""
 
 import asyncio
 import time
@@ -13,12 +13,12 @@ from openjanus.inference.engine import Engine
 from openjanus.machine import free_bytes
 from openjanus.runtime import one_core_pool
 from openjanus.serve.conversation import Fetch
+from openjanus.serve.decode_queue import DecodeQueue
 from openjanus.serve.drawing import Canvas
 from openjanus.serve.errors import ApiError
 from openjanus.serve.fetch import fetch_picture
 from openjanus.serve.grammar import Grammars
 from openjanus.serve.metrics import Metrics
-from openjanus.serve.painter import Painter
 from openjanus.serve.settings import ServerSettings
 from openjanus.serve.stored import Store
 from openjanus.serve.worker import Worker
@@ -31,7 +31,7 @@ CACHE_SHARE = 0.25  # of the memory that is free
 
 
 def cache_size(engine: Engine, slots: int = 0, positions: int = 0) -> tuple[int, int]:
-    """Rows and positions of the KV cache; 0 stands for what the model can use and a quarter of the free memory holds.
+    """Rows and positions of the KV cache; 0: as many as the model supports and a quarter of the free memory holds.
 
     A drawing with guidance needs two rows for each picture.
     """
@@ -39,16 +39,16 @@ def cache_size(engine: Engine, slots: int = 0, positions: int = 0) -> tuple[int,
     c, device = model.config, model.norm.weight.device
     num_positions = positions or min(c.max_positions, MAX_POSITIONS)
     if not 1 <= num_positions <= c.max_positions:
-        raise ValueError(f"positions is {positions}, expected 1 to {c.max_positions}, which the model has")
+        raise ValueError(f"positions is {positions}, expected 1 to {c.max_positions}, the model's maximum")
     if slots < 0 or slots == 1:
         raise ValueError(f"slots is {slots}, expected 2 or more: a guided drawing needs two rows")
     row_bytes = model.make_cache(1, 1).num_bytes * num_positions
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_bytes()
     if slots * row_bytes > free:
-        taken, there = slots * row_bytes / 2**30, free / 2**30
+        needed_gib, free_gib = slots * row_bytes / 2**30, free / 2**30
         raise ValueError(
-            f"slots is {slots:,}: with {num_positions} positions each they take {taken:,.1f} GiB, but {there:,.1f} GiB "
-            f"are free, which hold {free // row_bytes:,}"
+            f"slots is {slots:,}: with {num_positions} positions each they take {needed_gib:,.1f} GiB, but "
+            f"{free_gib:,.1f} GiB are free, which hold {free // row_bytes:,}"
         )
     return slots or max(2, min(MAX_SLOTS, int(free * CACHE_SHARE / row_bytes) // 2 * 2)), num_positions
 
@@ -70,15 +70,15 @@ class Service:
         if s.remote_pictures:
             self.fetch = partial(fetch_picture, max_bytes=s.limits.max_picture_bytes, seconds=s.limits.fetch_seconds)
         self._readers = one_core_pool(READERS, "reader")
-        self._parser = ThreadPoolExecutor(1, "parser")  # one body at a time: what parsing takes does not add up
-        self.painter = Painter()  # beside the batch, and not in its way
+        self._parser = ThreadPoolExecutor(1, "parser")  # one body at a time bounds the memory of parsing
+        self.decode_queue = DecodeQueue()  # in its own thread, beside the engine's
 
     async def parse(self, call: Callable[[], T]) -> T:
-        """Runs what turns a body into a request."""
+        """Runs `call`, which parses a body, in the parser thread."""
         return await asyncio.get_running_loop().run_in_executor(self._parser, call)
 
     async def read(self, call: Callable[[], T]) -> T:
-        """Runs what prepares a request."""
+        """Runs `call`, which prepares a request, in a reader thread."""
         return await asyncio.get_running_loop().run_in_executor(self._readers, call)
 
     def check_model(self, name: str | None) -> None:
@@ -88,6 +88,6 @@ class Service:
 
     def stop(self) -> None:
         self.worker.stop()
-        self.painter.stop()
+        self.decode_queue.stop()
         for pool in (self._parser, self._readers):
             pool.shutdown(wait=False, cancel_futures=True)

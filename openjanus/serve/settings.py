@@ -1,4 +1,4 @@
-"""What `openjanus serve` takes beside the model, whichever engine computes."""
+"""The settings of `openjanus serve` that do not depend on the engine."""
 
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -9,7 +9,8 @@ from openjanus.serve.limits import Limits
 
 @dataclass(frozen=True)
 class ServerSettings(Config):
-    """See the help of `openjanus serve`. api_keys: a file, one a line; OPENJANUS_API_KEY counts too."""
+    """See the help of `openjanus serve`. api_keys: a file with one key a line; the key of OPENJANUS_API_KEY is
+    added."""
 
     host: str = "127.0.0.1"
     port: Annotated[int, Range(0, 65535)] = 8000

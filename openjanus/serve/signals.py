@@ -1,9 +1,9 @@
 """Signals that end the server: SIGTERM, SIGHUP and SIGINT (Ctrl-C).
 
-    until it serves: the process ends at once ─► while it serves: the server decides ─► when it has ended: ignored
+    before serving: the process ends at once ─► while serving: the server decides ─► after serving: ignored
 
-Handlers are there before anything slow begins: process 1 of a container has no others, and a signal without a handler
-would be lost. No torch here.
+Handlers are installed before anything slow begins: process 1 of a container has no default handlers, so a signal would
+be lost. This module does not import torch.
 """
 
 import os
@@ -19,9 +19,9 @@ ENDING = [signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if na
 
 @contextmanager
 def handled(handler: Callable[[int], None]) -> Iterator[None]:
-    """`handler` gets the number of each signal inside. Behind it signals are ignored, since the process is about to
-    end; if something fails inside, the handlers from before are back. Only the main thread can hear signals: nothing
-    happens in another. A SIGHUP that nohup(1) ignores stays ignored."""
+    """Within this context `handler` is called with the number of each signal. After it signals are ignored, since the
+    process is about to end; after an exception the previous handlers are restored. Outside the main thread, which
+    cannot set handlers, it has no effect. A SIGHUP that nohup(1) ignores stays ignored."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -42,14 +42,14 @@ def handled(handler: Callable[[int], None]) -> Iterator[None]:
 
 
 def end_at_once(number: int) -> None:
-    """For a process that owes nobody an answer yet."""
+    """The handler for a process that does not serve requests yet."""
     with suppress(OSError):
-        os.write(2, f"ended by {signal.Signals(number).name} before the server was there\n".encode())
+        os.write(2, f"ended by {signal.Signals(number).name} before the server was ready\n".encode())
     leave(128 + number)
 
 
 def leave(code: int) -> None:
-    """Ends the process without waiting for threads: one that computes would abort the interpreter's own end."""
+    """Ends the process without waiting for threads: a thread inside torch would abort the interpreter's shutdown."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, AttributeError):
             stream.flush()

@@ -1,4 +1,4 @@
-"""Answers of `/v1/responses` that are kept for the next question, in memory, within bounds: the oldest go first."""
+"""Stored answers of `/v1/responses`, for follow-up questions. Memory is bounded: the least recently used go first."""
 
 import sys
 from collections import OrderedDict
@@ -10,26 +10,26 @@ from openjanus.serve.errors import ApiError, shortened
 from openjanus.serve.schemas.chat import ChatMessage, ImagePart
 from openjanus.serve.schemas.responses import ImageCall, ResponsesAnswer
 
-ENTRY_BYTES = 4096  # what an answer takes beside its words and pictures
+ENTRY_BYTES = 4096  # of an answer without its text and pictures
 
 
 @dataclass(frozen=True)
 class Stored:
-    """owner: who may see it. messages: the conversation up to the answer, with it, without instructions."""
+    """owner: who may read it. messages: the conversation including the answer, without instructions."""
 
     owner: str
     answer: ResponsesAnswer
     messages: Sequence[ChatMessage]
 
-    @cached_property  # a text's size grows when somebody encodes it
+    @cached_property  # cached, because `sys.getsizeof` of a string grows when it is encoded
     def num_bytes(self) -> int:
-        """Messages are shared by the answers of one conversation, but counted for each."""
+        """Answers of one conversation share messages, but each answer counts them."""
         drawn = [item.result for item in self.answer.output if isinstance(item, ImageCall) and item.result]
         return ENTRY_BYTES + sum(map(_num_bytes, self.messages)) + sum(map(sys.getsizeof, drawn))
 
 
 class Store:
-    """Belongs to the event loop's thread. To everybody but its owner, an answer is not there."""
+    """Used in the event loop's thread only. For everybody but its owner, an answer does not exist."""
 
     def __init__(self, max_bytes: int):
         self.max_bytes, self.num_bytes = max_bytes, 0
@@ -53,7 +53,7 @@ class Store:
         return stored
 
     def message(self, item_id: str, owner: str) -> ChatMessage | None:
-        """What an output item said; None for a drawing. Raises ApiError 404."""
+        """The message of an output item; None for a drawing. Raises ApiError 404."""
         for stored in reversed(self._kept.values()):
             for item in stored.answer.output:
                 if item.id == item_id and stored.owner == owner:

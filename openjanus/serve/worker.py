@@ -1,11 +1,11 @@
-"""The engine thread and what the event loop knows of it.
+"""The engine thread, and its interface to the event loop.
 
     handlers (event loop) ── Ticket ─► inbox ─► engine thread: Scheduler.step, step, step ...
             ▲                                        │
-            └──── one call_soon_threadsafe a step ◄──┘   wakes the tickets that have something new
+            └──── one call_soon_threadsafe a step ◄──┘   wakes the tickets with new ids
 
-The engine thread alone owns the scheduler. It never waits for a reader: ids pile up in their request, which has at most
-`num_new` of them, and the handler takes them when it gets to it. All counting happens in the event loop.
+Only the engine thread uses the scheduler. It never waits for a client: ids accumulate in their request, which has at
+most `num_new` of them, until the handler reads them. The queue is counted in the event loop.
 """
 
 import asyncio
@@ -31,10 +31,10 @@ logger = logging.getLogger("openjanus.serve")
 
 
 class Ticket:
-    """One request's way through the engine, as its handler sees it.
+    """The state of one request, for its handler.
 
-    tokens: text ids so far. num_ids: of either kind. is_done: all ids are there; a request that failed never is.
-    wake_at: the counts of ids at which a drawing's handler is woken; an answer's handler is woken at each.
+    tokens: text ids so far. num_ids: number of text or image ids so far. is_done: all ids are there, without an error.
+    wake_at: numbers of ids at which a drawing's handler is woken; an answer's handler is woken at each id.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class Ticket:
         self._event, self._has_failed, self._has_ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def changed(self) -> None:
-        """Waits for news. Raises the ApiError that ended the request."""
+        """Waits for new ids or the end. Raises the ApiError that ended the request."""
         if self.failure is None:
             await self._event.wait()
             self._event.clear()
@@ -56,7 +56,7 @@ class Ticket:
             raise self.failure
 
     async def during(self, work: Awaitable[T]) -> T:
-        """Returns the result of `work`; raises the ApiError that ends the request meanwhile, and does not wait then."""
+        """Returns the result of `work`. If the request fails meanwhile, cancels `work` and raises the ApiError."""
         doing, failing = asyncio.ensure_future(work), asyncio.ensure_future(self._has_failed.wait())
         try:
             await asyncio.wait({doing, failing}, return_when=asyncio.FIRST_COMPLETED)
@@ -67,7 +67,7 @@ class Ticket:
             failing.cancel()
             doing.cancel()
             if doing.done() and not doing.cancelled():
-                doing.exception()  # asked for, or asyncio would complain that nobody did
+                doing.exception()  # retrieved, or asyncio would log that it never was
 
     async def done_or(self, work: "asyncio.Future[Any]") -> None:
         """Waits for `work`, or for the end of the request, whichever comes first. Neither is cancelled."""
@@ -96,18 +96,18 @@ class Ticket:
             self._has_ended.set()
         self._event.set()
 
-    def news(self) -> int:
-        """In the engine thread, after a step: takes the new ids over; how many there are."""
+    def take_new_ids(self) -> int:
+        """In the engine thread, after a step: copies the new ids; returns their number."""
         assert self.request is not None
-        before, self.num_ids = self.num_ids, len(self.request.ids)
-        self.tokens += self.request.text_ids[before:]
-        return self.num_ids - before
+        num_before, self.num_ids = self.num_ids, len(self.request.ids)
+        self.tokens += self.request.text_ids[num_before:]
+        return self.num_ids - num_before
 
 
 class Worker:
-    """Admits requests, runs them in the engine thread, and ends them: the whole of the server's queue.
+    """The queue of the server: admits requests, runs them in the engine thread, and ends them.
 
-    `start` and all that handlers call belong to the event loop's thread.
+    Call `start` and all public methods in the event loop's thread.
     """
 
     def __init__(self, engine: Engine, num_rows: int, num_positions: int, limits: Limits, metrics: Metrics):
@@ -132,8 +132,8 @@ class Worker:
 
     @contextmanager
     def admit(self) -> Iterator[Ticket]:
-        """A place in the queue, or ApiError 429 or 503 at once. Leaving the context takes the request out of the batch
-        within a step, wherever it is."""
+        """Gives a place in the queue, or raises ApiError 429 or 503 at once. When the context ends, the request leaves
+        the batch within a step."""
         if not self.is_accepting or not self.is_alive:
             raise shutting_down() if self.is_alive else ApiError(503, "the engine has failed", "engine_failed")
         if self.num_waiting >= self.limits.max_waiting:
@@ -165,7 +165,7 @@ class Worker:
             self._news.notify()
 
     def drain(self, grace_seconds: float) -> None:
-        """Takes nothing new, and ends what still runs after the grace time."""
+        """Accepts no new requests, and ends the running ones after the grace time."""
         if self.is_accepting:
             self.is_accepting = False
             self._loop.call_later(grace_seconds, self.end_all)
@@ -185,7 +185,7 @@ class Worker:
         return self._thread.is_alive()
 
     def end_all(self) -> None:
-        """Ends what still runs: the server is shutting down."""
+        """Ends all running requests with the error of a shutdown."""
         self._end_all(shutting_down)
 
     def _end_all(self, reason: Callable[[], ApiError]) -> None:
@@ -210,51 +210,51 @@ class Worker:
             while self._take_in(live):
                 self.scheduler.step()
                 live = self._report(live)
-        except Exception as error:  # nothing that one request could cause: the engine itself is broken
+        except Exception as error:  # not the fault of a request: the engine itself is broken
             log_fault(error)
             self.is_alive = False
             fault = of_fault(error)
-            self._tell(lambda: self._end_all(lambda: fault))
+            self._call_in_loop(lambda: self._end_all(lambda: fault))
 
     def _take_in(self, live: list[Ticket]) -> bool:
-        """Submits what has come in; sleeps while there is nothing to do. False: the server ends."""
+        """Submits new requests; waits while there is nothing to do. Returns False if the server ends."""
         with self._news:
             while not self._is_stopped and not self._inbox and not live:
                 self._news.wait()
-            come = [self._inbox.popleft() for _ in range(len(self._inbox))]
-        for ticket in come:
+            arrived = [self._inbox.popleft() for _ in range(len(self._inbox))]
+        for ticket in arrived:
             assert ticket.request is not None
             try:
                 self.scheduler.submit(ticket.request)
                 live.append(ticket)
-            except ValueError as error:  # it can never fit
-                self._tell(partial(ticket.fail, invalid(str(error), code="context_length_exceeded")))
+            except ValueError as error:  # it is too long for the cache
+                self._call_in_loop(partial(ticket.fail, invalid(str(error), code="context_length_exceeded")))
         return not self._is_stopped
 
     def _report(self, live: list[Ticket]) -> list[Ticket]:
-        """Wakes the handlers that have something new; returns the tickets that go on."""
-        woken, stay = [], []
+        """Wakes the handlers of tickets with new ids; returns the tickets that are not finished."""
+        woken, unfinished = [], []
         for ticket in live:
-            request, had = ticket.request, ticket.num_ids
+            request, num_before = ticket.request, ticket.num_ids
             assert request is not None
-            count = ticket.news()
+            count = ticket.take_new_ids()
             if count:
                 self.metrics.add_ids(request.kind, count * request.n)
-                if had == 0:
+                if num_before == 0:
                     self.metrics.first_id(request.kind, time.monotonic() - ticket.arrived)
             if request.error is not None and not isinstance(request.error, ApiError):
                 log_fault(request.error)
-            is_due = had == 0 or request.kind == Kind.TEXT or ticket.num_ids in ticket.wake_at
+            is_due = num_before == 0 or request.kind == Kind.TEXT or ticket.num_ids in ticket.wake_at
             if request.finished or (count and is_due):
                 woken.append((ticket, request.finished))
             if not request.finished:
-                stay.append(ticket)
+                unfinished.append(ticket)
         if woken:
-            self._tell(lambda: self._wake(woken))
-        return stay
+            self._call_in_loop(lambda: self._wake(woken))
+        return unfinished
 
-    def _tell(self, call: Callable[[], None]) -> None:
-        with suppress(RuntimeError):  # the loop has closed: nobody listens any more
+    def _call_in_loop(self, call: Callable[[], None]) -> None:
+        with suppress(RuntimeError):  # the loop has closed
             self._loop.call_soon_threadsafe(call)
 
 

@@ -1,12 +1,12 @@
-"""Training checkpoints: everything that the next step depends on, in safetensors and JSON, written atomically.
+"""Training checkpoints: the whole state of a training, in safetensors and JSON, written atomically.
 
     RUN/checkpoints/00001200/model.safetensors       all parameters and buffers of the training's model
                              optimizer.safetensors   every tensor of the optimiser's state
-                             state.json              step, stages, figures that wait for their line in the log
+                             state.json              step, stages, measures that are not logged yet
                              SHA256SUMS              of the three, as `sha256sum -c` reads it
 
-Batches are functions of (seed, step), so no data-loader position and no random state needs saving, and a resumed run
-computes what an uninterrupted one would have, bit for bit on the CPU.
+Batches are functions of (seed, step), so there is no data-loader position and no random state to save. On the CPU a
+resumed run is bit-identical to an uninterrupted one.
 """
 
 import hashlib
@@ -30,9 +30,9 @@ SUMS = "SHA256SUMS"
 
 
 def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> Path:
-    """Writes a checkpoint under `folder`, named by `state["step"]`; of the others the `KEEP` - 1 before it stay.
+    """Writes a checkpoint under `folder`, named by `state["step"]`, and keeps only the `KEEP` - 1 before it.
 
-    Raises OSError naming the file that could not be written; the checkpoints before stay whole.
+    Raises OSError naming the file that could not be written; earlier checkpoints stay whole.
     """
     target = folder / f"{state['step']:08d}"
     for stale in folder.glob(".draft-*"):  # of a process that was killed while it saved
@@ -65,7 +65,7 @@ def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state
     finally:
         shutil.rmtree(draft, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
-    # One behind it is of a future that did not come: damaged, or left when the run went back to an older checkpoint.
+    # Later checkpoints are stale: damaged, or from before the run resumed from an older one.
     kept = [path for path in _all(folder) if path <= target][-KEEP:]
     for other in set(_all(folder)) - set(kept):
         shutil.rmtree(other)
@@ -93,7 +93,7 @@ def latest(folder: Path) -> Path | None:
 
 
 def check(checkpoint: Path) -> None:
-    """Raises ValueError naming a file that is missing, or not what was written."""
+    """Raises ValueError naming a file that is missing or has changed."""
     for name in FILES:
         if not (checkpoint / name).is_file():
             raise ValueError(f"{checkpoint / name}: missing")
@@ -122,14 +122,14 @@ def restore_model(checkpoint: Path, model: nn.Module) -> None:
 
 
 def restore_optimizer(checkpoint: Path, optimizer: torch.optim.Optimizer) -> None:
-    """Fills a freshly made optimiser; its groups and hyper-parameters come from the stage, not from the file."""
+    """Loads the state of a new optimiser; groups and hyper-parameters are the stage's, not the file's."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for key, tensor in _tensors(checkpoint / "optimizer.safetensors").items():
         number, name = key.split(".")
         p = parameters[int(number)]
         if name == "step":  # a scalar, which AdamW keeps on the CPU unless the parameter is on a GPU
             optimizer.state[p][name] = tensor.to(p.device) if p.is_cuda else tensor
-        else:  # in the parameter's own memory order: the fused kernel walks both side by side
+        else:  # in the parameter's memory order, which the fused kernel expects
             optimizer.state[p][name] = torch.empty_like(p).copy_(tensor)
 
 
@@ -151,13 +151,13 @@ def _sha256(path: Path) -> str:
 
 @lru_cache(maxsize=16)
 def _sha256_of(path: Path, size: int, mtime_ns: int) -> str:
-    """Of a file in one state: a large checkpoint is read once, not each time that somebody asks for the latest."""
+    """Cached by the file's state, so that a large checkpoint is read only once."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _to_disk(path: Path) -> None:
-    """Waits until a file's bytes, or a folder's names, are on the disk: only then may it replace anything."""
+    """Flushes a file's bytes or a folder's entries to the disk, before it replaces another one."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

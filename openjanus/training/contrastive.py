@@ -3,8 +3,8 @@
     loss = - mean over images i of sum_j log sigmoid(z_ij (t x_i·y_j + b)),  z_ij = 1 for i's own caption, else -1
 
 Embeddings x, y have unit length; t = exp(t') starts at 10, b at `bias`: -10 for the paper's batches of
-32k, about -log(batch) elsewhere, so that the loss starts near its prior. In a small world two pictures of a batch may
-have the same caption: equal captions count as belonging to both. The text tower is dropped afterwards.
+32k, about -log(batch) for others, so that the loss starts near the prior. Two pictures of a batch may have equal
+captions; such captions count as positive for both. After training, the text tower is dropped.
 """
 
 import math
@@ -31,7 +31,7 @@ class ContrastiveTraining(Config):
     `text_tokenizer`: a name of `TEXT_TOKENIZERS`, a file, or a checkpoint folder.
     """
 
-    examples: ClassVar[Gives] = "captioned pictures"  # what its sources give
+    examples: ClassVar[Gives] = "captioned pictures"  # kind of its sources
 
     vision_encoder: VisionEncoderConfig = field(default_factory=lambda: VisionEncoderConfig(pooling_head=True))
     text_num_layers: PositiveInt = 24
@@ -72,11 +72,11 @@ class TextTower(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, text_ids: Tensor) -> Tensor:
-        there = text_ids >= 0
+        mask = text_ids >= 0
         x = self.embedding(text_ids.clamp(min=0)) + self.position[:, : text_ids.shape[1]]
         for block in self.blocks:
-            x = block(x, there[:, None, None])
-        return (self.norm(x) * there[..., None]).sum(dim=1) / there.sum(dim=1, keepdim=True)
+            x = block(x, mask[:, None, None])
+        return (self.norm(x) * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
 
 
 class TwoTowers(nn.Module):
@@ -137,7 +137,7 @@ class PairData:
 
 
 def contrastive_loss(model: TwoTowers, batch: PairBatch, step: int) -> tuple[Tensor, Measures]:
-    """SigLIP's sigmoid loss, summed over the images; logs how often an image's best caption is its own."""
+    """SigLIP's sigmoid loss, summed over the images; logs the image-to-text accuracy."""
     logits = model(batch.pixels, batch.text_ids).float()
     loss = -F.logsigmoid(torch.where(batch.belongs, logits, -logits)).sum()
     best = logits.detach().argmax(dim=1)
@@ -146,6 +146,6 @@ def contrastive_loss(model: TwoTowers, batch: PairBatch, step: int) -> tuple[Ten
 
 
 def contrastive_training(c: ContrastiveTraining, seed: int) -> Training:
-    """SigLIP; of the model only `vision_encoder` is kept."""
+    """SigLIP. Only `vision_encoder` is used after training."""
     text = find_text_tokenizer(c.text_tokenizer)
     return Training(TwoTowers(c, text.vocab_size), PairData(c, seed, text), contrastive_loss)

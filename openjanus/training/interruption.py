@@ -1,9 +1,9 @@
-"""Ctrl-C and SIGTERM while a training runs: the step is finished and saved, then the program ends.
+"""Ctrl-C and SIGTERM during a training: the step is finished, a checkpoint is saved, and the program ends.
 
     training        first signal ─► the step ends ─► checkpoint ─► exit      second signal ─► exit at once
-    previewing      first signal ─► exit at once: the checkpoint holds everything
+    previewing      first signal ─► exit at once: the checkpoint is complete
 
-It exits as if nobody had listened: KeyboardInterrupt for Ctrl-C, SystemExit 143 for SIGTERM.
+Ctrl-C raises KeyboardInterrupt, SIGTERM SystemExit 143.
 """
 
 import os
@@ -16,9 +16,9 @@ NOTICE = b"\ninterrupted: finishing the step, then saving; once more ends at onc
 
 
 class Interruption:
-    """Entered, it listens to both signals, unless it is outside the main thread or a signal was ignored before.
+    """A context that handles both signals, unless outside the main thread or for signals that were ignored before.
 
-    requested: the signal that asks for the end. saved: whether nothing would be lost if the program ended now.
+    requested: the signal that arrived. saved: whether all progress is saved.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class Interruption:
             signal.signal(number, handler or signal.SIG_DFL)
 
     def end_if_requested(self) -> None:
-        """Ends the program if a signal came. Call it when everything is saved."""
+        """Ends the program if a signal arrived. Call it after saving."""
         if self.requested is not None:
             _end(self.requested)
 
@@ -46,7 +46,7 @@ class Interruption:
         if self.saved or self.requested is not None:
             _end(number)
         self.requested = number
-        os.write(2, NOTICE)  # not print: the signal may have come in the middle of one
+        os.write(2, NOTICE)  # not print: the signal may have interrupted one
 
 
 def _end(number: int) -> NoReturn:

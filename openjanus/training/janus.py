@@ -2,8 +2,8 @@
 
     source ─► conversation ─► Processor ─► document ─► pack ─► Batch ─► Janus ─► heads where supervised ─► loss
 
-Loss falls on answers and on image ids only. A caption to draw is replaced by pads with probability `drop_caption`,
-which is what classifier-free guidance compares with (§3.4). All kinds of examples are mixed within every step.
+Only answers and image ids have a loss. For classifier-free guidance, a caption to draw is replaced by pads with
+probability `drop_caption` (§3.4). Every step mixes all kinds of examples.
 """
 
 from collections.abc import Sequence
@@ -35,8 +35,8 @@ class JanusTraining(StartConfig):
 
     A `text_tokenizer` in a table of parts is a name of `TEXT_TOKENIZERS`, a file, or a checkpoint folder.
 
-    `image_ids`: the file of `openjanus tokenize`, drawings as ids; or for several sources of drawings a file each. The
-    drawings of a source without a file are encoded when their turn comes. `text_weight` 1 is the paper's loss (no task
+    `image_ids`: the file of `openjanus tokenize` with drawings as ids, or one file for each source. Drawings of a
+    source without a file are encoded during the training. `text_weight` 1 is the paper's loss (no task
     weights).
     """
 
@@ -63,7 +63,7 @@ def starting_checkpoint(c: JanusTraining) -> Checkpoint:
 
 
 def starting_tokenizer(c: JanusTraining) -> ImageTokenizer:
-    """The image tokenizer that a training starts with: what its drawings must be tokenized by."""
+    """The image tokenizer that a training starts with; its drawings must be encoded by it."""
     return starting_image_tokenizer(c, find_text_tokenizer)
 
 
@@ -71,7 +71,7 @@ def starting_tokenizer(c: JanusTraining) -> ImageTokenizer:
 class JanusData:
     """Steps as packed rows of documents of every kind.
 
-    `image_tokenizer` is that of the model: it encodes the drawings that no file holds as ids.
+    `image_tokenizer`: the model's, for drawings that are in no file of ids.
     """
 
     config: JanusTraining
@@ -80,7 +80,7 @@ class JanusData:
     image_tokenizer: ImageTokenizer
 
     def inputs(self) -> dict[str, Any]:
-        """The files of image ids that the batches are made of."""
+        """The files of image ids that the batches use."""
         return {
             f"image ids of {ids.source}": {"image_tokenizer": ids.tokenizer, "num": len(ids), "seed": ids.seed}
             for ids in self._files
@@ -99,8 +99,8 @@ class JanusData:
 
     @cached_property
     def image_ids(self) -> dict[str, ImageIds]:
-        """Drawings as ids, by source. They are compared with the image tokenizer when the first batch is made: only
-        then is the model the one that a run goes on with."""
+        """Drawings as ids, by source. They are checked against the image tokenizer at the first batch, because only
+        then the model has the weights of a resumed run."""
         for ids in self._files:
             ids.check(self.image_tokenizer)
         return {ids.source: ids for ids in self._files}
@@ -108,7 +108,7 @@ class JanusData:
     def __call__(self, stage: Stage, step: int) -> Sequence[Batch]:
         documents = []
         for name, count in stage.mixture.items():
-            # Ids were made of the drawings of one seed; another seed's captions would belong to other pictures.
+            # The file's ids are of one seed; captions of another seed belong to other pictures.
             seed = self.image_ids[name].seed if name in self.image_ids else self.seed
             source = find_source(name, self.config.examples)("train", seed)
             for index in range(step * count, (step + 1) * count):
@@ -119,7 +119,7 @@ class JanusData:
 
     def document(self, name: str, source: Source, index: int) -> Document:
         """Example `index` of the source called `name`."""
-        # Drawn anew each time a drawing comes round, so that no caption is left out for good.
+        # Random for each repetition of a drawing, so that no caption is always dropped.
         dropped = np.random.default_rng([self.seed, index, 3]).random() < self.config.drop_caption
         made = self.image_ids.get(name)
         if made is not None:
@@ -130,7 +130,7 @@ class JanusData:
         return self.processor.unconditional(document) if drawn and dropped else document
 
     def _with_image_ids(self, conversation: Conversation, made: np.ndarray | None) -> Conversation:
-        """The assistant's pictures replaced by their ids: those made beforehand, or made now."""
+        """The conversation with the assistant's pictures as ids, from the file or encoded now."""
 
         def ids_of(part: Any) -> Any:
             if not isinstance(part, Image.Image):
@@ -143,7 +143,7 @@ class JanusData:
 
 
 def janus_loss(model: Janus, batch: Batch, step: int, text_weight: float = 1.0) -> tuple[Tensor, Measures]:
-    """Cross-entropy of both heads, summed over the positions that each is supervised at."""
+    """Cross-entropy of both heads, summed over the supervised positions of each."""
     hidden = model(batch).flatten(0, 1)
     total = hidden.sum() * 0  # a batch may lack one of the kinds
     measures: Measures = {}
@@ -161,7 +161,7 @@ def janus_loss(model: Janus, batch: Batch, step: int, text_weight: float = 1.0) 
 def janus_training(c: JanusTraining, seed: int, start: Checkpoint | None = None) -> Training:
     """Next-token prediction with both heads.
 
-    `start`: the checkpoint to begin with, whose weights may still be missing; None: what the config names.
+    `start`: the initial checkpoint, possibly without weights yet; None: that of the config.
     """
     begin = start or starting_checkpoint(c)
     exported = begin if isinstance(c.start, str) else replace(begin, sampling=c.sampling)

@@ -1,8 +1,8 @@
 """The one training loop: Janus in its three stages, the image tokenizer and the contrastive encoder all run through it.
 
-What differs between trainings is a `Training`: a model, the data of each step, and a loss. The loop knows stages,
-optimisers, schedules, clipping, logs, previews and checkpoints. Losses are sums; they are divided by the count of
-targets of the whole step, so that cutting a step into micro-batches changes nothing.
+A `Training` has the parts that differ: a model, the data of each step, and a loss. The loop has stages, optimisers,
+schedules, clipping, logs, previews and checkpoints. Losses are sums, divided by the number of targets of the whole
+step, so that the division into micro-batches has no effect.
 """
 
 import math
@@ -27,7 +27,7 @@ from openjanus.training.metrics import Measures, MetricsLog, add_measures
 from openjanus.training.stage import Stage, choose_trainable, make_optimizer
 from openjanus.weights.config import Checkpoint
 
-# (model, step, folder for pictures) -> figures for the log; handed in from above, the loop knows none of them
+# (model, step, folder for pictures) -> figures for the log; given by the caller
 Evaluator = Callable[[nn.Module, int, Path], Mapping[str, float]]
 # (stage, step) -> the micro-batches of a step, on the CPU; each has `.to(device)`
 Data = Callable[[Stage, int], Sequence[Any]]
@@ -37,13 +37,13 @@ Loss = Callable[[Any, Any, int], tuple[Tensor, Measures]]
 
 @dataclass
 class Training:
-    """What is trained, on what, by which loss. Every `step` counts from the beginning of the run.
+    """A model, its data and its loss. Every `step` counts from the beginning of the run.
 
-    data: a pure function of the seed, the stage and the step. num_targets: targets of a batch, the unit over which the
-    loss is averaged. clipped_apart: prefixes of names; the gradients of the parameters under each are clipped together
-    (a discriminator is clipped apart from what it judges). before_step(model, stage, step, batches): what changes the
-    model outside the gradient. checkpoint: of a Janus, the model with all that belongs to it, as it is exported.
-    inputs(): what the batches are made of besides the config; a run that goes on must find the same.
+    data: a pure function of the seed, the stage and the step. num_targets: targets of a batch; the loss is
+    averaged over them. clipped_apart: prefixes of parameter names; gradient norms are clipped for each prefix
+    separately (a discriminator, for instance). before_step(model, stage, step, batches): changes of the model outside
+    the gradient. checkpoint: the exported checkpoint of a Janus. inputs(): further inputs of the batches, which a
+    resumed run must find unchanged.
     """
 
     model: nn.Module
@@ -58,7 +58,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Schedule(Config):
-    """How often the loop reports, previews and saves, in steps; `seconds` bounds the time between checkpoints."""
+    """Intervals of logs, previews and checkpoints in steps; `seconds`: the longest time between checkpoints."""
 
     log_steps: PositiveInt = 10
     evaluate_steps: PositiveInt = 500
@@ -74,10 +74,10 @@ def fit(
     schedule: Schedule = Schedule(),
     stop_after: int | None = None,
 ) -> None:
-    """Trains through all stages, resuming from the newest whole checkpoint in `folder`; `stop_after` ends early after N
-    steps. `train` in run.py checks first that it is a checkpoint of this run.
+    """Trains all stages, resuming from the newest whole checkpoint in `folder`; `stop_after`: number of steps after
+    which to stop. `train` in run.py checks first that it is a checkpoint of this run.
 
-    Writes metrics.jsonl, TensorBoard events (where tensorboard is installed), previews/ and checkpoints/. Ctrl-C and
+    Writes metrics.jsonl, TensorBoard events (if tensorboard is installed), previews/ and checkpoints/. Ctrl-C and
     SIGTERM save a checkpoint and end the program. Raises FloatingPointError if a gradient is not finite (the last
     checkpoint stays), OSError if a file cannot be written.
     """
@@ -191,7 +191,7 @@ def _note(line: dict[str, Any]) -> str:
 
 
 def _progress() -> Progress:
-    """One bar for each stage, within 80 columns. A file gets the lines of `_say` only."""
+    """A progress bar for each stage, within 80 columns; only on a terminal."""
     console = Console()
     return Progress(
         TextColumn("{task.description}", markup=False),
@@ -206,5 +206,5 @@ def _progress() -> Progress:
 
 
 def _say(progress: Progress, line: str) -> None:
-    """Prints a line that stays above the bars. A file gets it whole, however long it is."""
+    """Prints a line above the bars, without wrapping."""
     progress.console.print(line, markup=False, highlight=False, soft_wrap=True)

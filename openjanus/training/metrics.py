@@ -1,7 +1,7 @@
 """The figures of a training: metrics.jsonl, and TensorBoard where it is installed.
 
-A run that stops and goes on writes the lines that it would have written in one go: lines past the checkpoint are cut,
-and figures that wait for their line are kept in the checkpoint.
+A resumed run writes the same lines as an uninterrupted one: lines after the checkpoint are removed, and pending
+measures are kept in the checkpoint.
 """
 
 import json
@@ -22,7 +22,7 @@ class MetricsLog:
     """Collects the measures of steps until `flush` writes their means as one line."""
 
     def __init__(self, folder: Path, step: int, waiting: Mapping[str, Any] | None = None):
-        """`step`: of the checkpoint that a run goes on from; `waiting`: what `state` said there."""
+        """`step`: of the checkpoint that the run resumes from; `waiting`: its `state`."""
         self.path = folder / "metrics.jsonl"
         lines = self.path.read_text(errors="replace").splitlines() if self.path.exists() else []
         write_text(self.path, "".join(line + "\n" for line in lines if _step_of(line) <= step))
@@ -33,7 +33,7 @@ class MetricsLog:
         self.board = _tensorboard(folder / "tensorboard", step)
 
     def state(self) -> dict[str, Any]:
-        """The figures that wait for their line, for a checkpoint."""
+        """The pending measures, for a checkpoint."""
         measures = {name: (float(value), count) for name, (value, count) in self.measures.items()}
         return {"measures": measures, "num_steps": self.num_steps, "seconds": time.monotonic() - self.since}
 
@@ -50,7 +50,7 @@ class MetricsLog:
         return line
 
     def write(self, step: int, stage: str, figures: Mapping[str, float]) -> dict[str, Any]:
-        """Writes figures as a line of their own. Raises OSError naming the folder if there is no room for them."""
+        """Writes figures as a separate line. Raises OSError naming the folder if the disk is full."""
         line = {"step": step, "stage": stage, **{name: round(float(v), 6) for name, v in figures.items()}}
         if figures:
             try:
@@ -76,7 +76,7 @@ def add_measures(total: Measures, more: Measures) -> None:
 
 
 def _step_of(line: str) -> float:
-    """The step of a whole line; infinity for one that was cut."""
+    """The step of a line; infinity for a truncated line."""
     try:
         return json.loads(line)["step"]
     except (json.JSONDecodeError, KeyError, TypeError):
@@ -86,6 +86,6 @@ def _step_of(line: str) -> float:
 def _tensorboard(folder: Path, step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
-    except ImportError:  # an extra; metrics.jsonl holds the same figures
+    except ImportError:  # an extra; metrics.jsonl has the same figures
         return None
-    return SummaryWriter(str(folder), purge_step=step + 1)  # the first step that will be written again
+    return SummaryWriter(str(folder), purge_step=step + 1)  # the first step that is written again

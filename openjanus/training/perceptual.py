@@ -1,17 +1,16 @@
-"""A perceptual distance: how different two pictures look to a network that was trained on ImageNet.
+"""A perceptual distance between pictures, from features of a network trained on ImageNet.
 
-LPIPS (arXiv 1801.03924) compares VGG16 features, and LlamaGen trains its tokenizer with it. VGG16's weights come from
-a hub;
-this one needs none: EfficientNet-Lite0 with ImageNet weights comes as a package (Apache-2.0), and its early features,
-each scaled to unit length over channels and compared by squared distance, serve as the documented substitute. LPIPS's
-learned weights per channel are left out. Cost at 64 px: about a sixth of the nano tokenizer's own step.
+LlamaGen trains its tokenizer with LPIPS (arXiv 1801.03924), which compares VGG16 features. VGG16's weights come from a
+hub. This substitute needs none: EfficientNet-Lite0 with ImageNet weights is a Python package (Apache-2.0). Its early
+features are normalised over channels and compared by squared distance, without LPIPS's learned weights per channel.
+Cost at 64 px: about a sixth of the nano tokenizer's own step.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# ImageNet's mean and spread, for pixels in [-1, 1]
+# ImageNet's mean and standard deviation, for pixels in [-1, 1]
 MEAN = (2 * 0.485 - 1, 2 * 0.456 - 1, 2 * 0.406 - 1)
 SPREAD = (2 * 0.229, 2 * 0.224, 2 * 0.225)
 BLOCKS = (0, 2, 4)  # of the network, whose features are compared: at 1/2, 1/4 and 1/8 of the resolution
@@ -44,15 +43,15 @@ class PerceptualDistance(nn.Module):
 
     def features(self, pixels: Tensor) -> list[Tensor]:
         x = self.stem((pixels - self.mean) / self.spread)
-        found = []
+        chosen = []
         for index, stage in enumerate(self.stages):
             x = stage(x)
             if index in BLOCKS:
-                found.append(F.normalize(x, dim=1))
-        return found
+                chosen.append(F.normalize(x, dim=1))
+        return chosen
 
-    def forward(self, pixels: Tensor, wanted: Tensor) -> Tensor:
+    def forward(self, pixels: Tensor, target: Tensor) -> Tensor:
         with torch.no_grad():
-            goals = self.features(wanted)
-        pairs = zip(self.features(pixels), goals, strict=True)
+            target_features = self.features(target)
+        pairs = zip(self.features(pixels), target_features, strict=True)
         return torch.stack([(a - b).square().sum(dim=1).mean(dim=(1, 2)) for a, b in pairs]).sum(dim=0)

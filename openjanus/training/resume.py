@@ -1,4 +1,4 @@
-"""What may change when a run goes on: the length and the rate of stages that have not ended, and how it is watched."""
+"""Checks changes of a resumed run: lengths and rates of unfinished stages may change, and logging may."""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -9,7 +9,7 @@ from openjanus.training.stage import Stage
 
 
 def check_lengths(state: Mapping[str, Any], stages: tuple[Stage, ...]) -> None:
-    """Raises ValueError if more is done of a stage than its length."""
+    """Raises ValueError if a stage is shorter than its finished steps."""
     first = 0
     for stage in stages:
         done = state["step"] - first
@@ -19,7 +19,7 @@ def check_lengths(state: Mapping[str, Any], stages: tuple[Stage, ...]) -> None:
 
 
 def check_unchanged(folder: Path, before: Any, now: Any, free: Collection[str]) -> None:
-    """Raises ValueError that lists what differs, old and new, between two plain data of configs.
+    """Raises ValueError that lists the differences, old and new, between two configs as plain data.
 
     Keys that begin with one of `free` may differ.
     """
@@ -41,7 +41,7 @@ def read_stages(state: Mapping[str, Any]) -> tuple[Stage, ...]:
 
 
 def open_keys(state: Mapping[str, Any], stages: tuple[Stage, ...]) -> list[str]:
-    """Keys of the stages that may differ from those of the checkpoint: of the running stage and of those after it.
+    """Keys that may differ from the checkpoint's: of the running stage and of the stages after it.
 
     A stage that has just ended runs again if it is made longer.
     """

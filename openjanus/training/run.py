@@ -1,4 +1,4 @@
-"""A run: what is trained (the type of the task selects how), in which stages, from which seed."""
+"""A run: a task (its type selects the training), its stages and a seed."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -35,8 +35,7 @@ TRAININGS: dict[type, Callable[..., Training]] = {
 
 @dataclass(frozen=True)
 class Run(Config):
-    """A recipe's training as plain data: it can be printed, overridden by `key=value`, and stored beside its
-    results."""
+    """The config of a training: it can be printed, overridden by `key=value`, and stored with the results."""
 
     name: str
     task: TokenizerTraining | ContrastiveTraining | JanusTraining
@@ -54,15 +53,15 @@ class Run(Config):
 
 
 def read_run(folder: Path) -> Run:
-    """The run that a folder holds, of any format. Raises ValueError if the file is damaged."""
+    """The run of a folder, of any format. Raises ValueError if the file is damaged."""
     return own.load(Run, folder / "run.json")
 
 
 def make_training(run: Run, start: Checkpoint | None = None) -> Training:
-    """What the task's type selects, with parameters initialised from the run's seed.
+    """The training of a task, with parameters initialised from the run's seed.
 
-    `start`: what a Janus begins with, instead of what its task names. Raises ValueError, before anything is built, for
-    a source that is unknown or does not suit the task.
+    `start`: the initial checkpoint of a Janus, instead of the task's. Raises ValueError, before anything is built, for
+    a source of examples that is unknown or does not suit the task.
     """
     for stage in run.stages:
         for name in stage.mixture:
@@ -72,9 +71,9 @@ def make_training(run: Run, start: Checkpoint | None = None) -> Training:
 
 
 def restore(folder: Path) -> Checkpoint:
-    """The Janus of a run as its newest whole checkpoint left it; nothing outside the run's folder is read.
+    """The Janus of a run's newest whole checkpoint; it reads only the run's folder.
 
-    Raises ValueError if the run trains no Janus, or if there is no such checkpoint.
+    Raises ValueError if the run does not train a Janus, or has no whole checkpoint.
     """
     run = read_run(folder)
     newest = checkpoint.latest(folder / "checkpoints")
@@ -88,13 +87,13 @@ def restore(folder: Path) -> Checkpoint:
 
 
 def keep_start(start: Checkpoint, folder: Path) -> None:
-    """Writes into a run's folder what restoring it needs besides its own config and its weights."""
+    """Writes the files that `restore` needs, besides config and weights, into a run's folder."""
     start.processor.text.save(folder / "tokenizer.json")
     own.save(start.config, folder / "model.json")
 
 
 def kept_start(folder: Path) -> Checkpoint | None:
-    """What `keep_start` wrote, with a model that waits for its weights; None for other runs, and for older ones."""
+    """The checkpoint of `keep_start`, with a model without weights; None for other runs, and for older ones."""
     if not (folder / "model.json").is_file():
         return None
     config = own.load(CheckpointConfig, folder / "model.json")
@@ -102,12 +101,12 @@ def kept_start(folder: Path) -> Checkpoint | None:
     return Checkpoint(Janus(config.model), config.make_processor(text), config.sampling, tasks=config.tasks)
 
 
-# What may differ when a run goes on: how it is watched, and what changes nothing of what is computed but rounding.
+# Keys that may differ in a resumed run: they affect logs and rounding only.
 FREE = ("schedule.", "task.micro_batch_rows", "task.sampling", "task.image_ids")
 
 
 def check_same(run: Run, folder: Path, newest: Path) -> None:
-    """Raises ValueError that lists what differs from the run in the folder and may not."""
+    """Raises ValueError that lists forbidden differences from the run in the folder."""
     state = checkpoint.read_state(newest)
     before = replace(read_run(folder), stages=read_stages(state))
     check_unchanged(folder, configs.to_dict(before), configs.to_dict(run), (*FREE, *open_keys(state, run.stages)))
@@ -116,7 +115,7 @@ def check_same(run: Run, folder: Path, newest: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds the lock of a run's folder, which the system opens again however the process ends.
+    """Locks a run's folder; the system releases the lock when the process ends.
 
     Raises ValueError if another process holds it.
     """
@@ -128,9 +127,9 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def keep_inputs(training: Training, runtime: Runtime, folder: Path) -> None:
-    """Keeps beside a new run what it computes with besides its config: the dtype, and the image ids that it reads.
+    """Stores the inputs of a new run besides its config: the dtype, and its files of image ids.
 
-    Raises ValueError if the folder's run began with others. A run from before this file was kept takes what it finds.
+    Raises ValueError if the folder's run has other inputs. An older run without this file gets the present ones.
     """
     inputs: dict[str, Any] = {"dtype": str(runtime.dtype).removeprefix("torch."), **training.inputs()}
     kept = folder / "inputs.json"

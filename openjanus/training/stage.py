@@ -1,6 +1,5 @@
-"""What a training is made of: stages, and the schedule and optimiser of a stage.
-
-A *stage* says for how long, at which rate, which parameters and which mixture of examples (arXiv 2410.13848, Table 1).
+"""Stages of a training: length, learning rate, trainable parameters and mixture of examples (arXiv 2410.13848, Table
+1).
 """
 
 import math
@@ -18,10 +17,10 @@ Beta = Annotated[float, Range(0, below=1)]
 
 @dataclass(frozen=True)
 class Stage(Config):
-    """One stage of a training. `mixture` is examples per step of each source: every step holds all kinds, mixed.
+    """One stage of a training. `mixture`: examples of each source per step; every step has all of them.
 
     `trainable` are patterns over parameter names (`fnmatch`); a pattern that matches nothing is an error. A pattern
-    that starts with `!` excludes again what an earlier one took.
+    that starts with `!` excludes parameters of earlier patterns.
     """
 
     name: str
@@ -68,7 +67,7 @@ def choose_trainable(model: nn.Module, patterns: tuple[str, ...]) -> dict[str, n
 
 
 def make_optimizer(stage: Stage, parameters: dict[str, nn.Parameter]) -> torch.optim.AdamW:
-    """AdamW. Weight decay touches matrices only, as is common; the paper does not say."""
+    """AdamW with weight decay of matrices only, as is common; the paper does not say."""
     groups = [
         {"params": [p for p in parameters.values() if p.dim() > 1], "weight_decay": stage.weight_decay},
         {"params": [p for p in parameters.values() if p.dim() <= 1], "weight_decay": 0.0},

@@ -2,9 +2,9 @@
 
     loss = l2 |x' - x|² + l1 |x' - x| + perceptual d(x', x) + |sg[z] - e|² + commitment |z - sg[e]|² + gan -D(x')
 
-From `discriminator_start` on, a PatchGAN with hinge loss judges the reconstructions. Both players take their
-gradients in one step: the generator sees the discriminator with detached weights, the discriminator sees the
-reconstruction detached.
+From `discriminator_start` on, a PatchGAN with hinge loss is trained on the reconstructions. Generator and discriminator
+get their gradients in one step: the generator's loss detaches the discriminator's weights, the discriminator's loss
+detaches the reconstruction.
 """
 
 from collections.abc import Sequence
@@ -34,12 +34,12 @@ class TokenizerTraining(Config):
     """Loss weights as LlamaGen's.
 
     All steps are counted from the beginning of the run, whatever its stages. `quantise_start` > 0: until this step
-    latents reach the decoder as they are; then the codebook starts as the centres of what the encoder gives.
-    `revive_steps` > 0: until step `revive_end`, every so many steps, codes that hardly occur move to latents that no
-    code describes well. LlamaGen has neither (0, 0); a short training without them leaves most of a codebook unused.
+    latents are not quantised; then the codebook is initialised by k-means over latents. `revive_steps` > 0: until step
+    `revive_end`, every `revive_steps` steps, rarely used codes move to latents with a large quantisation error.
+    LlamaGen has neither (0, 0); without them, a short training leaves most of the codebook unused.
     """
 
-    examples: ClassVar[Gives] = "pictures"  # what its sources give
+    examples: ClassVar[Gives] = "pictures"  # kind of its sources
 
     tokenizer: ImageTokenizerConfig = field(default_factory=ImageTokenizerConfig)
     l2_weight: NonNegativeFloat = 1.0
@@ -80,7 +80,7 @@ class PatchDiscriminator(nn.Module):
 
 
 class TokenizerAndDiscriminator(nn.Module):
-    """The two players, and how often each code was used lately (moving average of uses per step, [num_ids])."""
+    """Generator, discriminator, and the recent use of each code (moving average of uses per step, [num_ids])."""
 
     uses: Tensor
 
@@ -110,7 +110,7 @@ class PictureData:
 
 @dataclass
 class TokenizerLoss:
-    """Reconstruction, and from `discriminator_start` on the game of the two players."""
+    """Reconstruction losses, and from `discriminator_start` on the adversarial losses."""
 
     config: TokenizerTraining
     perceptual: PerceptualDistance | None
@@ -151,7 +151,8 @@ def adversarial_losses(discriminator: nn.Module, reconstructed: Tensor, batch: T
 
 @dataclass
 class CodebookCare:
-    """What moves codes outside the gradient, before a step: the codebook's start, and the revival of rare codes."""
+    """Changes of the codebook outside the gradient, before a step: its initialisation, and the revival of rare
+    codes."""
 
     config: TokenizerTraining
     seed: int
@@ -182,8 +183,8 @@ def unit_latents(tokenizer: ImageTokenizer, batch: Tensor) -> Tensor:
 
 @torch.no_grad()
 def seed_codebook(tokenizer: ImageTokenizer, batches: Sequence[Tensor], generator: torch.Generator) -> None:
-    """Spherical k-means over the latents of some batches; centres that attract nothing move to ill-described
-    latents."""
+    """Spherical k-means over the latents of some batches; clusters of fewer than two move to latents with a large
+    error."""
     rows = torch.cat([unit_latents(tokenizer, batch) for batch in batches])
     centres = tokenizer.codes()
     for round in range(SEED_ROUNDS):
@@ -200,7 +201,7 @@ def seed_codebook(tokenizer: ImageTokenizer, batches: Sequence[Tensor], generato
 
 @torch.no_grad()
 def revive_codes(model: TokenizerAndDiscriminator, batch: Tensor, generator: torch.Generator) -> None:
-    """Moves codes used less than `RARE` times a step to latents of the batch, the ill-described ones first."""
+    """Moves codes used less than `RARE` times a step to latents of the batch, preferring those with a large error."""
     rows = unit_latents(model.tokenizer, batch)
     error = (1 - (rows @ model.tokenizer.codes().T).max(dim=1).values).clamp(min=1e-6)
     rare = (model.uses < RARE).nonzero()[:, 0][: len(rows)]
@@ -212,7 +213,7 @@ def revive_codes(model: TokenizerAndDiscriminator, batch: Tensor, generator: tor
 
 
 def tokenizer_training(c: TokenizerTraining, seed: int) -> Training:
-    """Reconstruction; of the model only the tokenizer is kept."""
+    """Reconstruction. Only the tokenizer is used after training."""
     model, data = TokenizerAndDiscriminator(c), PictureData(c, seed)
     return Training(
         model,

@@ -3,10 +3,10 @@
     config.json
     model.safetensors | shards | pytorch_model*.bin
     tokenizer.json
-    tokenizer_config.json, special_tokens_map.json      optional: which tokens begin and end a document
+    tokenizer_config.json, special_tokens_map.json      optional: BOS and EOS
 
-A Janus needs a pad id of its own, <begin_of_image>, <end_of_image> and a mark for the place of a picture. Where the
-text tokenizer lacks them they are added: first in rows of the embedding that belong to no token, then in new ones.
+A Janus needs a separate pad id, <begin_of_image>, <end_of_image> and a mark for the place of a picture. If the text
+tokenizer lacks them, they are added: first in unused rows of the embedding, then in new rows.
 Sources: transformers, models/{llama,qwen2,qwen3,mistral}/configuration_*.py.
 """
 
@@ -27,17 +27,19 @@ from openjanus.weights.tensors import TensorFiles, has_weights, read_renamed, sh
 
 FAMILIES = (LLAMA, MISTRAL, QWEN2, QWEN3)
 DROPPED = ("*.rotary_emb.inv_freq",)
-MISTRAL_WINDOW = 4096  # counts where a Mistral's config has no such key; null switches it off
+MISTRAL_WINDOW = 4096  # default if a Mistral's config lacks the key; null switches it off
 TEXT_HEAD = "text_head.weight"
 ROWS_OF_IDS = ("embedding.weight", TEXT_HEAD)
-# A table grows to a multiple of this: the stored forms of inference (inference/quantisation.py) want whole blocks.
+# The embedding is padded to a multiple of this, because quantised weights (inference/quantisation.py) need whole
+# blocks.
 ROW_BLOCK = 64
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A plain language model. `config` has room for all ids of `text`; the files hold `num_stored` rows, of which
-    `num_known` belong to tokens of the family. `window`: how far back its attention looks; None: to the beginning."""
+    """A plain language model. `config` has room for all ids of `text`. `num_stored`: rows of the embedding in the
+    files; `num_known`: rows of the family's own tokens. `window`: length of the sliding window; None: full
+    attention."""
 
     folder: Path
     config: LanguageModelConfig
@@ -47,8 +49,8 @@ class Backbone:
     window: int | None
 
     def check(self, wanted: LanguageModelConfig) -> None:
-        """Raises ValueError if a body of this config cannot hold the weights: if its table has fewer rows, or if its
-        documents are longer than a sliding window, because our attention sees everything."""
+        """Raises ValueError if the weights do not fit a body of this config: if its embedding has fewer rows, or if its
+        documents can be longer than the sliding window, because openjanus has full attention only."""
         where = self.folder / "config.json"
         if wanted.vocab_size < self.num_stored:
             raise ValueError(f"{where}: vocab_size is {self.num_stored}, but the body has only {wanted.vocab_size}")
@@ -60,9 +62,9 @@ class Backbone:
 
 
 def read_backbone(folder: Path) -> Backbone:
-    """A language model's folder but for its weights, which need not be there yet.
+    """Reads a language model's folder without its weights, which may be missing.
 
-    Raises ValueError for what openjanus cannot honour: other families, scalings, activations, biases, experts.
+    Raises ValueError for unsupported models: other families, scalings, activations, biases, experts.
     """
     files = ConfigFiles(folder, remedy="correct it, or remove it from the file")
     c = files.open("config.json")
@@ -73,7 +75,7 @@ def read_backbone(folder: Path) -> Backbone:
             f"types {', '.join(FAMILIES)}"
         )
     tied = c.take("tie_word_embeddings", bool, False)
-    if tied and has_weights(folder):  # transformers, too, keeps the two apart if a file holds both
+    if tied and has_weights(folder):  # as in transformers, the head stays separate if the files contain it
         tied = "lm_head.weight" not in TensorFiles(folder).shapes
     try:
         config = read_body(c, tied, (kind,))
@@ -93,7 +95,7 @@ def read_backbone(folder: Path) -> Backbone:
 
 
 def _window(c: Fields, num_layers: int) -> int | None:
-    """How far back the layers look that look least far."""
+    """The shortest sliding window of all layers."""
     kind = c.data["model_type"]
     if kind == LLAMA:
         return None
@@ -124,7 +126,7 @@ def _read_tokenizer(folder: Path) -> Tokenizer:
 
 
 def _ends_of_documents(folder: Path, c: Fields, tokenizer: Tokenizer) -> tuple[str | None, str]:
-    """The tokens that begin and end a document. None: nothing begins it, as with Qwen."""
+    """BOS and EOS. BOS is None for families without it, such as Qwen."""
     bos, eos, begins = None, None, True
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         path = folder / name
@@ -144,7 +146,7 @@ def _ends_of_documents(folder: Path, c: Fields, tokenizer: Tokenizer) -> tuple[s
 
 
 def _content(token: Any) -> str | None:
-    """A token of transformers' files: its text, or a mapping with its text."""
+    """The text of a token in transformers' files: a string, or a mapping with it."""
     return token.get("content") if isinstance(token, dict) else token
 
 
@@ -155,8 +157,8 @@ def _token(tokenizer: Tokenizer, id: Any) -> str | None:
 
 
 def fill_body(model: LanguageModel, backbone: Backbone) -> None:
-    """Gives a body the weights of a language model. The rows of tokens that the family lacks begin as the mean of its
-    own rows plus what they were initialised with, which tells them apart."""
+    """Loads the weights of a language model into a body. Rows of added tokens are the mean of the family's rows plus
+    their random initialisation, so that they differ."""
     state = model.state_dict()
     shapes = shapes_of(state)
     if backbone.config.tie_text_head:

@@ -1,7 +1,7 @@
-"""The body's config in the words of transformers, which both foreign formats use, and what else its configs hold.
+"""The body's config in the format of transformers, which both foreign formats use.
 
-The body is a Llama. With `qk_norm` it is a Qwen3. Inside a Janus that is written as a Qwen3-MoE without experts: it is
-the same model, but transformers' Janus cannot draw with its Qwen3 (5.24: its masks by layer type break `generate`).
+The body is a Llama. With `qk_norm` it is a Qwen3. Inside a Janus a Qwen3 is written as a Qwen3-MoE without experts: it
+is the same model, but transformers' Janus cannot draw with Qwen3 (5.24: its masks by layer type break `generate`).
 Sources: transformers, models/llama/configuration_llama.py, models/qwen3_moe/modeling_qwen3_moe.py
 (Qwen3MoeDecoderLayer), modeling_rope_utils.py.
 """
@@ -23,8 +23,8 @@ SIZES = {
     "intermediate_size": ("ffn_width", 11008),
     "max_position_embeddings": ("max_positions", 2048),
 }
-# What transformers' base class writes into any config, defaults of text generation, and training settings: nothing
-# here changes a forward pass. Whoever needs tie_word_embeddings has taken it before.
+# Keys of transformers' base class, defaults of text generation, and training settings: they do not change a forward
+# pass. Whoever needs tie_word_embeddings has taken it before.
 INDIFFERENT = (
     "architectures", "model_type", "torch_dtype", "dtype", "transformers_version", "use_cache", "initializer_*",
     "*_token_id", "attention_dropout", "_attn_implementation*", "_name_or_path", "_commit_hash", "auto_map",
@@ -32,7 +32,7 @@ INDIFFERENT = (
     "return_dict", "chunk_size_feed_forward", "is_encoder_decoder", "is_decoder", "problem_type", "pretraining_tp",
     "torchscript", "use_bfloat16", "tie_encoder_decoder", "finetuning_task", "task_specific_params", "tokenizer_class",
     "prefix", "tf_legacy_loss", "tie_word_embeddings",
-    # generation: which ids are chosen is ours to say
+    # generation: openjanus has its own sampling settings
     "*max_length", "*min_length", "*max_new_tokens", "*min_new_tokens", "max_time", "stop_strings", "do_sample",
     "early_stopping", "num_beams", "num_beam_groups", "diversity_penalty", "temperature", "top_k", "top_p", "min_p",
     "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff", "*repetition_penalty", "length_penalty",
@@ -47,7 +47,7 @@ INDIFFERENT = (
 
 
 def ignore_indifferent(config: Fields) -> None:
-    """Accepts what any config of transformers may hold beside the model's own keys, unless it changes the model. To be
+    """Accepts the common keys of transformers' configs that do not change the model. To be
     called once, for the whole file, when all its sections have been read."""
     for c in config.all():
         c.ignore(*INDIFFERENT)
@@ -93,14 +93,14 @@ def read_body(c: Fields, tied: bool, kinds: tuple[str, ...] = (LLAMA,)) -> Langu
 
 
 def read_rope_scaling(c: Fields) -> RopeScaling | None:
-    """How rotary positions are scaled; an empty mapping means that they are not. Other scalings than `linear` and
-    `llama3` need more than other frequencies, and are unsupported."""
-    key = "type" if "type" in c.data and "rope_type" not in c.data else "rope_type"  # older files have the short name
+    """Scaling of rotary positions; an empty mapping: none. Only `linear` and `llama3` are supported, as they change
+    nothing but frequencies."""
+    key = "type" if "type" in c.data and "rope_type" not in c.data else "rope_type"  # older files have `type`
     c.expect(key, "default", "linear", "llama3")
     c.expect("partial_rotary_factor", 1.0)
     c.ignore("type", "rope_theta")
     if c.data.get(key) not in (None, "default", "linear", "llama3"):
-        c.ignore("*")  # whatever else it has, its type is what is wrong
+        c.ignore("*")  # only its type is reported
     match c.data.get(key):
         case "linear":
             return LinearRope(c.take("factor", float))
@@ -115,7 +115,7 @@ def read_rope_scaling(c: Fields) -> RopeScaling | None:
 
 
 def rope_scaling_words(scaling: RopeScaling | None) -> dict[str, Any]:
-    """What `read_rope_scaling` reads."""
+    """The inverse of `read_rope_scaling`."""
     match scaling:
         case LinearRope():
             return {"rope_type": "linear", "factor": scaling.factor}
@@ -131,7 +131,7 @@ def rope_scaling_words(scaling: RopeScaling | None) -> dict[str, Any]:
 
 
 def body_config(lm: LanguageModelConfig) -> dict[str, Any]:
-    """What `read_body` reads."""
+    """The inverse of `read_body`."""
     kind = {"model_type": QWEN3_IN_JANUS, "num_experts": 0} if lm.qk_norm else {"model_type": LLAMA, "mlp_bias": False}
     scaling = {} if lm.rope_scaling is None else {"rope_scaling": rope_scaling_words(lm.rope_scaling)}
     return {

@@ -7,11 +7,11 @@ Our own:
     model.safetensors  all parameters by our own names, those of a vision tower by its published ones, or shards with an
                        index; a tied text head is stored once
     tokenizer.json     the text tokenizer (Hugging Face `tokenizers`)
-    about.json         optional, in every format: what the model knows, for its users
+    about.json         optional, in every format: a description for users
 
 Loading is strict, in every format: a tensor that is missing, extra, of another shape or not finite is an error that
 names it. The model is built on the meta device and its tensors are mapped from the file, so that a load needs little
-more memory than the weights. Saving never leaves a folder that looks whole and is not.
+more memory than the weights. An interrupted save leaves no folder that looks complete.
 """
 
 import os
@@ -46,7 +46,7 @@ from openjanus.weights.tensors import (
     write_tensors,
 )
 
-Place = Callable[[Janus, str, Tensor], None]  # gives a model on the meta device the tensor of this name
+Place = Callable[[Janus, str, Tensor], None]  # puts the tensor of this name into a model on the meta device
 CPU = torch.device("cpu")
 
 
@@ -91,12 +91,12 @@ SUPPORTED = (
 
 
 def detect_format(folder: Path) -> str:
-    """Which of `FORMATS` a folder is in, by its config.json. Raises ValueError for something else."""
+    """The format of a folder, one of `FORMATS`, by its config.json. Raises ValueError for other models."""
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder}: no config.json; expected a checkpoint folder")
     data = ConfigFiles(folder).open("config.json").data
     kind = str(data.get("model_type", "openjanus"))
-    if kind == "multi_modality":  # the official name of several models
+    if kind == "multi_modality":  # several models have this model_type
         if "vision_gen_enc_config" in data:
             raise ValueError(f"{folder}: JanusFlow, which draws by rectified flow, is another model; {SUPPORTED}")
         if not any(name.startswith("gen_") for name in data):
@@ -115,7 +115,7 @@ def read_config(
     ignore_config_keys: Sequence[str] = (),
     shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> tuple[CheckpointConfig, TextTokenizer]:
-    """All of a checkpoint folder but its tensors; see `load`. The weights need not be there yet.
+    """Reads a checkpoint folder without its tensors; see `load`. The weights need not be there yet.
 
     shapes: those of the tensors, if they are known already.
     """
@@ -145,11 +145,11 @@ def load(
 ) -> Checkpoint:
     """Reads a checkpoint folder of any format; `dtype` None keeps the stored one.
 
-    `place` puts the tensors into the model in a way of its own (inference/quantisation.py), instead of on `device` in
-    `dtype`. `as_configured` follows an official preprocessor file even where it is known to be mistaken (foreign.py).
-    `ignore_config_keys`: keys of the config files that are left out (fields.py). `only`: read only the tensors whose
-    name, of ours, begins so; the others stay on the meta device.
-    Raises ValueError naming what is wrong: file, config key or tensor.
+    `place` puts the tensors into the model, instead of `device` and `dtype` (inference/quantisation.py).
+    `as_configured` follows a known mistake of official preprocessor files (foreign.py). `ignore_config_keys`: keys of
+    the config files to ignore (fields.py). `only`: a prefix of openjanus's names; all other tensors stay on the meta
+    device.
+    Raises ValueError that names the wrong file, config key or tensor.
     """
     folder = Path(folder)
     form = FORMATS[detect_format(folder)]
@@ -166,15 +166,15 @@ def load(
 def save(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None = None, form: str = "openjanus") -> None:
     """Writes a checkpoint folder; floating tensors are stored as `dtype` (None: as they are).
 
-    All files are first written into a draft inside the folder, so that the folder may be a mounted volume, a link, or
-    lie in one that cannot be written. Then each takes its place at once, config.json last: without it, nobody takes the
-    folder for a checkpoint. What else lies in the folder, such as a model card, stays.
-    Raises ValueError for a model that the format has no place for, and for values that are not finite in `dtype`.
+    All files are first written into a draft inside the folder, because the folder may be a mounted volume or a link, or
+    its parent may be read-only. Then each file is moved into place, config.json last: a folder without it is no
+    checkpoint. Other files in the folder, such as a model card, stay.
+    Raises ValueError for a model that the format cannot express, and for values that are not finite in `dtype`.
     """
     folder = Path(folder)
     is_new = not folder.is_dir()
     folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob(".draft-*"):  # by a process that was killed while it saved
+    for left in folder.glob(".draft-*"):  # of a process that was killed during a save
         shutil.rmtree(left, ignore_errors=True)
     draft = folder / f".draft-{os.getpid()}"
     try:
@@ -189,14 +189,14 @@ def save(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None = None,
     finally:
         shutil.rmtree(draft, ignore_errors=True)
         if is_new:
-            with suppress(OSError):  # there is something in it
+            with suppress(OSError):  # not empty
                 folder.rmdir()
 
 
 def _weights_in(folder: Path) -> list[str]:
     try:
         return weight_files(folder)
-    except ValueError:  # a damaged index: it goes, too
+    except ValueError:  # a damaged index is removed, too
         return []
 
 
@@ -220,19 +220,18 @@ def _write(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None, form
 def load_part(part: nn.Module, run: str, prefix: str, dropped: tuple[str, ...] = ()) -> None:
     """Fills `part` with the tensors under `prefix` of a training run's newest checkpoint.
 
-    `dropped` are patterns of tensors that the part has no use for. Raises ValueError if the run is not there or does
-    not fit.
+    `dropped`: patterns of tensors that the part does not have. Raises ValueError if the run is missing or does not fit.
     """
-    found = sorted(Path(run).glob("checkpoints/[0-9]*/model.safetensors"))
-    if not found:
-        raise ValueError(f"{run}: no checkpoint there; train it first")
-    files = TensorFiles(found[-1].parent)
+    paths = sorted(Path(run).glob("checkpoints/[0-9]*/model.safetensors"))
+    if not paths:
+        raise ValueError(f"{run}: no checkpoint in it; train it first")
+    files = TensorFiles(paths[-1].parent)
     others = [name for name in files.shapes if not name.startswith(prefix)]
     fill(part, files, lambda name: (f"{prefix}{name}",), (*others, *(f"{prefix}{pattern}" for pattern in dropped)))
 
 
 def stored_tensors(model: Janus) -> dict[str, Tensor]:
-    """The tensors that a file holds: all, but a tied text head only once."""
+    """The tensors to store: all, but a tied text head only once."""
     state = model.state_dict()
     if model.config.language_model.tie_text_head:
         del state["language_model.text_head.weight"]
@@ -249,7 +248,7 @@ def place_as(device: torch.device, dtype: torch.dtype | None) -> Place:
         narrow = dtype == torch.float16 and name.startswith(model.prefixes("precise"))
         module, _, leaf = name.rpartition(".")
         tensor = to_dtype(tensor, torch.float32 if narrow else dtype, name).to(device)
-        if not isinstance(tensor, nn.Parameter):  # a tied head is placed by the parameter that it shares
+        if not isinstance(tensor, nn.Parameter):  # a tied head was placed with the embedding
             tensor = nn.Parameter(tensor, requires_grad=False)
         setattr(model.get_submodule(module), leaf, tensor)
 
@@ -257,8 +256,8 @@ def place_as(device: torch.device, dtype: torch.dtype | None) -> Place:
 
 
 class _Uninitialised(TorchFunctionMode):
-    """Leaves out what initialises parameters: on the meta device it has no effect but that it imports torch's compiler,
-    which takes longer than all the rest of loading a small model."""
+    """Skips the initialisation of parameters: on the meta device its only effect would be to import torch's compiler,
+    which takes longer than the rest of loading a small model."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         initialises = getattr(func, "__module__", None) == "torch.nn.init" or func is Tensor.normal_
@@ -266,7 +265,7 @@ class _Uninitialised(TorchFunctionMode):
 
 
 def _fill(model: Janus, files: TensorFiles, form: Format, place: Place, progress: Progress | None, only: str) -> None:
-    """Gives the parameters of a model on the meta device, those whose name begins with `only`, their tensors."""
+    """Loads the tensors of a model on the meta device whose names begin with `only`."""
     shapes = shapes_of(stored_tensors(model))
 
     def names_of(name: str) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What a checkpoint is, whatever its format."""
+"""The contents of a checkpoint, for all formats."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -14,8 +14,8 @@ TALK_AND_DRAW: tuple[Task, ...] = ("talk", "draw")
 
 @dataclass(frozen=True)
 class CheckpointConfig(Config):
-    """All of a checkpoint but tensors and vocabulary. `sampling`: this model's own default settings, such as guidance
-    and temperature. `tasks`: what it was trained to do."""
+    """A checkpoint without tensors and vocabulary. `sampling`: the model's default settings, such as guidance and
+    temperature. `tasks`: the tasks of its training."""
 
     model: JanusConfig
     processor: ProcessorConfig
@@ -23,7 +23,7 @@ class CheckpointConfig(Config):
     tasks: tuple[Task, ...] = TALK_AND_DRAW
 
     def check(self) -> None:
-        """Raises ConfigError if the processor prepares pictures that the understanding eye cannot take."""
+        """Raises ConfigError if the processor's pictures do not fit the understanding eye."""
         given_px, taken_px = self.processor.pixels.size_px, self.model.understanding_size_px
         if given_px != taken_px:
             raise ConfigError(
@@ -32,16 +32,16 @@ class CheckpointConfig(Config):
             )
 
     def make_processor(self, text: TextTokenizer) -> Processor:
-        """The processor of this checkpoint: a picture takes as many positions as the understanding eye says."""
+        """The processor of this checkpoint, with the understanding eye's number of positions for a picture."""
         return Processor(self.processor, text, self.model.num_features)
 
 
 @dataclass(frozen=True)
 class About:
-    """What a checkpoint's maker tells its users; `about.json` beside the config, which not every checkpoint has.
+    """A description of a checkpoint for its users, the optional file `about.json`.
 
-    description: a sentence or two. words: all that the model knows, by kind, such as things and colours; empty if that
-    cannot be listed.
+    description: one or two sentences. words: the model's whole vocabulary by kind, such as things and colours; empty if
+    it cannot be listed.
     """
 
     description: str
@@ -50,7 +50,7 @@ class About:
 
 @dataclass
 class Checkpoint:
-    """A model with all that belongs to it. Raises ValueError if its parts do not fit together."""
+    """A model with its processor and settings. Raises ValueError if they do not fit together."""
 
     model: Janus
     processor: Processor
@@ -59,7 +59,7 @@ class Checkpoint:
     tasks: tuple[Task, ...] = TALK_AND_DRAW
 
     def __post_init__(self) -> None:
-        num_features = self.config.model.num_features  # making the config checks that its parts fit
+        num_features = self.config.model.num_features  # the config's constructor checks its parts
         if self.processor.num_features != num_features:
             raise ConfigError(
                 f"the processor's num_features is {self.processor.num_features}, but the understanding eye has "

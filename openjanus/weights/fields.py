@@ -1,7 +1,6 @@
-"""Other people's config files, read strictly: a value that we cannot honour is an error, and so is an unknown key.
+"""Strict reading of foreign config files: unsupported values and unknown keys are errors.
 
-All that is wrong with the files of a folder is told at once. Keys that a user names are left out as if nobody had
-written them.
+One error lists all problems of a folder's files. Keys that the user names are ignored.
 """
 
 import difflib
@@ -18,8 +17,8 @@ MISSING = object()
 class ConfigFiles:
     """The config files of a checkpoint folder.
 
-    ignored_keys: keys to leave out, wherever they stand (`depth`) or in one section (`vq_config.depth`). remedy: what
-    to do about unknown keys; without it, how to ignore them.
+    ignored_keys: keys to ignore, in all sections (`depth`) or in one (`vq_config.depth`). remedy: the advice about
+    unknown keys; by default, how to ignore them.
     """
 
     def __init__(self, folder: Path, ignored_keys: Sequence[str] = (), remedy: str = ""):
@@ -27,7 +26,7 @@ class ConfigFiles:
         self.opened: list[Fields] = []
 
     def read(self, name: str) -> Any:
-        """The plain data of a JSON file, without the ignored keys. Raises ValueError for what is not JSON."""
+        """The plain data of a JSON file, without the ignored keys. Raises ValueError if it is not JSON."""
         return _without(read_json(self.folder / name), self.ignored_keys)
 
     def open(self, name: str) -> "Fields":
@@ -38,16 +37,17 @@ class ConfigFiles:
         return fields
 
     def check(self) -> None:
-        """Raises ValueError that names every unknown key and every value that we cannot honour, in all opened files."""
+        """Raises ValueError that names all unknown keys and unsupported values of all opened files."""
         problems, unknown = [], []
         for fields in self.opened:
-            there = list(fields.unknown())
-            unknown += [key for key, _ in there]
-            found = [problem for section in fields.all() for problem in section.unsupported]
-            if there:
-                found.append(f"unknown key{'s' * (len(there) > 1)} {', '.join(named for _, named in there)}")
-            if found:
-                problems.append(f"{fields.file}: {'; '.join(found)}")
+            unknown_here = list(fields.unknown())
+            unknown += [key for key, _ in unknown_here]
+            messages = [problem for section in fields.all() for problem in section.unsupported]
+            if unknown_here:
+                plural = "s" * (len(unknown_here) > 1)
+                messages.append(f"unknown key{plural} {', '.join(named for _, named in unknown_here)}")
+            if messages:
+                problems.append(f"{fields.file}: {'; '.join(messages)}")
         if unknown:
             ignore = f"--ignore-config-keys {' '.join(unknown)} (Python: ignore_config_keys)"
             remedy = self.remedy or f"correct it, or ignore it with {ignore}"
@@ -57,9 +57,9 @@ class ConfigFiles:
 
 
 class Fields:
-    """One mapping of a config file; each of its keys must be taken, expected or ignored, or else it is unknown.
+    """One mapping of a config file; each key must be taken, expected or ignored, or else it is unknown.
 
-    section: the keys that lead to it from the file's outermost mapping, with dots between.
+    section: its dotted path from the file's outermost mapping.
     """
 
     def __init__(self, data: Any, file: str, section: str = ""):
@@ -74,7 +74,7 @@ class Fields:
         return f"{self.section}.{key}" if self.section else key
 
     def take(self, key: str, kind: type, default: Any = MISSING) -> Any:
-        """The value of a key, of the given kind (`float` takes whole numbers too); null counts as absent."""
+        """The value of a key, of the given type (`float` accepts integers); null counts as absent."""
         self.seen.add(key)
         value = self.data.get(key)
         if value is None:
@@ -102,13 +102,13 @@ class Fields:
         return tuple(values)
 
     def inner(self, key: str, default: Any = MISSING) -> "Fields":
-        """The mapping at a key, the same one each time it is asked for."""
+        """The mapping at a key, the same object each time."""
         if key not in self.sections:
             self.sections[key] = Fields(self.take(key, dict, default), self.file, self.path(key))
         return self.sections[key]
 
     def expect(self, key: str, *supported: Any) -> None:
-        """Absent, null, or one of the values that we can honour; `ConfigFiles.check` names any other."""
+        """Accepts a key that is absent, null, or one of these values; `ConfigFiles.check` reports any other."""
         self.seen.add(key)
         value = self.data.get(key)
         if value is not None and value not in supported:
@@ -116,11 +116,11 @@ class Fields:
             self.unsupported.append(f"{self.path(key)} is {value!r}, openjanus supports {expected} only")
 
     def ignore(self, *patterns: str) -> None:
-        """Keys that change nothing of what the model computes."""
+        """Accepts keys that do not change the model."""
         self.seen |= {key for key in self.data if any(fnmatchcase(key, pattern) for pattern in patterns)}
 
     def all(self) -> Iterator["Fields"]:
-        """This mapping and those inside it that were asked for."""
+        """This mapping and its opened inner mappings."""
         yield self
         for fields in self.sections.values():
             yield from fields.all()

@@ -1,5 +1,5 @@
-"""What the official format and that of transformers have in common: preprocessor, roles of a chat, tokenizer files, and
-which models they have no place for."""
+"""Common code of the official and the transformers format: preprocessor, roles of a chat, tokenizer files, and models
+that they cannot express."""
 
 import json
 import warnings
@@ -17,7 +17,7 @@ from openjanus.weights.config import CheckpointConfig
 from openjanus.weights.fields import Fields
 
 TANH_GELU = "gelu_pytorch_tanh"
-# What the format of transformers has a place for and the official one has not.
+# Config fields that the transformers format can express and the official one cannot.
 TRANSFORMERS_HAS = ("language_model.qk_norm", "understanding.encoder.tanh_gelu")
 # Both preprocessors' own defaults; Janus's files set 0.5.
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -26,7 +26,7 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 def read_pixels(c: Fields, size_px: int, as_configured: bool) -> PixelConfig:
     """The preprocessor's settings.
 
-    The first Janus-1.3B files switch normalisation off by mistake: the corrected value counts, with a warning, unless
+    The first Janus-1.3B files switch normalisation off by mistake: the corrected value is used, with a warning, unless
     `as_configured`.
     """
     default = PixelConfig()
@@ -85,7 +85,7 @@ def three(c: Fields, key: str, default: tuple[Any, ...], kind: type) -> tuple[An
 
 
 def pixel_settings(p: PixelConfig) -> dict[str, Any]:
-    """What both preprocessors call the same."""
+    """The common keys of both preprocessor files."""
     return {
         "background_color": list(p.background),
         "do_normalize": True,
@@ -97,15 +97,15 @@ def pixel_settings(p: PixelConfig) -> dict[str, Any]:
 
 
 def has_role_tokens(text: TextTokenizer) -> bool:
-    """Whether the text tokenizer is that of Janus-Pro, with tokens of their own for the roles of a chat."""
+    """Whether the text tokenizer is Janus-Pro's, with special tokens for the roles of a chat."""
     return all(text.special_id(role) is not None for role in ROLES["deepseek"].values())
 
 
 def choose_template(folder: Path, text: TextTokenizer, tokens: bool) -> Literal["deepseek", "deepseek_old"]:
-    """The chat template of a folder whose files name the roles by Janus-Pro's tokens, or (not `tokens`) by words.
+    """The chat template of a folder. tokens: whether its files name the roles by Janus-Pro's tokens, or by words.
 
     Until January 2025 `deepseek` was the official name of the template with words, and transformers' converter writes
-    the tokens for Janus-1.3B, too. A tokenizer without the tokens tells, with a warning.
+    the tokens for Janus-1.3B, too. If the tokenizer lacks the tokens, the words are used, with a warning.
     """
     if tokens and not has_role_tokens(text):
         warnings.warn(
@@ -118,16 +118,16 @@ def choose_template(folder: Path, text: TextTokenizer, tokens: bool) -> Literal[
 
 
 def plain_eyes(c: CheckpointConfig, what: str, more: tuple[str, ...] = ()) -> tuple[VisionEncoderConfig, VQEyeConfig]:
-    """The two eyes of a checkpoint that a foreign format can hold.
+    """The two eyes of a checkpoint, if a foreign format can express it.
 
-    more: what the format has a place for beyond the official one.
-    Raises ValueError that names all of the checkpoint that the format has no place for.
+    more: fields that the format can express beyond the official one.
+    Raises ValueError that names all parts that the format cannot express.
     """
     lm, looking, drawing = c.model.language_model, c.model.understanding, c.model.generation
     instead = "use openjanus's own format (--format openjanus), which openjanus and its plugin for vLLM read"
     if not isinstance(looking, SigLIPEyeConfig) or not isinstance(drawing, VQEyeConfig):
         eyes = f"{type(looking).__name__} and {type(drawing).__name__}"
-        raise ValueError(f"the {what} format has no place for these eyes, {eyes}: {instead}")
+        raise ValueError(f"the {what} format cannot express these eyes, {eyes}: {instead}")
     vision, vq, plain = looking.encoder, drawing.tokenizer, ImageTokenizerConfig()
     wrong = [
         f"generation.tokenizer.{name}={getattr(vq, name)}"
@@ -152,23 +152,23 @@ def plain_eyes(c: CheckpointConfig, what: str, more: tuple[str, ...] = ()) -> tu
     if wrong and set(wrong) <= set(TRANSFORMERS_HAS):
         instead = "use the transformers format (--format transformers), or openjanus's own"
     if wrong:
-        raise ValueError(f"the {what} format has no place for {', '.join(wrong)} of this model: {instead}")
+        raise ValueError(f"the {what} format cannot express {', '.join(wrong)} of this model: {instead}")
     return vision, drawing
 
 
 def warn_of_system_prompt(c: CheckpointConfig, what: str, *kept: str) -> None:
-    """Warns if a format cannot keep the model's system prompt: it keeps only those given."""
+    """Warns if a format cannot store the model's system prompt; `kept`: those that it can."""
     prompt = c.processor.system_prompt
     if prompt not in kept:
         warnings.warn(
-            f"the {what} format has no place for the system prompt {prompt!r}: whoever loads the folder must give it "
+            f"the {what} format cannot store the system prompt {prompt!r}: after loading the folder, give it "
             "with each conversation",
             stacklevel=3,
         )
 
 
 def write_tokenizer(text: TextTokenizer, folder: Path, more: dict[str, Any] | None = None) -> None:
-    """tokenizer.json, and the two files that tell transformers what is special."""
+    """Writes tokenizer.json, and transformers' two files about special tokens."""
     text.save(folder / "tokenizer.json")
     special = {} if text.bos_id is None else {"bos_token": BOS}
     special |= {"eos_token": EOS, "pad_token": PAD}

@@ -1,4 +1,4 @@
-"""Where a checkpoint is: the bundled model, a local folder, or a repository of the Hugging Face hub."""
+"""Finds a checkpoint: the bundled model, a local folder, or a repository of the Hugging Face hub."""
 
 import re
 import warnings
@@ -15,23 +15,23 @@ from openjanus.weights.tensors import first_line, has_weights
 BUNDLED = Path(__file__).parents[1] / "assets"
 NANO = "nano"
 CONFIGS = ("*.json", "*.jinja")
-WEIGHTS = ("*.safetensors", "pytorch_model*.bin")  # the first of which a repository has anything
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin")  # the first pattern with a match in the repository
 
 
 def find_checkpoint(source: str | Path, revision: str | None = None, ignore_config_keys: Sequence[str] = ()) -> Path:
-    """The folder of a checkpoint: everything that takes a checkpoint asks here.
+    """The folder of a checkpoint.
 
-    source: `nano`, which always is the bundled model; a folder, such as `./nano`, or the folder of a finished run; or a
-    hub id (`owner/name`), which is downloaded first, with a progress bar, and kept. A `Path` always is a folder.
+    source: `nano`, always the bundled model; a folder, such as `./nano`, or the folder of a finished run; or a hub id
+    (`owner/name`), which is downloaded with a progress bar and cached. A `Path` is always a folder.
     revision: a branch, tag or commit of the hub. ignore_config_keys: as in `checkpoint.load`; the config is checked
     before the weights are downloaded.
-    Raises ValueError if there is nothing of that name, no way to the hub, or a config that openjanus cannot honour.
+    Raises ValueError if there is no such model, if the hub cannot be reached, or for an unsupported config.
     """
     return find_folder(source, revision, partial(read_config, ignore_config_keys=ignore_config_keys))
 
 
 def find_folder(source: str | Path, revision: str | None, check: Callable[[Path], object]) -> Path:
-    """As `find_checkpoint`, for whatever `check` accepts, by its config files, before the weights are downloaded."""
+    """As `find_checkpoint`, with another `check` of the config files before the weights are downloaded."""
     folder = BUNDLED / NANO if source == NANO else Path(source)
     if folder.is_dir():
         if revision is not None:
@@ -47,7 +47,7 @@ def find_folder(source: str | Path, revision: str | None, check: Callable[[Path]
 
 
 def _model_of(folder: Path) -> Path:
-    """A run stands for the model that it ended with."""
+    """The folder of a run's final model; other folders as they are."""
     if (folder / "config.json").is_file() or not (folder / "run.json").is_file():
         return folder
     if not (folder / "model" / "config.json").is_file():
@@ -65,7 +65,7 @@ def _download(name: str, revision: str | None, check: Callable[[Path], object]) 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they come when the checkpoint is loaded
         check(folder)
-    if re.fullmatch("[0-9a-f]{40}", folder.name):  # the cache names a snapshot by its commit: stay with it
+    if re.fullmatch("[0-9a-f]{40}", folder.name):  # the cache names a snapshot by its commit: use the same one
         revision = folder.name
     for pattern in WEIGHTS:
         folder = _snapshot(name, revision, (pattern,))

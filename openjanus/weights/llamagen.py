@@ -1,7 +1,7 @@
 """LlamaGen's image tokenizers as published: vq_ds16_c2i.pt, vq_ds16_t2i.pt (FoundationVision/LlamaGen).
 
-The file keeps the tensors under `model`. It has no config: the sizes are read off the tensors. It is a pickle, and is
-opened with torch's `weights_only` loader, which executes nothing.
+The file keeps the tensors under `model`. It has no config: the sizes are derived from the tensors. It is a pickle,
+opened with torch's `weights_only` loader, which executes no code.
 """
 
 import re
@@ -17,7 +17,7 @@ DROPPED = ("quantize.codebook_used",)
 
 
 def read_config(path: Path, image_size_px: int) -> ImageTokenizerConfig:
-    """The sizes of a file's tokenizer, for square pictures of `image_size_px`, which its convolutions leave open."""
+    """The config of a file's tokenizer. The file does not determine `image_size_px`, the side of the pictures."""
     shapes = tensors.TensorFiles(path, KEY).shapes
     try:
         num_ids, code_width = shapes["quantize.embedding.weight"]
@@ -40,10 +40,10 @@ def read_config(path: Path, image_size_px: int) -> ImageTokenizerConfig:
 
 
 def _count(shapes: dict[str, tuple[int, ...]], pattern: str) -> int:
-    """One more than the largest number that stands in a name there."""
+    """One more than the largest number in names of this pattern."""
     return 1 + max(int(found[1]) for name in shapes if (found := re.match(pattern + r"\.", name)))
 
 
 def fill(tokenizer: ImageTokenizer, path: Path) -> None:
-    """Gives a tokenizer the weights of a file."""
+    """Loads the weights of a file into a tokenizer."""
     tensors.fill(tokenizer, tensors.TensorFiles(path, KEY), llamagen_names, DROPPED)

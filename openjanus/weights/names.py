@@ -1,13 +1,13 @@
-"""Our parameter names in the words of the official and the transformers checkpoints.
+"""Names of openjanus's parameters in official and transformers checkpoints.
 
-A table maps our module paths, numbers left out, to theirs. Almost all is renaming; two things are more: transformers
-keeps q, k and v of the vision encoder apart and its position embedding without a leading 1. Sources:
+A table maps module paths without numbers to the format's. Apart from names there are two differences: transformers
+stores q, k and v of the vision encoder separately, and its position embedding without a leading 1. Sources:
 deepseek-ai/Janus (models/*.py); transformers, models/janus/modeling_janus.py.
 """
 
 Table = dict[str, str]
 
-# Tensors that may be there and that nobody needs: SigLIP's pooling head, usage statistics, tables that are computed.
+# Unused tensors: SigLIP's pooling head, usage statistics, tables that are computed.
 OFFICIAL_DROPPED = (
     "vision_model.vision_tower.attn_pool.*",
     "gen_vision_model.quantize.codebook_used",
@@ -125,12 +125,12 @@ def own_names(name: str) -> tuple[str, ...]:
 
 
 def official_names(name: str) -> tuple[str, ...]:
-    """The official name of our parameter."""
+    """The official name of a parameter."""
     return (_translate(name, OFFICIAL),)
 
 
 def transformers_names(name: str) -> tuple[str, ...]:
-    """The names in transformers of our parameter; several where ours is theirs joined along the first dimension."""
+    """The names of a parameter in transformers; several if it is their concatenation along the first dimension."""
     theirs = _translate(name, TRANSFORMERS)
     for ours, named in _MIDDLE.items():
         theirs = theirs.replace(ours, named)
@@ -143,7 +143,7 @@ def siglip_names(name: str) -> tuple[str, ...]:
 
 
 def llamagen_names(name: str) -> tuple[str, ...]:
-    """The name in LlamaGen of an image tokenizer's parameter; the official checkpoints have kept it."""
+    """The name of an image tokenizer's parameter in LlamaGen; official checkpoints use the same names."""
     return (official_names(f"generation.tokenizer.{name}")[0].removeprefix("gen_vision_model."),)
 
 
@@ -153,7 +153,7 @@ def backbone_names(name: str) -> tuple[str, ...]:
 
 
 def _apart(theirs: str) -> tuple[str, ...]:
-    """Our q, k and v of a vision encoder are one matrix, theirs are three."""
+    """Splits a fused qkv of a vision encoder into three names."""
     return tuple(theirs.replace(".qkv.", f".{x}_proj.") for x in "qkv") if ".qkv." in theirs else (theirs,)
 
 
@@ -163,5 +163,5 @@ def _translate(name: str, table: Table) -> str:
     pattern = ".".join("{}" if part.isdigit() else part for part in parts)
     stem, _, leaf = pattern.rpartition(".")
     if pattern not in table and stem not in table:
-        raise ValueError(f"{name} has no name in this format: it has no place for such a part")
+        raise ValueError(f"{name} has no name in this format: the format cannot express such a part")
     return (table[pattern] if pattern in table else f"{table[stem]}.{leaf}").format(*numbers)

@@ -5,8 +5,8 @@
     tokenizer.json, tokenizer_config.json, special_tokens_map.json
     processor_config.json, preprocessor_config.json
 
-The official code builds its SigLIP and VQ-16 at fixed sizes, whatever config.json says. Other sizes are written with
-the keys of `VISION_KEYS` and `VQ_KEYS` beside the official ones, for tests and for small models. Source:
+The official code builds its SigLIP and VQ-16 at fixed sizes and does not read them from config.json. For tests and
+small models, other sizes are written with the extra keys of `VISION_KEYS` and `VQ_KEYS`. Source:
 deepseek-ai/Janus (models/modeling_vlm.py, siglip_vit.py, vq_model.py, processing_vlm.py).
 """
 
@@ -35,12 +35,12 @@ from openjanus.weights.foreign import (
     write_tokenizer,
 )
 
-# processing_vlm.py; it begins every conversation that does not draw.
+# processing_vlm.py; for conversations, not for drawings.
 SYSTEM_PROMPT = (
     "You are a helpful language and vision assistant. You are able to understand the visual content that the user "
     "provides, and assist the user with a variety of tasks using natural language."
 )
-SIGLIP = "siglip_large_patch16_384"  # VisionEncoderConfig's defaults; siglip_vit.py knows two more, which nobody used
+SIGLIP = "siglip_large_patch16_384"  # VisionEncoderConfig's defaults; siglip_vit.py has two more, both unused
 VISION_KEYS = {
     "patch_size": "patch_px",
     "width": "width",
@@ -54,11 +54,11 @@ VQ_KEYS = {"ch": "base_width", "num_res_blocks": "num_res_blocks", "z_channels":
 def read_config(
     files: ConfigFiles, tensors: Mapping[str, Any], text_tokenizer: TextTokenizer, as_configured: bool = False
 ) -> CheckpointConfig:
-    """The config of an official folder; `tensors` are the names that its weights hold."""
+    """The config of an official folder; `tensors`: the names of its tensors."""
     c = files.open("config.json")
     c.expect("model_type", "multi_modality")
     tied = c.inner("language_config").take("tie_word_embeddings", bool, False)
-    # transformers, too, keeps the two apart if a file holds both
+    # as in transformers, the head stays separate if the files contain it
     text = read_body(c.inner("language_config"), tied and "language_model.lm_head.weight" not in tensors)
     vision = _vision(c.inner("vision_config"))
     tokenizer = _image_tokenizer(c.inner("gen_vision_config"), vision.image_size_px)
@@ -129,8 +129,8 @@ def _processor(
 
 
 def write_config(config: CheckpointConfig, text: TextTokenizer, folder: Path) -> None:
-    """Writes config.json and what the official processor reads. Raises ValueError for a model that the official code
-    has no place for."""
+    """Writes config.json and the official processor's files. Raises ValueError for a model that the official format
+    cannot express."""
     m = config.model
     vision, drawing = plain_eyes(config, "official")
     warn_of_system_prompt(config, "official", SYSTEM_PROMPT)

@@ -1,12 +1,12 @@
-"""Our own config files: the `config.json` of a checkpoint, the `run.json` and `model.json` of a run.
+"""openjanus's own config files: the `config.json` of a checkpoint, the `run.json` and `model.json` of a run.
 
-Each holds the plain data of a config and a format number. A file without a number is of format 1; it is converted here,
-and nowhere else:
+Each contains the plain data of a config and a format number. A file without a number has format 1; only this module
+converts it:
 
     format 1                                             format 2
     model.vision_encoder                                 model.understanding.encoder, of a SigLIPEyeConfig
     model.image_tokenizer, model.image_head_width        model.generation.tokenizer, .head_width, of a VQEyeConfig
-    processor.num_features                               not stored: the understanding eye states it
+    processor.num_features                               not stored: it is the understanding eye's
     task.tokenizer_from, .encoder_from, .start_from      task.start
     task.text_tokenizer of a Janus                       task.start.text_tokenizer; none meant the emoji world's
 """
@@ -17,17 +17,17 @@ from typing import Any, TypeVar
 from openjanus import config as configs
 
 FORMAT = 2
-EMOJI = "emoji"  # what a training from nothing read its text with, if it named nothing
+EMOJI = "emoji"  # the default text tokenizer of format 1
 C = TypeVar("C")
 
 
 def save(config: Any, path: Path) -> None:
-    """Writes one config with its format number, whole or not at all. Raises OSError naming the file."""
+    """Writes one config with its format number, atomically. Raises OSError naming the file."""
     configs.save({"format": FORMAT, **configs.to_dict(config)}, path)
 
 
 def load(cls: type[C], path: Path) -> C:
-    """Reads one config of any format. Raises ValueError naming the file and what is wrong."""
+    """Reads one config of any format. Raises ValueError naming the file and the problem."""
     return build(cls, configs.read_json(path), str(path))
 
 
@@ -72,14 +72,14 @@ def _from_format_1(data: dict[str, Any]) -> tuple[dict[str, Any], Any]:
         if "vision_encoder" in model:
             model["understanding"] = {"type": "SigLIPEyeConfig", "encoder": model.pop("vision_encoder")}
         parts = {"image_tokenizer": "tokenizer", "image_head_width": "head_width"}
-        found = {new: model.pop(old) for old, new in parts.items() if old in model}
-        if found:
-            model["generation"] = {"type": "VQEyeConfig", **found}
+        fields = {new: model.pop(old) for old, new in parts.items() if old in model}
+        if fields:
+            model["generation"] = {"type": "VQEyeConfig", **fields}
     return data, num_features
 
 
 def _task_from_format_1(task: dict[str, Any]) -> dict[str, Any]:
-    """What a training started from, as one value."""
+    """The start of a training in format 2."""
     if task.get("type") == "ContrastiveTraining":
         return {**task, "text_tokenizer": task.get("text_tokenizer") or EMOJI}
     if task.get("type") != "JanusTraining" or "start" in task:

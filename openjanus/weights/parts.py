@@ -1,4 +1,4 @@
-"""One part of a Janus from somebody's weights: whatever a source is, it becomes a config and a way to fill the module.
+"""Reads one part of a Janus from a source: its config, and a function that loads the weights into the module.
 
     language_model           a plain language model (backbones.py), or the body of a Janus
     understanding.encoder    SigLIP (siglip.py), any vision tower of transformers (towers.py), a finished run that
@@ -31,16 +31,17 @@ from openjanus.weights.hub import find_folder
 from openjanus.weights.tensors import check_shapes, shapes_of
 
 BODY, ENCODER, IMAGE_TOKENIZER = "language_model", "understanding.encoder", "generation.tokenizer"
-RUNS = "runs"  # where trainings are kept, unless told otherwise: never the name of an owner on the hub
+RUNS = "runs"  # the default folder of runs; it is never taken for an owner on the hub
 FILES = (".pt", ".pth", ".bin", ".ckpt")
 JANUS = ("openjanus", "janus", "multi_modality")
 
 
 @dataclass(frozen=True)
 class Part:
-    """`config`: of the part. `fill`: gives a module of such a config its weights. What else comes along: the `text`
-    tokenizer of a body, and the `processor` settings that the source has. `check`: raises ValueError if the weights
-    cannot serve in a Janus of this config."""
+    """`config`: the part's. `fill`: loads the weights into a module of this config. `text`: the text tokenizer of a
+    body.
+    `processor`: the source's processor settings. `check`: raises ValueError if the weights do not fit a Janus of this
+    config."""
 
     config: Any
     fill: Callable[[Any], None]
@@ -55,15 +56,15 @@ class Part:
 
 
 def read_part(name: str, source: str, image_size_px: int, as_tower: bool = False) -> Part:
-    """What a source has for the part of this name. The weights are read when the part is filled.
+    """The part of this name from a source. The weights are read when the part is filled.
 
-    image_size_px: side of the pictures, for a file that leaves it open. as_tower: read any encoder of transformers as a
-    tower, SigLIP too. Raises ValueError if there is no such source,
-    if it has no such part, or if openjanus cannot honour its config.
+    image_size_px: side of the pictures, for a file that does not state it. as_tower: read any encoder of transformers
+    as a tower, also SigLIP. Raises ValueError if there is no such source, if it has no such part, or if its config is
+    not supported.
     """
     path = Path(source)
     if not path.exists() and path.parts[:1] == (RUNS,):
-        raise ValueError(f"start.{name} {source}: no run there; train it first")
+        raise ValueError(f"start.{name} {source}: no such run; train it first")
     if not path.exists() and path.suffix in FILES:
         raise ValueError(f"start.{name} {source}: no such file")
     if name == IMAGE_TOKENIZER and path.is_file():

@@ -1,7 +1,7 @@
-"""SigLIP's vision encoder as transformers publishes it: SigLIP, and SigLIP 2 at fixed resolution (google/siglip-*).
+"""SigLIP's vision encoder in the format of transformers: SigLIP, and SigLIP 2 at fixed resolution (google/siglip-*).
 
     config.json                   of the whole model, with a vision_config, or of the vision encoder by itself
-    model.safetensors | shards    the text tower and the pooling head are left out
+    model.safetensors | shards    the text tower and the pooling head are not read
     preprocessor_config.json      optional
 
 Source: transformers, models/siglip/configuration_siglip.py, modeling_siglip.py.
@@ -25,9 +25,9 @@ DROPPED = ("*vision_model.head.*", "head.*", "text_model.*", "logit_scale", "log
 
 
 def read_config(folder: Path) -> VisionEncoderConfig:
-    """The config of a folder's vision encoder; the weights need not be there yet.
+    """The config of a folder's vision encoder; the weights may be missing.
 
-    Raises ValueError for what openjanus cannot honour, such as SigLIP 2's variable resolution (NaFlex).
+    Raises ValueError for unsupported encoders, such as SigLIP 2's variable resolution (NaFlex).
     """
     files = ConfigFiles(folder, remedy="correct it, or remove it from the file")
     whole = c = files.open("config.json")
@@ -46,7 +46,7 @@ def read_config(folder: Path) -> VisionEncoderConfig:
 
 
 def read_pixels(folder: Path, size_px: int) -> PixelConfig:
-    """How the encoder wants its pixels scaled. Pictures are fitted into the square as Janus does, on grey."""
+    """The encoder's scaling of pixels. Pictures are padded to a square on grey, as in Janus."""
     c = ConfigFiles(folder).open("preprocessor_config.json")
     default = PixelConfig(size_px)
     if not c.take("do_normalize", bool, True):

@@ -1,12 +1,12 @@
-"""Where a training's first weights come from: one value.
+"""The source of a training's initial weights, as one value.
 
     start: "deepseek-ai/Janus-Pro-1B"            a Janus of any format: a folder, a finished run, or a hub id
            {"language_model": "Qwen/Qwen2.5-0.5B",
             "understanding.encoder": "google/siglip-large-patch16-384",
             "generation.tokenizer": "vq_ds16_t2i.pt"}         or a table of parts (parts.py)
 
-Text tokenizer, chat template, pixel settings and sampling come along. What a table leaves out is initialised afresh,
-in the shape that `model` gives it.
+Text tokenizer, chat template, pixel settings and sampling defaults also come from there. Parts that a table leaves out
+are initialised randomly, with the shape of `model`.
 """
 
 import warnings
@@ -36,7 +36,7 @@ from openjanus.weights.tensors import check_shapes, shapes_of
 
 TEXT = "text_tokenizer"
 PARTS = (BODY, ENCODER, IMAGE_TOKENIZER)
-# What a model may set otherwise than the source of a part: room for positions and ids, and what is not kept.
+# Fields in which a model may differ from the source of a part: numbers of positions and ids, and unused parts.
 FREE = ("max_positions", "vocab_size", "pooling_head", "tanh_gelu")
 
 
@@ -57,13 +57,13 @@ class StartConfig(Config):
 
     def check(self) -> None:
         if self.model is not None and self.processor is not None:
-            CheckpointConfig(self.model, self.processor, self.sampling)  # whose parts must fit
+            CheckpointConfig(self.model, self.processor, self.sampling)  # raises if they do not fit together
 
 
 def starting_point(c: StartConfig, find_text: Callable[[str], TextTokenizer]) -> Checkpoint:
     """The checkpoint before the first step. find_text: finds a text tokenizer by the name in a table of parts.
 
-    Raises ValueError naming what is missing, unknown, or does not fit.
+    Raises ValueError for missing, unknown or unsuitable parts.
     """
     if isinstance(c.start, str):
         return _of_checkpoint(c, c.start)
@@ -77,11 +77,11 @@ def starting_point(c: StartConfig, find_text: Callable[[str], TextTokenizer]) ->
 
 
 def starting_image_tokenizer(c: StartConfig, find_text: Callable[[str], TextTokenizer]) -> Any:
-    """The image tokenizer of that checkpoint: what its drawings must be tokenized by."""
+    """The image tokenizer of that checkpoint; its drawings must be encoded by it."""
     if isinstance(c.start, str):
         return load(find_checkpoint(_named(c.start)), only=f"{IMAGE_TOKENIZER}.").model.generation.tokenizer
     if IMAGE_TOKENIZER not in c.start:
-        raise ValueError(f"start names no {IMAGE_TOKENIZER}: a fresh one gives image ids that mean nothing")
+        raise ValueError(f"start names no {IMAGE_TOKENIZER}: a random one would give meaningless image ids")
     config, parts, _ = _compose(c, c.start, find_text)
     eye = GENERATION[type(config.model.generation)](config.model.generation, config.model.language_model.width)
     _fill(IMAGE_TOKENIZER, parts[IMAGE_TOKENIZER], eye.tokenizer)
@@ -148,7 +148,7 @@ def _from_parts(parts: Mapping[str, Part]) -> JanusConfig:
 
 
 def _processor(parts: Mapping[str, Part], model: JanusConfig) -> ProcessorConfig:
-    """The chat template of the body, and the pixel settings of the encoder, where they have some."""
+    """The chat template of the body and the pixel settings of the encoder, if they have any."""
     body, encoder = (parts[name].processor if name in parts else None for name in (BODY, ENCODER))
     pixels = PixelConfig(model.understanding_size_px) if encoder is None else encoder.pixels
     return replace(body or ProcessorConfig(), pixels=pixels)
@@ -159,14 +159,14 @@ def _text(
 ) -> TextTokenizer:
     own = parts[BODY].text if BODY in parts else None
     if own is not None and TEXT in start:
-        raise ValueError(f"start names a {TEXT}, but its {BODY} brings its own: leave the {TEXT} out")
+        raise ValueError(f"start names a {TEXT}, but its {BODY} has its own: leave the {TEXT} out")
     if own is None and TEXT not in start:
-        raise ValueError(f"start names neither a {BODY} nor a {TEXT}: one of them must say how text becomes ids")
+        raise ValueError(f"start names neither a {BODY} nor a {TEXT}: one of them must give the text tokenizer")
     return own or find_text(start[TEXT])
 
 
 def _check_agrees(name: str, source: str, part: Part, model: JanusConfig) -> None:
-    """Raises ValueError if the config of a model says otherwise than the source of one of its parts."""
+    """Raises ValueError if the config of a model contradicts the source of one of its parts."""
     eye_name, _, field = name.partition(".")
     eye = getattr(model, eye_name)
     given = getattr(eye, field, None) if field else eye

@@ -1,7 +1,7 @@
-"""The tensors of a folder: safetensors, one file or shards with an index, or pickled `.bin` files without code.
+"""The tensors of a folder: safetensors, one file or shards with an index, or pickled `.bin` files.
 
-Names and shapes are known before a byte of the weights is read; what is read is memory-mapped. No pickle is ever
-executed: `.bin` files are opened with torch's `weights_only` loader, which knows tensors and plain containers alone.
+Names and shapes are read before the weights; the weights are memory-mapped. No pickled code is executed: `.bin` files
+are opened with torch's `weights_only` loader, which accepts only tensors and plain containers.
 """
 
 import json
@@ -26,7 +26,7 @@ Progress = Callable[[int, int], None]  # (tensors done, tensors in all)
 SHARD_SIZE = "5GB"
 # The name of a single file -> that of the index of shards instead.
 INDEXES = {name: f"{name}.index.json" for name in ("model.safetensors", "pytorch_model.bin")}
-# A mapped file counts as memory of ours once it is read. Converting another dtype, it is let go after so many bytes.
+# Pages of a mapped file count as the process's memory once read. A file is unmapped after reading so many bytes.
 GROUP_BYTES = 1 << 28
 
 
@@ -42,22 +42,22 @@ class TensorFiles:
         self.shapes: dict[str, tuple[int, ...]] = {}
         files = [path] if path.is_file() else [path / name for name in weight_files(path)]
         if not files:
-            raise ValueError(f"{path}: no weights there; expected model.safetensors, its shards, or .bin files")
+            raise ValueError(f"{path}: no weights in it; expected model.safetensors, its shards, or .bin files")
         for file in files:
             if not file.is_file():
                 raise ValueError(f"{file}: missing, though the index names it; copy or download it again")
             with self._open(file) as tensors:
                 for name, shape in tensors.shapes():
                     if name in self.file_of:
-                        raise ValueError(f"{path}: {name} stands both in {self.file_of[name].name} and in {file.name}")
+                        raise ValueError(f"{path}: {name} is both in {self.file_of[name].name} and in {file.name}")
                     self.file_of[name], self.shapes[name] = file, shape
         if absent := sorted(_indexed(path).keys() - self.file_of.keys()):
             raise ValueError(f"{path}: {absent[0]} is in the index, but not in its file")
 
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
-        """The tensors named, mapped from their files where the platform can, file by file.
+        """The named tensors, file by file, memory-mapped if the platform supports it.
 
-        A mapped file is opened again after `GROUP_BYTES`: what was read before and is not kept is then let go.
+        A mapped file is reopened after `GROUP_BYTES`, which frees the pages of tensors that are no longer used.
         """
         by_file: dict[Path, list[str]] = {}
         for name in names:
@@ -71,7 +71,7 @@ class TensorFiles:
                         tensor = tensors.get(left[0])
                         size += tensor.nbytes
                         yield left.popleft(), tensor
-                        del tensor  # it would keep the whole file mapped
+                        del tensor  # a reference would keep the whole file mapped
 
     @contextmanager
     def _open(self, file: Path) -> Iterator["_Safetensors | _Pickled"]:
@@ -101,13 +101,14 @@ class _Safetensors:
 
 class _Pickled:
     def __init__(self, path: Path, key: str):
-        self.mapped = zipfile.is_zipfile(path)  # older files are one pickle, not an archive, and come in whole
+        self.mapped = zipfile.is_zipfile(path)  # older files are one pickle, not an archive, and are read completely
         try:
             self.state = torch.load(path, "cpu", weights_only=True, mmap=self.mapped)
         except OSError:
             raise
-        except Exception as error:  # torch raises the errors of pickle, which have no better parent
-            raise ValueError(f"{path}: damaged, or it holds more than tensors; refused ({first_line(error)})") from None
+        except Exception as error:  # pickle's errors have no common base class
+            reason = first_line(error)
+            raise ValueError(f"{path}: damaged, or it holds more than tensors; not loaded ({reason})") from None
         if key:
             self.state = self.state.get(key) if isinstance(self.state, dict) else None
         if not isinstance(self.state, dict) or not all(isinstance(t, Tensor) for t in self.state.values()):
@@ -127,7 +128,7 @@ def first_line(error: Exception) -> str:
 
 
 def weight_files(folder: Path) -> list[str]:
-    """Names of the files that hold a folder's weights; safetensors before pickles."""
+    """Names of the files with a folder's weights; safetensors before pickles."""
     if indexed := _indexed(folder):
         return sorted(set(indexed.values()))
     for pattern in ("model.safetensors", "pytorch_model.bin", "pytorch_model-*.bin"):
@@ -137,13 +138,13 @@ def weight_files(folder: Path) -> list[str]:
 
 
 def has_weights(folder: Path) -> bool:
-    """Whether all files are there that hold a folder's weights."""
+    """Whether all files of a folder's weights exist."""
     names = weight_files(folder)
     return bool(names) and all((folder / name).is_file() for name in names)
 
 
 def _indexed(folder: Path) -> dict[str, str]:
-    """Name of each tensor -> its file, as the folder's index says; empty without an index that counts."""
+    """Name of each tensor -> its file, by the folder's index; empty without a valid index."""
     for single, index in INDEXES.items():
         if (folder / single).is_file():
             return {}
@@ -171,14 +172,14 @@ def write_tensors(tensors: dict[str, Tensor], folder: Path, metadata: dict[str, 
             save_file({member: tensors[member].contiguous() for member in members}, folder / name, metadata)
         except SafetensorError as error:
             raise OSError(f"{folder / name}: cannot be written ({error})") from None
-        (folder / name).chmod(0o644)  # safetensors makes it readable by its owner alone
+        (folder / name).chmod(0o644)  # safetensors makes it readable only by its owner
     if plan.is_sharded:
         index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
         (folder / INDEXES["model.safetensors"]).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
 
 
 def _with_memory_of_their_own(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """safetensors stores no tensor twice, but a pickled file may: a tied head beside its embedding."""
+    """Copies tensors that share memory: safetensors stores no tensor twice, but a pickled file may have a tied head."""
     taken: set[int] = set()
     own = {}
     for name, tensor in tensors.items():
@@ -188,10 +189,10 @@ def _with_memory_of_their_own(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether a tensor holds neither NaN nor infinities; in one pass, without a copy."""
+    """Whether a tensor has neither NaN nor infinities; one pass, without a copy."""
     if not tensor.is_floating_point() or not tensor.numel():
         return True
-    # of 8-bit formats torch knows no least and largest
+    # torch has no aminmax for 8-bit formats
     least, largest = torch.aminmax(tensor if tensor.element_size() > 1 else tensor.float())
     return math.isfinite(least.item()) and math.isfinite(largest.item())
 
@@ -230,7 +231,7 @@ def check_shapes(
 ) -> None:
     """Raises ValueError naming the first tensors that are missing, unknown or of another shape.
 
-    `dropped` are patterns of tensors that may be there and are not used.
+    `dropped`: patterns of tensors that are allowed and unused.
     """
     wrong = [f"missing {name}" for name in wanted if name not in found]
     wrong += [
@@ -256,9 +257,9 @@ def read_renamed(
     progress: Progress | None = None,
     only: str = "",
 ) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of these names and shapes, from files that hold them by other names (names.py).
+    """The tensors of these names and shapes, from files with other names (names.py).
 
-    dropped: patterns of theirs that nobody needs. only: give those whose name begins so; all are checked.
+    dropped: patterns of unused tensors in the files. only: a prefix of the names to return; all are checked.
     Raises ValueError naming tensors that are missing, unknown, of another shape or not finite.
     """
     parts_of = {name: names_of(name) for name in shapes}

@@ -38,7 +38,7 @@ from openjanus.weights.foreign import (
 )
 from openjanus.weights.official import SYSTEM_PROMPT
 
-# The layout of processing/processor.py in Jinja: pictures on lines of their own, the roles' words as they are.
+# The layout of processing/processor.py in Jinja: pictures on separate lines.
 CHAT_TEMPLATE = """\
 {%- set line = '\\n' -%}
 {%- for message in messages -%}
@@ -77,10 +77,10 @@ VQ_KEYS = {
 def read_config(
     files: ConfigFiles, tensors: Mapping[str, Any], text_tokenizer: TextTokenizer, as_configured: bool = False
 ) -> CheckpointConfig:
-    """The config of a transformers folder; `tensors` are the names that its weights hold."""
+    """The config of a transformers folder; `tensors`: the names of its tensors."""
     c = files.open("config.json")
     c.expect("model_type", "janus")
-    # The outermost value decides, whatever text_config says (transformers 5.10 and later); but a stored head counts.
+    # The outermost value decides, not text_config's (transformers 5.10 and later), unless the files contain a head.
     tied = c.take("tie_word_embeddings", bool, True) and "lm_head.weight" not in tensors
     text = read_body(c.inner("text_config"), tied, (LLAMA, QWEN3_IN_JANUS))
     vision = _vision(c.inner("vision_config", {}), text.width)
@@ -96,7 +96,7 @@ def read_config(
 def _vision(c: Fields, text_width: int) -> VisionEncoderConfig:
     default = VisionEncoderConfig()
     mlp_width = int(c.size("hidden_size", default.width) * c.take("mlp_ratio", float, 4.0))
-    config = read_vision(c, default, mlp_width)  # older files give the MLP's width itself
+    config = read_vision(c, default, mlp_width)  # older files have the MLP's width itself
     c.expect("attention_bias", True)
     c.expect("use_qk_norm", False)
     c.expect("depth", 2)
@@ -138,7 +138,7 @@ def _processor(
         c.ignore("image_processor")
         preprocessor = files.open("preprocessor_config.json")
     else:
-        preprocessor = c.inner("image_processor", {})  # newer files hold the preprocessor here
+        preprocessor = c.inner("image_processor", {})  # newer files have the preprocessor here
     tokens = has_role_tokens(text_tokenizer) or ROLES["deepseek"]["user"] in (
         _chat_template(files.folder) or in_processor
     )
@@ -150,7 +150,7 @@ def _processor(
 
 
 def _chat_template(folder: Path) -> str:
-    """The folder's chat template, wherever transformers' versions keep it; empty without one."""
+    """The folder's chat template, from any of transformers' files; empty without one."""
     path = folder / "chat_template.jinja"
     if path.is_file():
         return path.read_text(encoding="utf-8")
@@ -163,18 +163,18 @@ def _chat_template(folder: Path) -> str:
 
 
 def write_config(config: CheckpointConfig, text: TextTokenizer, folder: Path) -> None:
-    """Writes the configs that transformers reads. Raises ValueError for a model that it has no place for."""
+    """Writes transformers' config files. Raises ValueError for a model that they cannot express."""
     m = config.model
     vision, drawing = plain_eyes(config, "transformers", TRANSFORMERS_HAS)
     warn_of_system_prompt(config, "transformers", "", SYSTEM_PROMPT)
     lm, vq = m.language_model, drawing.tokenizer
     if drawing.head_width != lm.width:
         raise ValueError(
-            f"transformers has no place for an image head of width {drawing.head_width} beside a body of {lm.width}"
+            f"transformers cannot express an image head of width {drawing.head_width} beside a body of {lm.width}"
         )
-    # transformers keeps the ratio and truncates the product
+    # transformers stores the ratio and truncates the product
     if vision.mlp_width != int(vision.width * (vision.mlp_width / vision.width)):
-        raise ValueError(f"transformers has no place for a vision mlp_width of {vision.mlp_width}")
+        raise ValueError(f"transformers cannot express a vision mlp_width of {vision.mlp_width}")
     text = text.with_special(IMAGE_PLACEHOLDER)
     ids = {"bos_token_id": text.bos_id, "eos_token_id": text.eos_id, "pad_token_id": text.pad_id}
     write_json(

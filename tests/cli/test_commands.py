@@ -64,7 +64,7 @@ def test_empty_words_and_wrong_numbers(model, picture, tmp_path, capsys) -> None
 
 def test_an_output_folder_that_cannot_be_written(model, picture, capsys) -> None:
     below_a_file = picture / "folder"
-    assert "cannot write there" in refusal(capsys, "generate", "a cat", "--model", model, "--out", below_a_file)
+    assert "cannot write into it" in refusal(capsys, "generate", "a cat", "--model", model, "--out", below_a_file)
 
 
 def test_damaged_checkpoints_name_the_tensor(model, tmp_path, capsys) -> None:
@@ -146,7 +146,7 @@ def test_a_sheet_is_left_out_where_it_would_be_huge(model, tmp_path, monkeypatch
     monkeypatch.setattr("openjanus.inference.picture_files.MAX_ON_SHEET", 2)
     main(["generate", "a red car", "-n", "3", "--model", str(model), "--out", str(tmp_path)])
     captured = capsys.readouterr()
-    assert len(captured.out.splitlines()) == 3 and "no contact sheet: it shows up to 2 pictures" in captured.err
+    assert len(captured.out.splitlines()) == 3 and "no contact sheet: it has room for 2 pictures" in captured.err
 
 
 def test_speculative_drawings_are_the_same_and_a_wrong_window_is_refused(model, tmp_path, capsys) -> None:

@@ -9,8 +9,8 @@ import pytest
 
 from openjanus.cli import main
 from openjanus.fleet import command
+from openjanus.fleet.image_decoder import ImageDecoder
 from openjanus.fleet.options import FleetOptions
-from openjanus.fleet.painter import Painter
 from openjanus.fleet.settings import VARIABLE, FleetSettings
 from openjanus.inference.engine import Engine
 from openjanus.inference.source import ModelSource
@@ -83,7 +83,7 @@ def test_settings_survive_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
         (["--model", "nowhere"], "no such folder"),
         (["--grace-seconds", "-1"], "grace_seconds is -1"),
         (["--fleet.guidance", "0.5"], "guidance is 0.5"),
-        (["--fleet.vllm", "=2"], "expected an argument of vLLM's"),
+        (["--fleet.vllm", "=2"], "expected an argument of vLLM"),
     ],
 )
 def test_what_is_wrong_ends_in_one_line(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
@@ -95,7 +95,7 @@ def test_what_is_wrong_ends_in_one_line(capsys: pytest.CaptureFixture[str], argu
 
 def test_other_versions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command.importlib.metadata, "version", lambda name: "0.33.0")
-    with pytest.raises(ValueError, match=r"vLLM 0.33.0 is installed; .* 0.32 alone"):
+    with pytest.raises(ValueError, match=r"vLLM 0.33.0 is installed; .* 0.32 only"):
         command.check_installed()
 
     def absent(name: str) -> str:
@@ -114,12 +114,12 @@ def test_the_process_becomes_the_command(monkeypatch: pytest.MonkeyPatch) -> Non
     assert file == line[0] and environment["PATH"] == os.environ["PATH"] and VARIABLE in environment
 
 
-def test_the_painter_paints_as_the_engine_does(tmp_path: Path) -> None:
+def test_the_image_decoder_equals_the_engine(tmp_path: Path) -> None:
     checkpoint = tiny.checkpoint(sampling={"guidance": 3.0, "temperature": 0.5})
     save(checkpoint, tmp_path / "model")
-    painter = Painter.load(str(tmp_path / "model"), None, "cpu", 2.0)
+    decoder = ImageDecoder.load(str(tmp_path / "model"), None, "cpu", 2.0)
     engine = Engine(checkpoint)
     ids = engine.generate_ids("a cat", seed=1)
-    assert painter.canvas.decode(ids)[0].tobytes() == engine.decode_images(ids)[0].tobytes()
-    assert painter.canvas.sampling == {"guidance": 2.0, "temperature": 0.5}
-    assert painter.canvas.sizes == ["16x16"] and painter.canvas.num_image_ids == 16
+    assert decoder.canvas.decode(ids)[0].tobytes() == engine.decode_images(ids)[0].tobytes()
+    assert decoder.canvas.sampling == {"guidance": 2.0, "temperature": 0.5}
+    assert decoder.canvas.sizes == ["16x16"] and decoder.canvas.num_image_ids == 16

@@ -81,7 +81,7 @@ def test_the_second_row_is_the_processors(engine: Engine, v: Vocabulary) -> None
 
 
 def test_an_eye_that_remembers_is_refused(engine: Engine, fading_config: JanusConfig) -> None:  # noqa: F811
-    with pytest.raises(ValueError, match=r"a model with a FadingEyeConfig remembers .* use `openjanus serve`"):
+    with pytest.raises(ValueError, match=r"a FadingEyeConfig depends .* use `openjanus serve`"):
         Vocabulary.of(fading_config, engine.processor.text)
 
 

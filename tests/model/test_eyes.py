@@ -102,7 +102,7 @@ def test_a_shared_eye_is_saved_loaded_draws_and_answers(weights, tmp_path) -> No
 
 @pytest.mark.parametrize("form", ["official", "transformers"])
 def test_foreign_formats_have_no_place_for_a_shared_eye(form, tmp_path) -> None:
-    with pytest.raises(ValueError, match=rf"the {form} format has no place for these eyes, SharedEyeConfig and VQEye"):
+    with pytest.raises(ValueError, match=rf"the {form} format cannot express these eyes, SharedEyeConfig and VQEye"):
         checkpoint.save(tiny.checkpoint(SHARED), tmp_path / "model", form=form)
 
 

@@ -80,7 +80,7 @@ def test_room_is_made_by_who_holds_most_connections() -> None:
 
     def connection(address: str, heard: float):
         it = Connection.__new__(Connection)
-        it.conn, it.transport, it.client, it._heard = h11.Connection(h11.SERVER), Transport(), (address, 1), heard
+        it.conn, it.transport, it.client, it._received_at = h11.Connection(h11.SERVER), Transport(), (address, 1), heard
         return it
 
     one, *many = connection("10.0.0.1", 1), *(connection("10.0.0.2", heard) for heard in (4, 2, 3))

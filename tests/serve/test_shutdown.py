@@ -228,7 +228,7 @@ def test_a_signal_while_the_model_loads_ends_the_process_at_once(model, number) 
         running.waits_for("loading")
         os.kill(running.pid, number)
         assert running.ends_with() == 128 + number
-        until(lambda: f"ended by {number.name} before the server was there\n" in running.said)
+        until(lambda: f"ended by {number.name} before the server was ready\n" in running.said)
 
 
 UNSHARE = ["unshare", "--pid", "--fork", "--kill-child"]

@@ -1,4 +1,4 @@
-"""Which threads compute with how many cores: the engine with all that were asked for, readers and painter with one."""
+"""Threads and cores: the engine computes with all that were asked for, the readers and the decoder with one."""
 
 import base64
 import re
@@ -58,7 +58,7 @@ def test_the_engine_computes_with_the_threads_asked_for(engine, monkeypatch, num
             client.chat.completions.create(model="tiny", messages=messages, max_tokens=2)
         client.images.generate(prompt="a cat")
     alone, all_of_them = (1, 1), (num_threads, num_threads)
-    assert found == {("reader", alone), ("engine", all_of_them), ("painter", alone)}
+    assert found == {("reader", alone), ("engine", all_of_them), ("decoder", alone)}
 
 
 def in_a_new_thread(call: Callable[[], T]) -> T:

@@ -141,7 +141,7 @@ def test_an_eye_is_taken_from_its_runs_newest_checkpoint(tmp_path) -> None:
     draft.mkdir(parents=True)
     save_file(tensors, draft / "model.safetensors")
     for run in ("none", "killed"):
-        with pytest.raises(ValueError, match="no checkpoint there; train it first"):
+        with pytest.raises(ValueError, match="no checkpoint in it; train it first"):
             checkpoint.load_part(adaptor, str(tmp_path / run), "eye.")
 
 
@@ -151,6 +151,6 @@ def test_pictures_first_is_kept_or_refused_but_never_lost(form, tmp_path) -> Non
     kept.processor.config = replace(kept.processor.config, pictures_first=True)
     checkpoint.save(kept, tmp_path / "ours")
     assert checkpoint.load(tmp_path / "ours").processor.config.pictures_first
-    with pytest.raises(ValueError, match=f"the {form} format has no place for .*pictures_first"):
+    with pytest.raises(ValueError, match=f"the {form} format cannot express .*pictures_first"):
         checkpoint.save(kept, tmp_path / "theirs", form=form)
     assert not (tmp_path / "theirs").exists()

@@ -67,7 +67,7 @@ def test_a_system_prompt_that_a_format_cannot_keep_is_told(form, tmp_path) -> No
             warnings.simplefilter("always")
             checkpoint.save(model, tmp_path / "model", form=form)
         told = [str(warning.message) for warning in given]
-        assert is_kept != any(f"no place for the system prompt {prompt!r}" in line for line in told), told
+        assert is_kept != any(f"cannot store the system prompt {prompt!r}" in line for line in told), told
         again = checkpoint.load(tmp_path / "model").processor.config.system_prompt
         assert (again == prompt) == is_kept
 
@@ -147,7 +147,7 @@ def test_a_pickle_that_holds_code_is_refused_and_not_run(tmp_path, monkeypatch) 
     (folder / "model.safetensors").unlink()
     for zipped in (True, False):
         torch.save({"x": Bomb()}, folder / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
-        refuse(folder, "pytorch_model.bin", "refused")
+        refuse(folder, "pytorch_model.bin", "more than tensors")
     torch.save([torch.zeros(2)], folder / "pytorch_model.bin")
     refuse(folder, "expected a mapping of names to tensors")
     assert not (tmp_path / "BOOM").exists()
@@ -336,7 +336,7 @@ def test_a_body_with_qk_norm_goes_to_transformers_and_comes_back(tmp_path) -> No
     checkpoint.save(ours, tmp_path / "transformers", form="transformers")
     again = checkpoint.load(tmp_path / "transformers").model
     assert again.config == config and tiny.equal_trees(again.state_dict(), ours.model.state_dict())
-    with pytest.raises(ValueError, match=r"no place for language_model\.qk_norm .*--format transformers"):
+    with pytest.raises(ValueError, match=r"cannot express language_model\.qk_norm .*--format transformers"):
         checkpoint.save(ours, tmp_path / "official", form="official")
     edit(tmp_path / "transformers" / "config.json", lambda c: c["text_config"].update(num_experts=4))
     refuse(tmp_path / "transformers", "text_config.num_experts is 4", "supports 0 only")
@@ -346,7 +346,7 @@ def test_biases_of_the_body_have_no_place_in_foreign_formats(tmp_path) -> None:
     config = replace(TINY, language_model=replace(TINY.language_model, qkv_bias=True))
     ours = Checkpoint(tiny_janus(0, config), tiny.processor(ProcessorConfig(PixelConfig(64)), 16), {})
     for form in ("official", "transformers"):
-        with pytest.raises(ValueError, match=r"no place for language_model\.qkv_bias .*--format openjanus"):
+        with pytest.raises(ValueError, match=r"cannot express language_model\.qkv_bias .*--format openjanus"):
             checkpoint.save(ours, tmp_path / form, form=form)
 
 

@@ -84,7 +84,7 @@ def test_a_folder_is_written_through_a_link_and_as_the_working_directory(tmp_pat
 
 def test_a_folder_that_cannot_be_written_is_refused_before_the_source_is_read(tmp_path, capsys) -> None:
     (tmp_path / "file").touch()
-    assert "cannot write there" in error_of(capsys, "convert", tmp_path / "nowhere", tmp_path / "file")
+    assert "cannot write into it" in error_of(capsys, "convert", tmp_path / "nowhere", tmp_path / "file")
 
 
 def test_a_failure_between_two_files_leaves_no_folder_that_looks_whole(tmp_path, monkeypatch) -> None:

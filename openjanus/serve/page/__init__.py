@@ -6,7 +6,7 @@ TYPES = {
     ".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml", ".png": "image/png",
 }  # fmt: skip
-PICTURES = Path(__file__).parents[2] / "assets" / "pictures"  # that belong to the page's suggestions
+PICTURES = Path(__file__).parents[2] / "assets" / "pictures"  # of the page's suggestions
 
 
 def _read(folder: Path, where: str) -> dict[str, tuple[bytes, str]]:

@@ -1,15 +1,15 @@
-"""What the requests of all endpoints share: bounded text and numbers, objects that are read strictly, and errors."""
+"""Types that all endpoints share: bounded text and numbers, strict objects, and errors."""
 
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-MAX_KEYS = 128  # of one object of a request; every unknown one would be an error of its own
+MAX_KEYS = 128  # of one object of a request; each unknown key gives a validation error
 
 
 def _encodable(text: str) -> str:
-    """JSON can hold halves of characters, which no tokenizer takes."""
+    """Raises for lone surrogates, which JSON can contain and tokenizers do not accept."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -18,7 +18,7 @@ def _encodable(text: str) -> str:
 
 
 def only(*neutral: Any, why: str) -> AfterValidator:
-    """A field that we know but cannot honour: it may have these values only. `why` is the refusal."""
+    """An unsupported field: it may have these values only. `why` is the error message."""
 
     def check(value: Any) -> Any:
         if value not in neutral:
@@ -29,7 +29,7 @@ def only(*neutral: Any, why: str) -> AfterValidator:
 
 
 def by_type(*types: str) -> Discriminator:
-    """Chooses among objects, each with its type as `Tag`. pydantic's own complaint would repeat what came instead."""
+    """Chooses among objects by their type, the `Tag`. pydantic's own error message would quote the input."""
 
     def kind(value: Any) -> str | None:
         given = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
@@ -45,8 +45,8 @@ TopP = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 TopK = Annotated[int, Field(ge=0, le=2**31)]
 Guidance = Annotated[float, Field(ge=1, le=100, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
-Items = Field(max_length=1024, fail_fast=True)  # of a list; one error is enough
-Ignored = Annotated[Any, AfterValidator(lambda _: None)]  # it changes no answer
+Items = Field(max_length=1024, fail_fast=True)  # of a list; validation stops at the first error
+Ignored = Annotated[Any, AfterValidator(lambda _: None)]  # it does not change the answer
 
 
 class Strict(BaseModel):

@@ -54,7 +54,7 @@ def _text_or_list(value: Any) -> str | None:
 
 
 def text_or(items: str) -> Discriminator:
-    """Chooses between one text and a list, so that an error speaks of the one that was sent."""
+    """Chooses between a text and a list, so that an error names the kind that was sent."""
     return Discriminator(_text_or_list, "text_or_list", f"expected text or a list of {items}")
 
 
@@ -72,8 +72,8 @@ def _known_role(role: Any) -> Any:
 
 
 class ChatMessage(Strict):
-    """One turn. Pictures stand in the user's turns; `developer` is another word for `system`. An assistant's turn may
-    have all that an answer has (`message.model_dump()`)."""
+    """One turn. Only the user's turns can have pictures. `developer` is another name for `system`. An assistant's turn
+    may have all fields of an answer (`message.model_dump()`)."""
 
     role: Annotated[Literal["system", "developer", "user", "assistant"], BeforeValidator(_known_role)]
     content: Content = ""
@@ -125,7 +125,7 @@ def no_forced_tool(choice: Any) -> Any:
 
 
 class ChatRequest(Strict):
-    """Without temperature the answer is the most probable one; without seed it is drawn anew each time."""
+    """Without temperature decoding is greedy; without seed it is random."""
 
     messages: Annotated[list[ChatMessage], Items, Field(min_length=1)]
     model: str | None = None
@@ -149,7 +149,7 @@ class ChatRequest(Strict):
     modalities: Annotated[
         Any, only(["text"], why="answers are text: leave it out; POST /v1/images/generations draws")
     ] = None
-    audio: Annotated[Any, only(why="sound is not supported: leave it out")] = None
+    audio: Annotated[Any, only(why="audio is not supported: leave it out")] = None
     web_search_options: Annotated[Any, only(why="a search is not supported: leave it out")] = None
     tool_choice: Annotated[Any, AfterValidator(no_forced_tool)] = None
     function_call: Annotated[Any, AfterValidator(no_forced_tool)] = None

@@ -11,8 +11,8 @@ TRANSPARENT = "a transparent background is not supported: leave it out, or set i
 
 
 class ImagesRequest(Strict):
-    """`seed`, `guidance_scale`, `temperature`, `top_k`, `top_p` are ours; what is left out is the checkpoint's own, and
-    the seed is drawn anew each time.
+    """`seed`, `guidance_scale`, `temperature`, `top_k` and `top_p` are extensions. Their defaults are the checkpoint's;
+    without a seed it is random.
 
     size: the model draws the nearest size that it has learned. output_compression: 0 to 100, the quality of JPEG and
     WebP.
@@ -54,14 +54,14 @@ class ImagesUsage(BaseModel):
 
 
 class DrawnImage(BaseModel):
-    """One of the two, as `response_format` says; `url` is a data URL."""
+    """One of the two fields is set, by `response_format`; `url` is a data URL."""
 
     b64_json: str | None = None
     url: str | None = None
 
 
 class ImagesResponse(BaseModel):
-    """With `seed`, the same request gives the same pictures again. size: what was drawn."""
+    """The same request with this `seed` gives the same pictures. size: the size of the pictures."""
 
     created: int
     data: list[DrawnImage]
@@ -73,7 +73,7 @@ class ImagesResponse(BaseModel):
 
 
 class ImageEvent(BaseModel):
-    """What both events of a streamed drawing have; `image_index` says which of the n pictures it is."""
+    """Common fields of both events of a streamed drawing; `image_index`: which of the n pictures."""
 
     b64_json: str
     created_at: int

@@ -6,7 +6,7 @@ from pydantic import BaseModel
 
 
 class DrawingDefaults(BaseModel):
-    """What a drawing uses if its request does not say, and how many pictures it may ask for."""
+    """Default settings of a drawing, and the maximal number of pictures."""
 
     guidance_scale: float
     temperature: float
@@ -15,7 +15,7 @@ class DrawingDefaults(BaseModel):
 
 
 class ModelAbout(BaseModel):
-    """What the checkpoint's maker says of it; `words`: all that it knows, by kind."""
+    """The checkpoint's description; `words`: its whole vocabulary, by kind."""
 
     description: str
     words: dict[str, list[str]]

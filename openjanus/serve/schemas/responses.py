@@ -71,7 +71,7 @@ InputPart = Annotated[
 
 
 class InputMessage(Strict):
-    """One turn; an assistant's may have all that an output item has."""
+    """One turn; an assistant's turn may have all fields of an output item."""
 
     type: Literal["message"] = "message"
     role: Literal["system", "developer", "user", "assistant"]

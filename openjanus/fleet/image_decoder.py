@@ -1,4 +1,4 @@
-"""Image ids to pictures beside vLLM: of a checkpoint's tensors only the image tokenizer's are read."""
+"""Decodes image ids to pictures outside vLLM's engine. It loads only the image tokenizer of a checkpoint."""
 
 from dataclasses import dataclass
 
@@ -15,24 +15,24 @@ from openjanus.weights.hub import find_checkpoint
 
 
 @dataclass(frozen=True)
-class Painter:
+class ImageDecoder:
     canvas: Canvas
     processor: Processor
 
     @classmethod
     def load(
         cls, source: str, revision: str | None, device: str, guidance: float, strict_sizes: bool = False
-    ) -> "Painter":
-        """guidance: what the server draws with where a request says nothing."""
-        there = Runtime.choose(device, "float32").device
-        kept = load(find_checkpoint(source, revision), there, torch.float32, only="generation.tokenizer.")
-        eye, c = kept.model.generation, kept.model.config.generation
+    ) -> "ImageDecoder":
+        """guidance: the server's default scale."""
+        target = Runtime.choose(device, "float32").device
+        checkpoint = load(find_checkpoint(source, revision), target, torch.float32, only="generation.tokenizer.")
+        eye, c = checkpoint.model.generation, checkpoint.model.config.generation
 
         @torch.inference_mode()
         def decode(image_ids: Tensor) -> list[Image.Image]:
             return to_images(eye.decode(image_ids.to(device)))
 
         canvas = Canvas(
-            (c.image_size_px,), c.num_image_ids, {**kept.sampling, "guidance": guidance}, decode, strict_sizes
+            (c.image_size_px,), c.num_image_ids, {**checkpoint.sampling, "guidance": guidance}, decode, strict_sizes
         )
-        return cls(canvas, kept.processor)
+        return cls(canvas, checkpoint.processor)

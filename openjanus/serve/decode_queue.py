@@ -1,8 +1,8 @@
-"""The one thread that turns image ids into pictures, and who gets it next: whole pictures before unfinished ones, and
-among equals one client after another.
+"""The queue of the thread that decodes image ids to pictures: finished pictures before unfinished ones, and clients
+take turns (round-robin).
 
-Pictures are decoded one at a time: in a batch a convolution may add in another order, and then a picture's last bits
-would depend on its company.
+Pictures are decoded one at a time: in a batch a convolution may sum in another order, and then a picture's last bits
+would depend on the rest of the batch.
 """
 
 import asyncio
@@ -14,22 +14,22 @@ from typing import Any, Generic, TypeVar
 from openjanus.runtime import one_core_pool
 
 T = TypeVar("T")
-CLIENT: ContextVar[str] = ContextVar("client", default="")  # whose request is answered: set by the guard
+CLIENT: ContextVar[str] = ContextVar("client", default="")  # the client of the current request, set by the guard
 
 
 class Job(Generic[T]):
-    """Something to paint. result: a future of the event loop."""
+    """One call for the decoder thread. result: a future of the event loop."""
 
     def __init__(self, call: Callable[[], T]):
         self.call, self.has_begun = call, False
         self.result: asyncio.Future[T] = asyncio.get_running_loop().create_future()
 
     def withdraw(self) -> bool:
-        """Takes the job out if it has not begun; whether that was so."""
+        """Cancels the job if it has not begun; returns whether it did."""
         return not self.has_begun and self.result.cancel()
 
     def settle(self, done: "asyncio.Future[T]") -> None:
-        if self.result.done():  # nobody waits any more
+        if self.result.done():  # it was cancelled
             return
         if done.cancelled():
             self.result.cancel()
@@ -39,12 +39,12 @@ class Job(Generic[T]):
             self.result.set_result(done.result())
 
 
-class Painter:
-    """A queue before one thread. All but `Job.call` runs in the event loop."""
+class DecodeQueue:
+    """A queue for one thread. All but `Job.call` runs in the event loop."""
 
     def __init__(self) -> None:
-        self._pool = one_core_pool(1, "painter")
-        self._whole: dict[str, deque[Job[Any]]] = {}  # by client, whose turn is next first
+        self._pool = one_core_pool(1, "decoder")
+        self._whole: dict[str, deque[Job[Any]]] = {}  # jobs by client; the first client is next
         self._unfinished: dict[str, deque[Job[Any]]] = {}
         self._is_busy = False
 
@@ -65,7 +65,7 @@ class Painter:
             jobs = queues.pop(client)
             job = jobs.popleft()
             if jobs:
-                queues[client] = jobs  # behind all others
+                queues[client] = jobs  # the last in turn
             if not job.result.cancelled():
                 self._begin(job)
 
