@@ -160,14 +160,13 @@ def test_keys(server: Any) -> None:
     ("status", "words", "settings"),
     [
         (400, "empty prompt", {"prompt": "  "}),
-        (400, "this model draws 64x64", {"prompt": "a", "size": "1024x1024"}),
         (400, "at most 4 pictures", {"prompt": "a", "n": 5}),
         (404, "this server has one model", {"prompt": "a", "model": "dall-e-3"}),
         (400, "guidance_scale", {"prompt": "a", "extra_body": {"guidance_scale": 0.5}}),
         (400, "temperature", {"prompt": "a", "extra_body": {"temperature": -1}}),
         (400, "temperature must be in [0, 2]", {"prompt": "a", "extra_body": {"temperature": 3}}),
         (400, "unknown parameter", {"prompt": "a", "extra_body": {"speed": 1}}),
-        (400, "response_format", {"prompt": "a", "response_format": "url"}),
+        (400, "response_format", {"prompt": "a", "response_format": "png"}),
         (400, "at most 448", {"prompt": "word " * 600}),
         (400, "context_length_exceeded", {"prompt": "word " * 600, "stream": True}),
     ],
@@ -175,6 +174,14 @@ def test_keys(server: Any) -> None:
 def test_bad_drawings(client: openai.OpenAI, status: int, words: str, settings: dict) -> None:
     found, body = refused(lambda: client.images.generate(**settings))
     assert found == status and words in body
+
+
+def test_what_clients_draw_by_default(client: openai.OpenAI) -> None:
+    """Another size than the model's, and an URL."""
+    drawn = client.images.generate(prompt="a", size="1024x1024", response_format="url")
+    assert drawn.data
+    data = (drawn.data[0].url or "").removeprefix("data:image/png;base64,")
+    assert Image.open(io.BytesIO(base64.b64decode(data))).size == (64, 64)
 
 
 def picture(url: str) -> dict:
@@ -204,10 +211,18 @@ def test_bad_chats(client: openai.OpenAI, words: str, content: Any, settings: di
 def test_bad_conversations(client: openai.OpenAI) -> None:
     for messages in (
         [{"role": "assistant", "content": "hi"}],
-        [{"role": "user", "content": "a"}, {"role": "system", "content": "b"}, {"role": "user", "content": "c"}],
         [{"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}]}],
     ):
         assert refused(lambda messages=messages: ask(client, messages))[0] == 400  # type: ignore[misc]
+
+
+def test_several_system_messages_are_one(client: openai.OpenAI) -> None:
+    settings = {"temperature": 0, "max_tokens": 4}
+    system = [{"role": "system", "content": words} for words in ("b", "d")]
+    user = {"role": "user", "content": "c"}
+    answers = [ask(client, messages, **settings) for messages in ([system[0], user, system[1]], [*system, user])]
+    assert answers[0].usage == answers[1].usage
+    assert answers[0].choices[0].message.content == answers[1].choices[0].message.content
 
 
 def test_a_picture_of_many_pixels_is_refused(client: openai.OpenAI) -> None:
