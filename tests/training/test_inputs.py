@@ -30,7 +30,12 @@ FIRST, SECOND = "emoji.drawings", "other.drawings"
 def run(tmp_path) -> Run:
     """A run that starts from a checkpoint, with the ids of eight drawings."""
     task = JanusTraining(
-        str(tmp_path / "start"), str(tmp_path / "ids"), tiny.CONFIG, tiny.PROCESSOR, row_tokens=160, drop_caption=0.0
+        start=str(tmp_path / "start"),
+        image_ids=str(tmp_path / "ids"),
+        model=tiny.CONFIG,
+        processor=tiny.PROCESSOR,
+        row_tokens=160,
+        drop_caption=0.0,
     )
     make_eyes(task)
     make_ids(task)
