@@ -27,7 +27,7 @@ from openjanus.config import Config
 from openjanus.processing.image import PixelConfig, understanding_pixels
 from openjanus.processing.message import Conversation, Message, Part
 from openjanus.processing.text import IMAGE_PLACEHOLDER, TextTokenizer
-from openjanus.sequence import Document, GenerateSpan, TextSpan, UnderstandSpan
+from openjanus.sequence import Document, GenerateSpan, Span, TextSpan, UnderstandSpan, num_tokens
 
 ROLES = {
     "deepseek_old": {"user": "User", "assistant": "Assistant"},
@@ -65,7 +65,7 @@ class _Writer:
         else:
             self.special(id)
 
-    def span(self, span: TextSpan | UnderstandSpan | GenerateSpan) -> None:
+    def span(self, span: Span) -> None:
         self.close()
         self.document.append(span)
 
@@ -102,17 +102,32 @@ class Processor:
         return writer.close()
 
     def unconditional(self, document: Document) -> Document:
-        """What guidance compares with: every text id but BOS and `<begin_of_image>` becomes pad; lengths stay.
+        """What guidance compares with: the document without its words and its pictures."""
+        return self.drop(document, words=True, pictures=True)
 
-        Supervised spans stay as they are: they are answers, not conditions.
+    def drop(self, document: Document, words: bool = False, pictures: bool = False) -> Document:
+        """The document without its words, its pictures, or both: pads take their places, so that all lengths stay.
+
+        words: every text id but BOS becomes pad. pictures: every position of a picture becomes pad. The marks around a
+        picture stay or go with it. Supervised spans are answers, not conditions: they stay, and so does the
+        `<begin_of_image>` before the picture to draw.
         """
-        kept = (self.text.bos_id, self.text.begin_of_image_id)
-        return [
-            TextSpan([i if i in kept else self.text.pad_id for i in span.ids])
-            if isinstance(span, TextSpan) and not span.loss
-            else span
-            for span in document
-        ]
+        pad, begin, end = self.text.pad_id, self.text.begin_of_image_id, self.text.end_of_image_id
+        is_given = [_is_given_picture(span) for span in document]
+        neighbours = zip([False, *is_given], [*is_given[1:], False], strict=False)
+        kept: Document = []
+        for span, (follows_given, precedes_given) in zip(document, neighbours, strict=True):
+            if pictures and _is_given_picture(span):
+                span = TextSpan([pad] * num_tokens([span]))
+            elif isinstance(span, TextSpan) and not span.loss:
+                ids = [pad if words and id != self.text.bos_id else id for id in span.ids]
+                if span.ids[-1] == begin:
+                    ids[-1] = pad if pictures and precedes_given else begin
+                if span.ids[0] == end and follows_given:
+                    ids[0] = pad if pictures else end
+                span = TextSpan(ids)
+            kept.append(span)
+        return kept
 
     def _write(self, conversation: Conversation, train: bool, draws: bool) -> _Writer:
         if not conversation:
@@ -167,6 +182,11 @@ class Processor:
         else:
             writer.words += words
             writer.special(self.text.eos_id)
+
+
+def _is_given_picture(span: Span) -> bool:
+    """Whether a span is a picture of the prompt, not one to draw."""
+    return isinstance(span, UnderstandSpan) or (isinstance(span, GenerateSpan) and not span.loss)
 
 
 def _lay_out(content: Sequence[Part], pictures_first: bool) -> list[str | Image.Image]:

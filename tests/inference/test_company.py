@@ -63,7 +63,8 @@ def recorded(request: Request, rows: range | None = None) -> tuple[Request, Reco
     """The same request, not begun; of its pictures only those of the given numbers."""
     rows = range(request.n) if rows is None else rows
     recorder = Recorder(replace(request.sampler.options, n=len(rows)), rows)
-    return Request(request.documents, request.kind, request.num_new, recorder, request.stop_id), recorder
+    twin = Request(request.documents, request.kind, request.num_new, recorder, request.stop_id, request.scales)
+    return twin, recorder
 
 
 def logits_alone(engine: Engine, request: Request, rows: range | None = None) -> Tensor:

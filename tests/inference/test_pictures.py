@@ -33,7 +33,7 @@ def illustrated(engine: Engine, rng: random.Random, draw: bool) -> Request:
     if not draw:
         return engine.answer(said, options, 6)
     documents = [document, engine.processor.unconditional(document)]
-    return Request(documents, Kind.GENERATE, 16, Sampler(options, range(2)))
+    return Request(documents, Kind.GENERATE, 16, Sampler(options, range(2)), scales=[3.0])
 
 
 def mixed_requests(engine: Engine, rng: random.Random) -> list[Request]:

@@ -1,11 +1,13 @@
 """The running batch: whatever runs beside a request, it gets what it gets alone, and what the oracle gives."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from openjanus.inference.engine import Engine
 from openjanus.inference.sampling import Sampler, SamplingOptions, guide
@@ -48,13 +50,18 @@ def make_request(engine: Engine, rng: random.Random, draw: bool) -> Request:
 def again(request: Request) -> Request:
     """The same request, not begun."""
     options = request.sampler.options
-    return Request(
-        request.documents, request.kind, request.num_new, Sampler(options, range(request.n)), request.stop_id
-    )
+    sampler = Sampler(options, range(request.n))
+    return Request(request.documents, request.kind, request.num_new, sampler, request.stop_id, request.scales)
 
 
 def ids_of(request: Request) -> list[list[int]]:
     return torch.stack(request.ids, dim=1).tolist()
+
+
+def slow_guide(rows: Sequence[Tensor], scales: Sequence[float]) -> Tensor:
+    """Each row counts as many times as its scale is larger than that of the row before it; the last scale is 1."""
+    weights = [scale - before for scale, before in zip([*scales, 1.0], [0.0, *scales], strict=True)]
+    return sum((weight * row.double() for weight, row in zip(weights, rows, strict=True)), torch.zeros(()))
 
 
 def oracle(engine: Engine, request: Request) -> list[list[int]]:
@@ -70,7 +77,7 @@ def oracle(engine: Engine, request: Request) -> list[list[int]]:
                 heads[request.kind](engine.model(collate([[*document, *more]]))[:, -1])
                 for document in request.documents
             ]
-            logits.append(guide(each[0], each[1], sampler.options.guidance) if len(each) == 2 else each[0])
+            logits.append(slow_guide(each, request.scales))
         for ids, id in zip(sequences, sampler.choose(torch.cat(logits)).tolist(), strict=True):
             ids.append(id)
         if sequences[0][-1] == request.stop_id:
@@ -139,7 +146,7 @@ def test_a_cancelled_request_is_gone_after_one_step(engine) -> None:
 
 def test_what_cannot_fit_is_refused_at_once_and_what_must_wait_waits(engine) -> None:
     scheduler = make_scheduler(engine)
-    with pytest.raises(ValueError, match=r"needs 10 rows at once \(n 5, twice for guidance\), but there are 8"):
+    with pytest.raises(ValueError, match=r"needs 10 rows at once \(n 5, 2 rows each\), but there are 8"):
         scheduler.submit(engine.drawing("a cat", SamplingOptions(n=5)))
     with pytest.raises(ValueError, match="but there are 20: shorten it"):
         make_scheduler(engine, num_positions=20).submit(engine.drawing("a cat", SamplingOptions()))
@@ -253,7 +260,7 @@ def test_every_id_is_chosen_from_guided_logits_in_float32(monkeypatch) -> None:
     scheduler.run()
     assert len(pairs) == len(chosen_from) == 16 and pairs[0].dtype == torch.bfloat16
     for (conditional, unconditional), guided in zip(pairs, chosen_from, strict=True):
-        assert torch.equal(guided[0], guide(conditional.float(), unconditional.float(), 5.0))
+        assert torch.equal(guided[0], guide([conditional.float(), unconditional.float()], [5.0]))
 
 
 def fails_when(call, fault):

@@ -66,7 +66,7 @@ def draws_and_answers_as_without_a_cache(engine: Engine) -> None:
             engine.model.heads[Kind.GENERATE](engine.model(collate([[*given, GenerateSpan(ids)]]))[:, -1])
             for given in (document, engine.processor.unconditional(document))
         ]
-        ids.append(int(guide(*logits, 3.0).argmax()))
+        ids.append(int(guide(logits, [3.0]).argmax()))
     for window in (0, 4):
         assert engine.generate_ids("a cat", greedy, speculative=window)[0].tolist() == ids
     question = [Message("user", [PICTURE, "what is it?"])]
