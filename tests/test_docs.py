@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from openjanus.testing import tiny_checkpoint
+from tests.towers import make_whole
 
 ROOT = Path(__file__).parents[1]
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -52,6 +53,14 @@ def blocks(path: Path) -> list[Block]:
     return [Block(language, text, reason) for reason, language, text in found if language in LANGUAGES]
 
 
+def hub_folder(home: Path, name: str) -> Path:
+    """Where the hub's client keeps the files of a repository."""
+    folder, revision = home / "hub" / f"models--{name.replace('/', '--')}", "0" * 40
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text(revision)
+    return folder / "snapshots" / revision
+
+
 @pytest.fixture(scope="session")
 def hub(tmp_path_factory) -> Path:
     """A cache as the hub's client writes it, with tiny checkpoints under the names that the docs use."""
@@ -61,11 +70,8 @@ def hub(tmp_path_factory) -> Path:
         ("deepseek-ai/Janus-Pro-1B", "official", "deepseek"),
         ("deepseek-community/Janus-Pro-1B", "transformers", "deepseek"),
     ):
-        folder = home / "hub" / f"models--{name.replace('/', '--')}"
-        revision = "0" * 40
-        (folder / "refs").mkdir(parents=True)
-        (folder / "refs" / "main").write_text(revision)
-        tiny_checkpoint(folder / "snapshots" / revision, form, template)
+        tiny_checkpoint(hub_folder(home, name), form, template)
+    make_whole("clip", hub_folder(home, "openai/clip-vit-large-patch14-336"))
     return home
 
 

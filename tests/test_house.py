@@ -28,6 +28,9 @@ FILES_AND_DEVICES = {
     "openjanus.runtime", "openjanus.weights", "torch.cuda", "torch.distributed",
 }  # fmt: skip
 
+# What inference adds to a language model (inference/body.py).
+INFERENCE = {"Decode", "MAX_DECODE", "cache_dtype", "join_linears", "prepare", "several"}
+
 
 @dataclass(frozen=True)
 class Module:
@@ -123,6 +126,18 @@ def scripts_import_no_tests(module: Module) -> Iterator[str]:
         )
 
 
+def model_knows_no_inference(module: Module) -> Iterator[str]:
+    """No word of it, in names and docstrings, and none of its own names."""
+    if within(module.name, {"openjanus.model"}):
+        for node in ast.walk(module.tree):
+            words = {name for _, name in ast.iter_fields(node) if isinstance(name, str)}  # names, arguments, docstrings
+            yield from (
+                f"{module.path}: model says {word!r}; inference wraps it from outside"
+                for word in words
+                if "inference" in word.lower() or word in INFERENCE
+            )
+
+
 # --- never in the code
 
 
@@ -162,6 +177,7 @@ RULES: tuple[Rule, ...] = (
     model_and_processing_are_strangers,
     model_knows_no_files_or_devices,
     scripts_import_no_tests,
+    model_knows_no_inference,
     no_torchvision,
     has_docstring,
     no_utils_file,
@@ -191,6 +207,10 @@ BAD: tuple[tuple[Rule, str, str], ...] = (
     (model_knows_no_files_or_devices, "openjanus/model/janus.py", "data = open('weights')"),
     (scripts_import_no_tests, "scripts/make_parity.py", "from tests.parity import stages"),
     (scripts_import_no_tests, "openjanus/testing/__init__.py", "import tests.tiny"),
+    (model_knows_no_inference, "openjanus/model/janus.py", "from openjanus.inference.body import prepare"),
+    (model_knows_no_inference, "openjanus/model/attention.py", "def several(linears, x): ..."),
+    (model_knows_no_inference, "openjanus/model/attention.py", "cache.cache_dtype = None"),
+    (model_knows_no_inference, "openjanus/model/language_model.py", "def f():\n    'see inference/body.py'"),
     (no_torchvision, "tests/test_it.py", "import torchvision.transforms as T"),
     (no_torchvision, "openjanus/emoji/world.py", "def late():\n    from torchvision import ops"),
     (has_docstring, "openjanus/config.py", "import json"),

@@ -127,7 +127,7 @@ class Ours:
             left_out = ("tokenizer", "embedding", "head")  # a step reads one row of the embedding for each picture
             parts += [part for name, part in self.model.generation.named_children() if name not in left_out]
         weights = sum(t.nbytes for part in parts for t in part.state_dict().values())
-        return weights + self.case.num_rows * length * self.model.language_model.position_bytes()
+        return weights + self.case.num_rows * length * self.model.language_model.make_cache(1, 1).num_bytes
 
 
 class Transformers:

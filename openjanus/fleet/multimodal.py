@@ -22,8 +22,8 @@ from vllm.multimodal.processing import (
 )
 
 from openjanus.fleet.config import FleetConfig
-from openjanus.processing.image import understanding_pixels
 from openjanus.processing.processor import ProcessorConfig
+from openjanus.processing.tiles import single_pixels
 
 
 class LookInfo(BaseProcessingInfo):
@@ -73,9 +73,10 @@ class LookProcessor(BaseMultiModalProcessor[LookInfo]):
         return replace(inputs, prompt=[look] * mm_counts.get("image", 0))
 
     def _call_hf_processor(self, hf_data: Mapping[str, object], hf_kwargs: Mapping[str, object]) -> BatchFeature:
-        c, dtype = self.info.processor().pixels, self.info.ctx.model_config.dtype
+        processor, dtype = self.info.processor(), self.info.ctx.model_config.dtype
         images: Any = hf_data["images"]
-        pixels = [understanding_pixels(i, c) if isinstance(i, Image.Image) else i for i in images]
+        c, tiles = processor.pixels, processor.tiles
+        pixels = [single_pixels(i, c, tiles) if isinstance(i, Image.Image) else i for i in images]
         if not all(isinstance(p, Tensor) and p.shape == (3, c.size_px, c.size_px) for p in pixels):
             raise ValueError(f"a picture must be a PIL image, or pixels [3, {c.size_px}, {c.size_px}]")
         return BatchFeature({"pixels": torch.stack(pixels).to(dtype)})

@@ -64,7 +64,7 @@ def render(
     try:
         checked = MESSAGES.validate_python(plain)
         check_messages(checked, limits)
-        document = processor.prompt(read_messages(checked, limits, fetch, processor.config.pixels))
+        document = processor.prompt(read_messages(checked, limits, fetch, processor.config))
     except ValidationError as error:
         raise ValueError(of_validation(error.errors(include_url=False, include_input=False), plain).message) from None
     except ApiError as error:

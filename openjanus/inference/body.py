@@ -1,22 +1,117 @@
-"""How a loaded model decodes: all layers of the body at once, for the few new positions of a step (csrc/body.h).
+"""`prepare` puts modules of inference around those of a loaded model, which know nothing of it (model/):
 
-Python and small operations between the products, which read the weights at the speed of memory, took a fifth of a
-step in 4 bits at the shape of Janus-1.3B (LOG.md). The oracle is the loop over layers in model/language_model.py.
-With the kernels, a row's hidden states and logits do not depend on the rows beside it, to the last bit.
+    DecodingModel                    runs `decode` instead of the loop over layers for the few new positions of a step,
+                                     and chooses the dtype of caches
+    JoinedAttention, JoinedSwiGLU    compute the linear layers that share an input in one call
+    GELU                             computes each number by itself
+
+They hold the same tensors under the same names. The plain modules are their oracle.
+
+On a CPU `decode` is one call for all layers (csrc/body.h): Python and small operations between the products, which read
+the weights at the speed of memory, took a fifth of a step in 4 bits at the shape of Janus-1.3B (LOG.md). With the
+kernels, a row's hidden states and logits do not depend on the rows beside it, to the last bit.
 """
 
+from collections.abc import Callable, Sequence
+from typing import cast
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openjanus.inference import kernels
 from openjanus.inference.graphs import CudaRecorder, GraphedLayers, run_layers
-from openjanus.inference.quantisation import GROUP, FloatLinear, PackedLinear, fits
-from openjanus.model.attention import CacheRows
+from openjanus.inference.quantisation import GROUP, MAX_DECODE, FloatLinear, PackedLinear, StoredLinear, fits
+from openjanus.model.attention import CacheRows, KVCache
 from openjanus.model.janus import Janus
-from openjanus.model.language_model import Decode, LanguageModel, Layer, RMSNorm
+from openjanus.model.language_model import Attention, LanguageModel, Layer, RMSNorm, SwiGLU
 from openjanus.runtime import Runtime
 
+# x [B, T, D], cosine and sine [B, 1, T, K], the rows continued -> hidden [B, T, D]; the rows remember the new positions
+Decode = Callable[[Tensor, Tensor, Tensor, CacheRows], Tensor]
 NOTHING = torch.empty(0)
+
+
+class DecodingModel(LanguageModel):
+    """A language model that continues the rows of a cache by `decode`, if they get at most `MAX_DECODE` positions each.
+
+    decode: None runs the layers as they are. cache_dtype: None is the dtype of the weights.
+    """
+
+    def __init__(self, plain: LanguageModel, decode: Decode | None, cache_dtype: torch.dtype | None = None):
+        vars(self).update(vars(plain))  # the same parameters under the same names
+        self.decode, self.cache_dtype = decode, cache_dtype
+
+    def make_cache(self, R: int, S: int, dtype: torch.dtype | None = None) -> KVCache:
+        return super().make_cache(R, S, dtype or self.cache_dtype)
+
+    def forward(
+        self, x: Tensor, position: Tensor, document: Tensor | None = None, cache: CacheRows | None = None
+    ) -> Tensor:
+        if self.decode is None or cache is None or x.shape[1] > MAX_DECODE:
+            return super().forward(x, position, document, cache)
+        c = self.config
+        return self.decode(x, *cache.rotary(c.rope_theta, c.rope_scaling), cache)
+
+
+class JoinedAttention(Attention):
+    """Attention whose q, k and v are stored in one form: one call computes them all."""
+
+    def __init__(self, plain: Attention):
+        vars(self).update(vars(plain))
+
+    def project(self, x: Tensor) -> Sequence[Tensor]:
+        return _join((self.q, self.k, self.v), x)
+
+
+class JoinedSwiGLU(SwiGLU):
+    """A feed-forward layer whose gate and up are stored in one form: one call computes both."""
+
+    def __init__(self, plain: SwiGLU):
+        vars(self).update(vars(plain))
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = _join((self.gate, self.up), x)
+        return self.down(F.silu(gate) * up)
+
+
+class GELU(nn.Module):
+    """GELU of each number by itself: torch's depends on where in its tensor a number stands, in the last bits."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ops.openjanus.gelu(x)
+
+
+def prepare(model: Janus, runtime: Runtime) -> None:
+    """Chooses how a loaded model decodes. On CUDA: by graphs (graphs.py). On the CPU: by the kernels, if they can be
+    built, and with caches in bfloat16 unless the weights are float32."""
+    plain = model.language_model
+    decode: Decode | None = None
+    cache_dtype: torch.dtype | None = None
+    if runtime.device.type == "cuda":
+        decode = GraphedLayers(plain, CudaRecorder)
+    elif runtime.device.type == "cpu":
+        if runtime.weights != "float32":
+            cache_dtype = torch.bfloat16
+        if kernels.available():
+            join_linears(plain)
+            decode = decode_at_once(plain) or decode_one_by_one(plain)
+            precise = model.prefixes("precise")
+            for name, module in list(model.named_modules()):
+                drawing = name.startswith("generation.") and not name.startswith(precise)
+                if drawing and isinstance(module, nn.GELU) and module.approximate == "none":
+                    model.set_submodule(name, GELU())
+    model.language_model = DecodingModel(plain, decode, cache_dtype)
+
+
+def join_linears(model: LanguageModel) -> None:
+    """Joins the linear layers that share an input, if they are stored in one form."""
+    for layer in cast("Sequence[Layer]", model.layers):
+        attention, ffn = layer.attention, layer.ffn
+        if _joinable(attention.q, attention.k, attention.v):
+            layer.attention = JoinedAttention(attention)
+        if _joinable(ffn.gate, ffn.up):
+            layer.ffn = JoinedSwiGLU(ffn)
 
 
 def decode_at_once(model: LanguageModel) -> Decode | None:
@@ -60,30 +155,13 @@ def decode_one_by_one(model: LanguageModel) -> Decode:
     return decode
 
 
-class GELU(nn.Module):
-    """GELU of each number by itself: torch's depends on where in its tensor a number stands, in the last bits."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.ops.openjanus.gelu(x)
+def _joinable(*linears: nn.Module) -> bool:
+    return isinstance(linears[0], StoredLinear) and len(set(map(type, linears))) == 1
 
 
-def prepare(model: Janus, runtime: Runtime) -> Janus:
-    """Chooses how a loaded model decodes. On CUDA: by graphs (graphs.py). On the CPU: by the kernels, if they can be
-    built, and with caches in bfloat16 unless the weights are float32."""
-    body = model.language_model
-    if runtime.device.type == "cuda":
-        body.decode = GraphedLayers(body, CudaRecorder)
-    elif runtime.device.type == "cpu":
-        if runtime.weights != "float32":
-            body.cache_dtype = torch.bfloat16
-        if kernels.available():
-            body.decode = decode_at_once(body) or decode_one_by_one(body)
-            precise = model.prefixes("precise")
-            for name, module in list(model.named_modules()):
-                drawing = name.startswith("generation.") and not name.startswith(precise)
-                if drawing and isinstance(module, nn.GELU) and module.approximate == "none":
-                    model.set_submodule(name, GELU())
-    return model
+def _join(linears: Sequence[nn.Module], x: Tensor) -> list[Tensor]:
+    stored = cast("Sequence[StoredLinear]", linears)
+    return stored[0].several(stored, x)
 
 
 def _linears(layer: nn.Module) -> list[nn.Module]:

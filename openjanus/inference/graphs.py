@@ -125,8 +125,7 @@ class _Graphs:
 
 
 class GraphedLayers:
-    """What a decode step runs instead of its layers (`Decode` in model/language_model.py). The result is valid until
-    the next step.
+    """What a decode step runs instead of its layers (`Decode` in body.py). The result is valid until the next step.
 
     recorder: what records the graphs of one cache, for the device of that cache.
     """

@@ -25,7 +25,6 @@ from torch import Tensor, nn
 
 from openjanus.inference import kernels
 from openjanus.model.janus import Janus
-from openjanus.model.language_model import MAX_DECODE
 from openjanus.runtime import Runtime
 from openjanus.weights.checkpoint import Place, place_as
 from openjanus.weights.tensors import to_dtype
@@ -33,6 +32,9 @@ from openjanus.weights.tensors import to_dtype
 GROUP = 32  # inputs that share a scale; csrc/kernels.cpp
 CHANNELS = 16  # output channels that are stored together
 PACK_CHANNELS = 256  # output channels that are packed at a time: what is computed of them stays in the cache
+# New positions of each row that a decode step computes at most. With more, a library's large products are faster. The
+# number of rows never decides: a row would then depend on its company.
+MAX_DECODE = 32
 
 
 class StoredLinear(nn.Module):
@@ -52,7 +54,8 @@ class StoredLinear(nn.Module):
 
     @classmethod
     def several(cls, linears: "Sequence[StoredLinear]", x: Tensor) -> list[Tensor]:
-        """What layers of this class make of one x [..., T, K]: [..., T, O] each; x [K] and [R, K] stand for T = 1."""
+        """Computes layers of this class that share an input in one call: x [..., T, K] -> [..., T, O] for each; x [K]
+        and [R, K] stand for T = 1."""
         rows = x.reshape(-1, linears[0].in_features)
         if rows.device.type == "cpu" and kernels.available():
             is_long = x.dim() > 2 and x.shape[-2] > MAX_DECODE

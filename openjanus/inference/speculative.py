@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from openjanus.inference.pictures import continue_pictures
+from openjanus.inference.quantisation import MAX_DECODE
 from openjanus.inference.request import Request
 from openjanus.inference.sampling import choose, guide
 from openjanus.inference.scheduler import CHUNK_TOKENS
 from openjanus.model.janus import Janus
-from openjanus.model.language_model import MAX_DECODE
 from openjanus.sequence import Embedded, Inputs, Kind, collate, num_tokens
 
 MAX_WINDOW = 64

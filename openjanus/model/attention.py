@@ -1,8 +1,8 @@
 """Attention, its mask, rotary positions and the KV cache.
 
 One rule for every task: a position attends to positions of its own document that do not come after it. In training the
-documents of a row are packed, and the mask compares `document` numbers. In inference each row of the cache remembers
-one document from its beginning, and the mask compares positions.
+documents of a row are packed, and the mask compares `document` numbers. Each row of a cache remembers one document from
+its beginning, and the mask compares positions.
 
 RoPE pairs dimension i with i + K/2, as Llama in transformers does (arXiv 2104.09864; modeling_llama.py).
 """
@@ -47,6 +47,10 @@ class KVCache:
     @property
     def num_positions(self) -> int:
         return self.keys.shape[3]
+
+    @property
+    def num_bytes(self) -> int:
+        return self.keys.nbytes + self.values.nbytes
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Makes row `target` remember the first `length` positions of row `source`."""
@@ -105,14 +109,14 @@ class CacheRows:
         return attend(q, keys, values, self.mask)
 
 
-def causal_document_mask(query_document: Tensor, key_document: Tensor) -> Tensor:
-    """[B, T], [B, S] -> bool [B, 1, T, S]; the queries are the last T of the S slots. True where attention is allowed.
+def causal_document_mask(document: Tensor) -> Tensor:
+    """[B, T] -> bool [B, 1, T, T]: True if a query (third dimension) may attend to a key (last dimension).
 
     Padding (-1) sees padding: a row of the softmax is never empty, and no real position sees it.
     """
-    T, S = query_document.shape[1], key_document.shape[1]
-    causal = torch.ones(T, S, dtype=torch.bool, device=query_document.device).tril(S - T)
-    return (causal & (query_document[:, :, None] == key_document[:, None, :]))[:, None]
+    T = document.shape[1]
+    causal = torch.ones(T, T, dtype=torch.bool, device=document.device).tril()
+    return (causal & (document[:, :, None] == document[:, None, :]))[:, None]
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:

@@ -74,9 +74,9 @@ class UnderstandingEyeConfig(Config):
 
 
 class Eye(nn.Module):
-    """heavy: names of parts that compute much with each weight. To quantise them saves no time, so inference stores
-    their matrices in 16 bits or more. precise: names of parts that are never quantised, and stay in float32 where the
-    model is in float16, because their activations leave its range.
+    """heavy: names of parts that compute much with each weight. To quantise them saves no time, so their matrices keep
+    16 bits or more. precise: names of parts that are never quantised, and stay in float32 where the model is in
+    float16, because their activations leave its range.
     """
 
     heavy: ClassVar[tuple[str, ...]] = ()
@@ -84,6 +84,10 @@ class Eye(nn.Module):
 
     def initialise(self) -> None:
         """What starts otherwise than torch's layers start by themselves. Called once, when the whole model is made."""
+
+    def stored_name(self, name: str) -> str:
+        """The name in our checkpoints of the parameter that the eye calls `name`."""
+        return name
 
 
 class UnderstandingEye(Eye):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from openjanus import model
 from openjanus.config import Config
 from openjanus.model.attention import CacheRows
-from openjanus.model.eye import GenerationEye, GenerationEyeConfig, UnderstandingEye, UnderstandingEyeConfig
+from openjanus.model.eye import Eye, GenerationEye, GenerationEyeConfig, UnderstandingEye, UnderstandingEyeConfig
 from openjanus.model.language_model import LanguageModel, LanguageModelConfig
 from openjanus.model.siglip_eye import SigLIPEye, SigLIPEyeConfig
 from openjanus.model.vq_eye import VQEye, VQEyeConfig
@@ -29,6 +29,7 @@ from openjanus.sequence import Batch, Embedded, Inputs, Kind
 UNDERSTANDING: dict[type[UnderstandingEyeConfig], Any] = {
     SigLIPEyeConfig: SigLIPEye,
     model.shared_eye.SharedEyeConfig: model.shared_eye.SharedEye,
+    model.tower_eye.TowerEyeConfig: model.tower_eye.TowerEye,
 }
 GENERATION: dict[type[GenerationEyeConfig], Any] = {
     VQEyeConfig: VQEye,
@@ -87,10 +88,18 @@ class Janus(nn.Module):
         """What predicts an id of each kind: hidden [..., D] -> logits [..., ids]."""
         return {Kind.TEXT: self.language_model.text_head, Kind.GENERATE: self.generation.head}
 
+    @property
+    def _named_eyes(self) -> dict[str, Eye]:
+        return {"understanding": self.understanding, "generation": self.generation}
+
     def prefixes(self, which: Literal["heavy", "precise"]) -> tuple[str, ...]:
         """How the names of the parameters begin that belong to such parts of the eyes (model/eye.py)."""
-        eyes = {"understanding": self.understanding, "generation": self.generation}
-        return tuple(f"{name}.{part}." for name, eye in eyes.items() for part in getattr(eye, which))
+        return tuple(f"{name}.{part}." for name, eye in self._named_eyes.items() for part in getattr(eye, which))
+
+    def stored_name(self, name: str) -> str:
+        """The name of a parameter in our checkpoints."""
+        part, _, rest = name.partition(".")
+        return f"{part}.{self._named_eyes[part].stored_name(rest)}" if part in self._named_eyes else name
 
     def embed(self, inputs: Inputs) -> Tensor:
         """Each position through the eye of its kind -> [B, T, D]. Padding becomes zeros, which nothing attends to.

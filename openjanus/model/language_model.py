@@ -8,7 +8,7 @@ DeepSeek-LLM-1.3B-base, a plain Llama (arXiv 2410.13848 §3.1; arXiv 2401.02954)
 transformers' modeling_llama.py.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,12 +25,6 @@ from openjanus.model.attention import (
     rotate,
 )
 from openjanus.model.rope_scaling import RopeScaling
-
-# x [B, T, D], cosine and sine [B, 1, T, K], the rows continued -> hidden [B, T, D], with the new positions remembered
-Decode = Callable[[Tensor, Tensor, Tensor, CacheRows], Tensor]
-# New positions of each row up to which it is used: beyond, large products are faster. Never by the number of rows: a
-# row would then depend on its company.
-MAX_DECODE = 32
 
 
 @dataclass(frozen=True)
@@ -55,15 +49,6 @@ class LanguageModelConfig(Config):
             raise ConfigError(f"num_heads is {self.num_heads}, expected a multiple of num_kv_heads {self.num_kv_heads}")
         if self.head_width % 2:
             raise ConfigError(f"head_width is {self.head_width}, expected an even number: rotary positions turn pairs")
-
-
-def several(linears: Sequence[nn.Module], x: Tensor) -> list[Tensor]:
-    """What linear layers make of one x. Those that inference puts into their place may do it at once, if all are of one
-    class (inference/quantisation.py)."""
-    at_once = getattr(linears[0], "several", None)
-    if at_once is None or len(set(map(type, linears))) > 1:
-        return [linear(x) for linear in linears]
-    return at_once(linears, x)
 
 
 class RMSNorm(nn.Module):
@@ -95,11 +80,14 @@ class Attention(nn.Module):
         self, x: Tensor, cosine: Tensor, sine: Tensor, mask: Tensor | None, cache: CacheRows | None
     ) -> Tensor:  # [B, T, D]
         B, T, _ = x.shape
-        projected = several((self.q, self.k, self.v), x)
-        q, k, v = (p.view(B, T, -1, self.head_width).transpose(1, 2) for p in projected)
+        q, k, v = (p.view(B, T, -1, self.head_width).transpose(1, 2) for p in self.project(x))
         q, k = rotate(self.q_norm(q), cosine, sine), rotate(self.k_norm(k), cosine, sine)
         y = attend(q, k, v, mask) if cache is None else cache.attend(self.layer, q, k, v)
         return self.out(y.transpose(1, 2).reshape(B, T, -1))
+
+    def project(self, x: Tensor) -> Sequence[Tensor]:
+        """x [B, T, D] -> queries [B, T, H * K], keys and values [B, T, Hkv * K]."""
+        return self.q(x), self.k(x), self.v(x)
 
 
 class SwiGLU(nn.Module):
@@ -112,8 +100,7 @@ class SwiGLU(nn.Module):
         self.down = nn.Linear(c.ffn_width, c.width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = several((self.gate, self.up), x)
-        return self.down(F.silu(gate) * up)
+        return self.down(F.silu(self.gate(x)) * self.up(x))
 
 
 class Layer(nn.Module):
@@ -132,17 +119,11 @@ class Layer(nn.Module):
 
 
 class LanguageModel(nn.Module):
-    """Embeddings [B, T, D] -> hidden states [B, T, D]; `embedding` and `text_head` stand at its two ends.
-
-    `cache_dtype` (None: that of the weights) and `decode` are what inference may choose: how caches store, and what
-    runs instead of the layers where rows continue by a few positions.
-    """
+    """Embeddings [B, T, D] -> hidden states [B, T, D]; `embedding` and `text_head` stand at its two ends."""
 
     def __init__(self, c: LanguageModelConfig):
         super().__init__()
         self.config = c
-        self.cache_dtype: torch.dtype | None = None
-        self.decode: Decode | None = None
         self.embedding = nn.Embedding(c.vocab_size, c.width)
         self.layers = nn.ModuleList(Layer(c, i) for i in range(c.num_layers))
         self.norm = RMSNorm(c.width, c.rms_eps)
@@ -161,19 +142,10 @@ class LanguageModel(nn.Module):
         if self.config.tie_text_head:
             self.text_head.weight = self.embedding.weight
 
-    def make_cache(self, R: int, S: int) -> KVCache:
-        """A cache for R rows of at most S positions, on the device of the weights."""
-        c, device = self.config, self.norm.weight.device
-        dtype = self._cache_dtype()
-        return KVCache(c.num_layers, R, c.num_kv_heads, S, c.head_width, dtype, device)
-
-    def position_bytes(self) -> int:
-        """Bytes that a position of one row takes in such a cache."""
-        c = self.config
-        return 2 * c.num_layers * c.num_kv_heads * c.head_width * self._cache_dtype().itemsize
-
-    def _cache_dtype(self) -> torch.dtype:
-        return self.cache_dtype or self.norm.weight.dtype
+    def make_cache(self, R: int, S: int, dtype: torch.dtype | None = None) -> KVCache:
+        """A cache for R rows of at most S positions, on the device of the weights; in their dtype if none is given."""
+        c, weight = self.config, self.norm.weight
+        return KVCache(c.num_layers, R, c.num_kv_heads, S, c.head_width, dtype or weight.dtype, weight.device)
 
     def forward(
         self, x: Tensor, position: Tensor, document: Tensor | None = None, cache: CacheRows | None = None
@@ -185,12 +157,10 @@ class LanguageModel(nn.Module):
         mask, c = None, self.config
         if cache is None:
             assert document is not None
-            mask = causal_document_mask(document, document)
+            mask = causal_document_mask(document)
             cosine, sine = rotary_table(position, c.head_width, c.rope_theta, c.rope_scaling)
         else:
             cosine, sine = cache.rotary(c.rope_theta, c.rope_scaling)
-            if self.decode is not None and x.shape[1] <= MAX_DECODE:
-                return self.decode(x, cosine, sine, cache)
         for layer in self.layers:
             x = layer(x, cosine, sine, mask, cache)
         return self.norm(x)

@@ -5,8 +5,9 @@
     uint8 array or tensor ────────────────┘
 
 `to_rgb` is the one rule for pictures of every mode, number format and source. `understanding_pixels` fits the whole
-picture into a square on grey; `generation_pixels` fills the square and crops what hangs over (arXiv 2410.13848 §4.1;
-deepseek-ai/Janus, image_processing_vlm.py). Pixels are NCHW float in [-1, 1].
+picture into a square on grey, unless the eye wants it squashed or cropped; `generation_pixels` fills the square and
+crops what hangs over (arXiv 2410.13848 §4.1; deepseek-ai/Janus, image_processing_vlm.py). Pixels are NCHW float in
+[-1, 1].
 """
 
 import base64
@@ -15,14 +16,14 @@ import os
 import re
 from dataclasses import dataclass
 from io import BytesIO
-from typing import IO, Annotated
+from typing import IO, Annotated, Literal
 
 import numpy as np
 import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from openjanus.config import Config, ConfigError, FiniteFloat, PositiveFloat, PositiveInt, Range
+from openjanus.config import Config, ConfigError, FiniteFloat, NonNegativeInt, PositiveFloat, PositiveInt, Range
 
 # A small file can declare a huge picture: refuse before decoding. Pillow's own limit only warns.
 MAX_PIXELS = 64_000_000
@@ -50,17 +51,29 @@ TURNS = {
 
 @dataclass(frozen=True)
 class PixelConfig(Config):
-    """How the understanding eye wants its pictures: fitted into a square of `size_px`, then (x / 255 - mean) / std."""
+    """How the understanding eye wants its pictures: fitted into a square of `size_px`, then (x / 255 - mean) / std.
+
+    fit: the whole picture on the background (`pad`), both sides stretched (`squash`), or the middle of the picture
+    (`crop`). resize_px: the short side of a picture before it is cropped, or both sides of a squashed one, if that is
+    more than size_px; 0: the same.
+    """
 
     size_px: PositiveInt = 384
     min_side_px: PositiveInt = 14  # a long and narrow picture is not made narrower than this
     background: tuple[Level, Level, Level] = (127, 127, 127)
     mean: tuple[FiniteFloat, FiniteFloat, FiniteFloat] = (0.5, 0.5, 0.5)
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.5, 0.5, 0.5)
+    fit: Literal["pad", "squash", "crop"] = "pad"
+    resize_px: NonNegativeInt = 0
+    resample: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"
 
     def check(self) -> None:
         if self.min_side_px > self.size_px:
             raise ConfigError(f"min_side_px is {self.min_side_px}, expected at most size_px {self.size_px}")
+        if self.resize_px and (self.fit == "pad" or self.resize_px < self.size_px):
+            raise ConfigError(
+                f"resize_px is {self.resize_px}, expected size_px {self.size_px} or more, or 0 with fit=pad"
+            )
 
 
 def as_image(picture: Picture) -> Image.Image:
@@ -236,20 +249,44 @@ def _without_metadata(png: IO[bytes]) -> IO[bytes]:
 
 
 def fitted(image: Image.Image, c: PixelConfig) -> Image.Image:
-    """The whole picture, long side to `size_px`. What is fitted stays as it is."""
-    longest = max(image.size)
-    width, height = image.size if longest == c.size_px else (int(side / longest * c.size_px) for side in image.size)
-    size = (max(width, c.min_side_px), max(height, c.min_side_px))
-    return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
+    """The picture resized as `c.fit` says, before it is padded or cropped. What is fitted stays as it is.
+
+    Raises ValueError for a picture that is too narrow to be cropped.
+    """
+    width, height = image.size
+    if c.fit == "pad":  # the whole picture, long side to `size_px`
+        longest = max(image.size)
+        width, height = image.size if longest == c.size_px else (int(side / longest * c.size_px) for side in image.size)
+        width, height = max(width, c.min_side_px), max(height, c.min_side_px)
+    else:
+        side, shortest = c.resize_px or c.size_px, min(image.size)
+        squash = c.fit == "squash"
+        width, height = (side if squash or x == shortest else int(side * x / shortest) for x in image.size)
+        if width * height > MAX_PIXELS:
+            raise ValueError(f"the picture: {image.width} x {image.height} pixels are too narrow to be cropped")
+    return resized(image, (width, height), c)
+
+
+def resized(image: Image.Image, size: tuple[int, int], c: PixelConfig) -> Image.Image:
+    """The picture, width and height changed to `size`."""
+    return image if size == image.size else image.resize(size, Image.Resampling[c.resample.upper()])
 
 
 def understanding_pixels(image: Image.Image, c: PixelConfig) -> Tensor:
-    """The picture, `fitted`, centred on the background: [3, size, size], normalised."""
+    """The picture, `fitted`, on the background or cropped: [3, size, size], normalised."""
     image = fitted(to_rgb(image), c)
-    if image.size != (c.size_px, c.size_px):
+    left, top = ((side - c.size_px) // 2 for side in image.size)
+    if c.fit != "pad":
+        image = image.crop((left, top, left + c.size_px, top + c.size_px))
+    elif image.size != (c.size_px, c.size_px):
         square = Image.new("RGB", (c.size_px, c.size_px), c.background)
         square.paste(image, ((c.size_px - image.width) // 2, (c.size_px - image.height) // 2))
         image = square
+    return normalised(image, c)
+
+
+def normalised(image: Image.Image, c: PixelConfig) -> Tensor:
+    """RGB [H, W] -> [3, H, W]."""
     pixels = torch.from_numpy(np.asarray(image).transpose(2, 0, 1) / np.float32(255))
     return (pixels - torch.tensor(c.mean)[:, None, None]) / torch.tensor(c.std)[:, None, None]
 

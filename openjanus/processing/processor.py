@@ -24,9 +24,10 @@ import numpy as np
 from PIL import Image
 
 from openjanus.config import Config
-from openjanus.processing.image import PixelConfig, understanding_pixels
+from openjanus.processing.image import PixelConfig, fitted
 from openjanus.processing.message import Conversation, Message, Part
 from openjanus.processing.text import IMAGE_PLACEHOLDER, TextTokenizer
+from openjanus.processing.tiles import TileConfig, picture_pixels
 from openjanus.sequence import Document, GenerateSpan, Span, TextSpan, UnderstandSpan, num_tokens
 
 ROLES = {
@@ -38,12 +39,18 @@ ROLES = {
 @dataclass(frozen=True)
 class ProcessorConfig(Config):
     """`system_prompt`: begins every conversation that does not draw. `pictures_first`: a user's turn is written with
-    its pictures before its words, because the model has learned no other order."""
+    its pictures before its words, because the model has learned no other order. `tiles`: a picture to understand that
+    is larger or longer than the eye's becomes several, one after the other (tiles.py)."""
 
     pixels: PixelConfig = field(default_factory=PixelConfig)
     template: Literal["deepseek_old", "deepseek"] = "deepseek_old"
     system_prompt: str = ""
     pictures_first: bool = False
+    tiles: TileConfig | None = None
+
+    def shrunk(self, image: Image.Image) -> Image.Image:
+        """A picture to understand without the pixels that nobody would see of it. Raises ValueError as `fitted`."""
+        return fitted(image, self.pixels) if self.tiles is None else image
 
 
 class _Writer:
@@ -80,7 +87,8 @@ class _Writer:
 class Processor:
     """Builds documents: for training with the assistant's answers supervised, for inference ending where it speaks.
 
-    num_features: positions that a picture to understand takes; the understanding eye says how many.
+    num_features: positions that a picture to understand takes, or each of its tiles; the understanding eye says how
+    many.
     """
 
     def __init__(self, config: ProcessorConfig, text: TextTokenizer, num_features: int):
@@ -158,9 +166,10 @@ class Processor:
             if isinstance(part, str):
                 writer.words += part
                 continue
-            writer.special(self.text.begin_of_image_id)
-            writer.span(UnderstandSpan(understanding_pixels(part, self.config.pixels), self.num_features))
-            writer.special(self.text.end_of_image_id)
+            for pixels in picture_pixels(part, self.config.pixels, self.config.tiles):
+                writer.special(self.text.begin_of_image_id)
+                writer.span(UnderstandSpan(pixels, self.num_features))
+                writer.special(self.text.end_of_image_id)
         writer.words += "\n\n"
         writer.role(roles["assistant"])
         writer.words += ":"

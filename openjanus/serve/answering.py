@@ -109,8 +109,8 @@ def _options(service: Service, q: Question) -> SamplingOptions:
 
 def _request(service: Service, question: Question) -> Request:
     """In a thread: pictures are decoded, words become ids. The answer ends where the cache does."""
-    pixels = service.engine.processor.config.pixels
-    messages = read_messages(question.messages, service.limits, service.fetch, pixels)
+    config = service.engine.processor.config
+    messages = read_messages(question.messages, service.limits, service.fetch, config)
     max_new, options = service.limits.max_new_tokens, _options(service, question)
     try:
         request = service.engine.answer(messages, options, min(question.max_new_tokens or DEFAULT_NEW_TOKENS, max_new))

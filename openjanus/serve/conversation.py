@@ -5,8 +5,8 @@ from io import BytesIO
 
 from PIL import Image
 
-from openjanus.processing.image import DATA_URL, PixelConfig, data_url_bytes, fitted, read_image
-from openjanus.processing.processor import Message
+from openjanus.processing.image import DATA_URL, data_url_bytes, read_image
+from openjanus.processing.processor import Message, ProcessorConfig
 from openjanus.serve.errors import ApiError, invalid
 from openjanus.serve.limits import Limits
 from openjanus.serve.schemas.chat import ChatMessage, ImagePart, Part, TextPart
@@ -45,10 +45,10 @@ def check_messages(messages: Sequence[ChatMessage], limits: Limits) -> None:
 
 
 def read_messages(
-    messages: Sequence[ChatMessage], limits: Limits, fetch: Fetch | None, pixels: PixelConfig
+    messages: Sequence[ChatMessage], limits: Limits, fetch: Fetch | None, processor: ProcessorConfig
 ) -> list[Message]:
-    """The conversation with its pictures decoded, and fitted to what the model sees: together they could take much
-    memory. Slow: for a thread. Raises ApiError that names the part.
+    """The conversation with its pictures decoded, and shrunk to what the model sees: together they could take much
+    memory, and do so if they are cut into tiles. Slow: for a thread. Raises ApiError that names the part.
 
     A model takes one system prompt, at the beginning: system messages are joined there, wherever they stand.
     """
@@ -63,7 +63,7 @@ def read_messages(
                 content.append(part.text)
             else:
                 param = f"messages.{i}.content.{j}.image_url"
-                content.append(fitted(_picture(part.image_url.url, param, limits, fetch), pixels))
+                content.append(_picture(part.image_url.url, param, limits, fetch, processor))
         read.append(Message(message.role, content))
     return read
 
@@ -77,10 +77,10 @@ def _parts(message: ChatMessage) -> Sequence[Part]:
     return [TextPart(type="text", text=message.content)] if isinstance(message.content, str) else message.content
 
 
-def _picture(url: str, param: str, limits: Limits, fetch: Fetch | None) -> Image.Image:
+def _picture(url: str, param: str, limits: Limits, fetch: Fetch | None, processor: ProcessorConfig) -> Image.Image:
     try:
         data = _bytes(url, limits, fetch)
-        return read_image(BytesIO(data), "the picture", limits.max_picture_pixels, FORMATS)
+        return processor.shrunk(read_image(BytesIO(data), "the picture", limits.max_picture_pixels, FORMATS))
     except ApiError as error:
         error.param = param
         raise

@@ -42,7 +42,7 @@ def cache_size(engine: Engine, slots: int = 0, positions: int = 0) -> tuple[int,
         raise ValueError(f"positions is {positions}, expected 1 to {c.max_positions}, which the model has")
     if slots < 0 or slots == 1:
         raise ValueError(f"slots is {slots}, expected 2 or more: a guided drawing needs two rows")
-    row_bytes = model.position_bytes() * num_positions
+    row_bytes = model.make_cache(1, 1).num_bytes * num_positions
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_bytes()
     if slots * row_bytes > free:
         taken, there = slots * row_bytes / 2**30, free / 2**30

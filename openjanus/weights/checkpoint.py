@@ -4,7 +4,8 @@ Our own:
 
     config.json        {"format": 2, "model": JanusConfig, "processor": ProcessorConfig, "sampling": default sampling
                        settings, "tasks": what it was trained to do}; older formats are read, too (own.py)
-    model.safetensors  all parameters by our own names, or shards with an index; a tied text head is stored once
+    model.safetensors  all parameters by our own names, those of a vision tower by its published ones, or shards with an
+                       index; a tied text head is stored once
     tokenizer.json     the text tokenizer (Hugging Face `tokenizers`)
     about.json         optional, in every format: what the model knows, for its users
 
@@ -50,7 +51,8 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Format:
-    """names: our parameter's name -> theirs, several where ours joins them. dropped: tensors nobody needs."""
+    """names: the name of a parameter in our own format -> theirs, several where ours joins them. dropped: tensors that
+    nobody needs."""
 
     names: Callable[[str], tuple[str, ...]]
     dropped: tuple[str, ...]
@@ -213,10 +215,11 @@ def _write(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None, form
     tensors: dict[str, Tensor] = {}
     for name, tensor in stored_tensors(checkpoint.model).items():
         check_finite(tensor, name, "the model")
-        theirs = FORMATS[form].names(name)
+        theirs = FORMATS[form].names(checkpoint.model.stored_name(name))
         parts = to_dtype(tensor.detach().cpu(), dtype, name).chunk(len(theirs))
         tensors |= {
-            their: part.squeeze(0) if names.is_flat(their) else part for their, part in zip(theirs, parts, strict=True)
+            their: part.squeeze(0) if names.is_flat(their, tensor.dim()) else part
+            for their, part in zip(theirs, parts, strict=True)
         }
     return written + write_tensors(tensors, folder, {"format": "pt" if form != "openjanus" else "openjanus"})
 
@@ -283,7 +286,11 @@ class _Uninitialised(TorchFunctionMode):
 def _fill(model: Janus, files: TensorFiles, form: Format, place: Place, progress: Progress | None, only: str) -> None:
     """Gives the parameters of a model on the meta device, those whose name begins with `only`, their tensors."""
     shapes = {name: tuple(tensor.shape) for name, tensor in stored_tensors(model).items()}
-    for name, tensor in read_renamed(files, shapes, form.names, form.dropped, progress, only):
+
+    def names_of(name: str) -> tuple[str, ...]:
+        return form.names(model.stored_name(name))
+
+    for name, tensor in read_renamed(files, shapes, names_of, form.dropped, progress, only):
         place(model, name, tensor)
     if model.config.language_model.tie_text_head and "language_model.embedding.weight".startswith(only):
         place(model, "language_model.text_head.weight", model.language_model.embedding.weight)

@@ -127,6 +127,11 @@ def plain_eyes(c: CheckpointConfig, what: str, more: tuple[str, ...] = ()) -> tu
     wrong += [f"language_model.{name}" for name in ("qkv_bias", "qk_norm") if getattr(lm, name)]
     if c.processor.pictures_first:  # without it, questions before pictures are answered worse
         wrong.append("processor.pictures_first")
+    if c.processor.tiles is not None:
+        wrong.append("processor.tiles")
+    ours = PixelConfig(c.processor.pixels.size_px)
+    names = ("fit", "resample")
+    wrong += [f"processor.pixels.{x}" for x in names if getattr(c.processor.pixels, x) != getattr(ours, x)]
     wrong = [name for name in wrong if name not in more]
     if wrong and set(wrong) <= set(TRANSFORMERS_HAS):
         instead = "use the transformers format (--format transformers), or openjanus's own"

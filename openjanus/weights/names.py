@@ -115,9 +115,9 @@ BACKBONE: Table = {name.removeprefix("language_model."): theirs for name, theirs
 _MIDDLE = {"mid.0.": "mid.block_1.", "mid.1.": "mid.attn_1.", "mid.2.": "mid.block_2."}
 
 
-def is_flat(their_name: str) -> bool:
-    """Whether this tensor lacks the leading dimension of 1 that ours has."""
-    return their_name.endswith("position_embedding.weight")
+def is_flat(their_name: str, num_dims: int) -> bool:
+    """Whether this tensor lacks the leading dimension of 1 that ours, of so many dimensions, has."""
+    return num_dims == 3 and their_name.endswith("position_embedding.weight")
 
 
 def own_names(name: str) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """One part of a Janus from somebody's weights: whatever a source is, it becomes a config and a way to fill the module.
 
     language_model           a plain language model (backbones.py), or the body of a Janus
-    understanding.encoder    SigLIP (siglip.py), a finished run that trained an encoder, or the encoder of a Janus
+    understanding.encoder    SigLIP (siglip.py), any vision tower of transformers (towers.py), a finished run that
+                             trained an encoder, or the encoder of a Janus
     generation.tokenizer     a file of LlamaGen (llamagen.py), a finished run that trained an image tokenizer, or the
                              image tokenizer of a Janus
 
@@ -22,7 +23,7 @@ from openjanus.model.image_tokenizer import ImageTokenizerConfig
 from openjanus.model.vision_encoder import VisionEncoder, VisionEncoderConfig
 from openjanus.processing.processor import ProcessorConfig
 from openjanus.processing.text import TextTokenizer
-from openjanus.weights import backbones, llamagen, siglip
+from openjanus.weights import backbones, llamagen, siglip, towers
 from openjanus.weights.checkpoint import check_config, check_tensors, load, load_part, read_config
 from openjanus.weights.config import CheckpointConfig
 from openjanus.weights.fields import ConfigFiles
@@ -46,11 +47,17 @@ class Part:
     processor: ProcessorConfig | None = None
     check: Callable[[CheckpointConfig], None] = lambda config: None
 
+    @property
+    def image_size_px(self) -> int:
+        """Side of the pictures that an encoder takes."""
+        return self.config.image_size_px if self.processor is None else self.processor.pixels.size_px
 
-def read_part(name: str, source: str, image_size_px: int) -> Part:
+
+def read_part(name: str, source: str, image_size_px: int, as_tower: bool = False) -> Part:
     """What a source has for the part of this name. The weights are read when the part is filled.
 
-    image_size_px: side of the pictures, for a file that leaves it open. Raises ValueError if there is no such source,
+    image_size_px: side of the pictures, for a file that leaves it open. as_tower: read any encoder of transformers as a
+    tower, SigLIP too. Raises ValueError if there is no such source,
     if it has no such part, or if openjanus cannot honour its config.
     """
     path = Path(source)
@@ -62,17 +69,20 @@ def read_part(name: str, source: str, image_size_px: int) -> Part:
         return Part(llamagen.read_config(path, image_size_px), partial(llamagen.fill, path=path))
     if (path / "run.json").is_file() and (trained := _of_run(name, path)):
         return trained
-    folder = find_folder(source, None, partial(_read_folder, name))
-    return _read_folder(name, folder)
+    read = partial(_read_folder, name, as_tower)
+    return read(find_folder(source, None, read))
 
 
-def _read_folder(name: str, folder: Path) -> Part:
+def _read_folder(name: str, as_tower: bool, folder: Path) -> Part:
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder}: no config.json; expected a folder that has {name}")
-    kind = ConfigFiles(folder).open("config.json").data.get("model_type", "openjanus")
+    data = ConfigFiles(folder).open("config.json").data
+    kind = data.get("model_type", "openjanus")
     if kind in JANUS:
         return _of_janus(name, folder)
     kinds = KINDS.get(name, {})
+    if name == ENCODER and towers.is_tower(data) and kind != "siglip2" and (as_tower or kind not in kinds):
+        return _of_tower(folder)
     if kind not in kinds:
         more = "; SigLIP 2 of variable resolution (NaFlex) is another encoder" if kind == "siglip2" else ""
         raise ValueError(
@@ -100,6 +110,11 @@ def _of_siglip(folder: Path) -> Part:
         encoder.load_state_dict(dict(siglip.read_tensors(folder, encoder)))
 
     return Part(config, fill, processor=processor)
+
+
+def _of_tower(folder: Path) -> Part:
+    eye, pixels = towers.read_tower(str(folder))
+    return Part(eye.encoder, partial(towers.fill, folder=folder), processor=ProcessorConfig(pixels))
 
 
 def _of_janus(name: str, folder: Path) -> Part:

@@ -21,6 +21,8 @@ from openjanus import config as configs
 from openjanus.model.image_tokenizer import ImageTokenizerConfig
 from openjanus.model.janus import GENERATION, Janus, JanusConfig
 from openjanus.model.siglip_eye import SigLIPEyeConfig
+from openjanus.model.tower_eye import TowerEyeConfig
+from openjanus.model.vision_encoder import VisionEncoderConfig
 from openjanus.model.vq_eye import VQEyeConfig
 from openjanus.processing.image import PixelConfig
 from openjanus.processing.processor import ProcessorConfig
@@ -104,10 +106,11 @@ def _compose(
         raise ValueError(f"start has no part {unknown[0]!r}; known: {', '.join((*PARTS, TEXT))}")
     parts: dict[str, Part] = {}
     size_px = 0 if wanted.model is None else wanted.model.generation.image_size_px
+    as_tower = wanted.model is not None and isinstance(wanted.model.understanding, TowerEyeConfig)
     for name in PARTS:  # the encoder before the tokenizer: both take pictures of one size
         if name in start:
-            default_px = size_px or (parts[ENCODER].config.image_size_px if ENCODER in parts else 384)
-            parts[name] = read_part(name, start[name], default_px)
+            default_px = size_px or (parts[ENCODER].image_size_px if ENCODER in parts else 384)
+            parts[name] = read_part(name, start[name], default_px, as_tower)
     model = _from_parts(parts) if wanted.model is None else wanted.model
     processor = wanted.processor or _processor(parts, model)
     config = configs.override(CheckpointConfig(model, processor, dict(wanted.sampling or {})), wanted.changes)
@@ -126,8 +129,12 @@ def _from_parts(parts: Mapping[str, Part]) -> JanusConfig:
     body, encoder, tokenizer = (parts[name].config for name in PARTS)
     if not isinstance(tokenizer, ImageTokenizerConfig):
         raise ValueError(f"a {type(tokenizer).__name__} needs a model that has it: start alone makes a VQEyeConfig")
-    eyes = SigLIPEyeConfig(replace(encoder, pooling_head=False)), VQEyeConfig(tokenizer, body.width)
-    return JanusConfig(body, *eyes)
+    looking: Any
+    if isinstance(encoder, VisionEncoderConfig):
+        looking = SigLIPEyeConfig(replace(encoder, pooling_head=False))
+    else:
+        looking = TowerEyeConfig(encoder, parts[ENCODER].image_size_px)
+    return JanusConfig(body, looking, VQEyeConfig(tokenizer, body.width))
 
 
 def _processor(parts: Mapping[str, Part], model: JanusConfig) -> ProcessorConfig:
@@ -155,10 +162,13 @@ def _check_agrees(name: str, source: str, part: Part, model: JanusConfig) -> Non
     given = getattr(eye, field, None) if field else eye
     if given is None:
         raise ValueError(f"start names {name}, but the model's {type(eye).__name__} has none: leave it out")
+    if type(given) is not type(part.config):
+        there, here = (c["model_type"] if isinstance(c, dict) else type(c).__name__ for c in (part.config, given))
+        raise ValueError(f"start.{name} {source}: it is a {there}, but model.{name} is a {here}: name another source")
     for key, there, here in configs.differences(configs.to_dict(part.config), configs.to_dict(given)):
         if key not in FREE and not (name == IMAGE_TOKENIZER and key == "image_size_px"):
             raise ValueError(
-                f"start.{name} {source}: {key or 'type'} is {there}, but model.{name} has {here}: give the model the "
+                f"start.{name} {source}: {key} is {there}, but model.{name} has {here}: give the model the "
                 "same, or name another source"
             )
 

@@ -271,7 +271,7 @@ def read_renamed(
     for name, parts in parts_of.items():
         rows, *rest = shapes[name]
         for part in parts:
-            wanted[part] = tuple(rest) if is_flat(part) else (rows // len(parts), *rest)
+            wanted[part] = tuple(rest) if is_flat(part, len(shapes[name])) else (rows // len(parts), *rest)
     check_shapes(files.shapes, wanted, str(files.folder), dropped)
     owner = {part: name for name, parts in parts_of.items() for part in parts if name.startswith(only)}
     waiting: dict[str, dict[str, Tensor]] = {}

@@ -6,10 +6,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from openjanus.inference.body import decode_at_once
-from openjanus.inference.quantisation import LINEAR
+from openjanus.inference.body import (
+    DecodingModel,
+    JoinedAttention,
+    JoinedSwiGLU,
+    decode_at_once,
+    join_linears,
+    prepare,
+)
+from openjanus.inference.quantisation import LINEAR, MAX_DECODE, placer
 from openjanus.model.attention import CacheRows, KVCache
-from openjanus.model.language_model import LanguageModel, LanguageModelConfig
+from openjanus.model.language_model import LanguageModel, LanguageModelConfig, SwiGLU
+from openjanus.runtime import Runtime
+from openjanus.testing import tiny_checkpoint
+from openjanus.weights import checkpoint
+from openjanus.weights.hub import find_checkpoint
 
 pytestmark = pytest.mark.usefixtures("compiled_kernels")
 CONFIG = LanguageModelConfig(
@@ -34,6 +45,12 @@ def stored(config: LanguageModelConfig, weights: str) -> LanguageModel:
         if isinstance(module, torch.nn.Linear):
             model.layers.set_submodule(path, LINEAR[weights](module.weight, module.bias))
     return model
+
+
+def at_once(model: LanguageModel) -> DecodingModel:
+    decode = decode_at_once(model)
+    assert decode is not None
+    return DecodingModel(model, decode)
 
 
 def run(model: LanguageModel, dtype: torch.dtype, T: int) -> tuple[Tensor, KVCache]:
@@ -64,9 +81,7 @@ def test_all_layers_at_once_are_the_layers_one_by_one(shape, weights, T, num_thr
     torch.set_num_threads(num_threads)
     model = stored(SHAPES[shape], weights)
     expected, remembered = run(model, torch.float32, T)
-    model.decode = decode_at_once(model)
-    assert model.decode is not None
-    got, cache = run(model, torch.float32, T)
+    got, cache = run(at_once(model), torch.float32, T)
     # int8 and int4 round activations: what differs in the last bit may be rounded to the neighbour
     bound = 1e-2 if weights in ("int8", "int4") else 1e-5
     assert error(got, expected) < bound
@@ -76,8 +91,7 @@ def test_all_layers_at_once_are_the_layers_one_by_one(shape, weights, T, num_thr
 def test_a_cache_in_bfloat16_stays_near() -> None:
     model = stored(CONFIG, "bfloat16")
     expected, _ = run(model, torch.float32, 1)
-    model.decode = decode_at_once(model)
-    got, _ = run(model, torch.bfloat16, 1)
+    got, _ = run(at_once(model), torch.bfloat16, 1)
     assert 0 < error(got, expected) < 0.02
 
 
@@ -86,8 +100,7 @@ def test_a_cache_in_bfloat16_stays_near() -> None:
 def test_a_row_does_not_depend_on_its_company(weights, num_threads) -> None:
     """To the last bit, whatever the number of rows: 1 to 9 take every size of tile."""
     torch.set_num_threads(num_threads)
-    model = stored(CONFIG, weights)
-    model.decode = decode_at_once(model)
+    model = at_once(stored(CONFIG, weights))
     x = torch.randn(9, 1, CONFIG.width, generator=torch.Generator().manual_seed(1))
     position = torch.zeros(9, 1, dtype=torch.int64)
     together = model(x, position, cache=model.make_cache(9, 4).rows(0, 9, position, 1))
@@ -138,8 +151,7 @@ def test_large_scores_stand() -> None:
     for layer in model.layers:
         layer.attention.q.weight.mul_(100)
     expected, _ = run(model, torch.float32, 1)
-    model.decode = decode_at_once(model)
-    got, _ = run(model, torch.float32, 1)
+    got, _ = run(at_once(model), torch.float32, 1)
     assert error(got, expected) < 1e-4
 
 
@@ -149,3 +161,58 @@ def test_what_does_not_fit_runs_layer_by_layer() -> None:
     mixed = stored(CONFIG, "int8")
     mixed.layers[1].ffn.up = LINEAR["int4"](torch.zeros(160, 96))
     assert decode_at_once(mixed) is None
+
+
+@pytest.mark.parametrize("weights", LINEAR)
+@pytest.mark.parametrize("T", [1, 5, 33, 60])
+def test_joined_linear_layers_give_the_same_to_the_last_bit(weights, T) -> None:
+    config = replace(CONFIG, qkv_bias=True, num_kv_heads=2)
+    model = stored(config, weights)
+    x = torch.randn(3, T, config.width, generator=torch.Generator().manual_seed(1))
+    position, document = torch.arange(T).repeat(3, 1), torch.zeros(3, T, dtype=torch.int64)
+    expected = model(x, position, document)
+    join_linears(model)
+    for layer in model.layers:
+        assert isinstance(layer.attention, JoinedAttention) and isinstance(layer.ffn, JoinedSwiGLU)
+    assert torch.equal(model(x, position, document), expected)
+
+
+def test_only_layers_of_one_stored_form_are_joined() -> None:
+    plain = LanguageModel(CONFIG)
+    join_linears(plain)
+    assert not any(isinstance(module, (JoinedAttention, JoinedSwiGLU)) for module in plain.modules())
+    mixed = stored(CONFIG, "int8")
+    mixed.layers[1].ffn.up = LINEAR["int4"](torch.zeros(160, 96))
+    join_linears(mixed)
+    assert [type(layer.ffn) for layer in mixed.layers] == [JoinedSwiGLU, SwiGLU, JoinedSwiGLU]
+    assert all(type(layer.attention) is JoinedAttention for layer in mixed.layers)
+
+
+@pytest.mark.parametrize("weights", ["float32", "int8"])
+def test_what_inference_puts_around_a_model_keeps_its_names_and_tensors(weights, tmp_path) -> None:
+    folder = tiny_checkpoint(tmp_path / "model")
+    runtime = Runtime.choose("cpu", weights)
+    model = checkpoint.load(find_checkpoint(folder), place=placer(runtime)).model
+    before, config = model.state_dict(), model.language_model.config
+    prepare(model, runtime)
+    after = model.state_dict()
+    assert list(after) == list(before)
+    assert all(after[name].data_ptr() == before[name].data_ptr() for name in before)
+    assert isinstance(model.language_model, DecodingModel) and model.language_model.config is config
+
+
+def test_a_decode_step_is_one_call_and_a_long_prompt_runs_the_layers() -> None:
+    model, widths = stored(CONFIG, "int8"), []
+
+    def decode(x: Tensor, cosine: Tensor, sine: Tensor, rows: CacheRows) -> Tensor:
+        widths.append(x.shape[1])
+        return x
+
+    wrapped = DecodingModel(model, decode, torch.bfloat16)
+    cache = wrapped.make_cache(2, 80)
+    assert cache.keys.dtype == torch.bfloat16 and model.make_cache(2, 80).keys.dtype == torch.float32
+    for T in (1, MAX_DECODE, MAX_DECODE + 1, 80):
+        position = torch.arange(T).repeat(2, 1)
+        wrapped(torch.zeros(2, T, CONFIG.width), position, cache=cache.rows(0, 2, position, T))
+    wrapped(torch.zeros(1, 3, CONFIG.width), torch.arange(3)[None], torch.zeros(1, 3, dtype=torch.int64))
+    assert widths == [1, MAX_DECODE]

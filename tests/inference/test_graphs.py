@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from openjanus.inference import graphs
+from openjanus.inference.body import DecodingModel
 from openjanus.inference.engine import Engine, load
 from openjanus.inference.graphs import GraphedLayers
 from openjanus.inference.sampling import SamplingOptions
@@ -43,7 +44,9 @@ def engine(tmp_path) -> Engine:
 
 
 def graphed(engine: Engine) -> GraphedLayers:
-    layers = engine.model.language_model.decode = GraphedLayers(engine.model.language_model, recorder)
+    model = engine.model.language_model
+    layers = GraphedLayers(model, recorder)
+    engine.model.language_model = DecodingModel(model, layers)
     return layers
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from openjanus.inference import kernels
+from openjanus.inference.body import DecodingModel
 from openjanus.inference.engine import Engine, load
 from openjanus.inference.quantisation import (
     GROUP,
@@ -176,7 +177,8 @@ def test_without_a_compiler_one_line_says_so_and_the_plain_formulas_run(folder, 
     try:
         with caplog.at_level(logging.WARNING):
             engine = load(folder, "cpu", "int8")
-            assert engine.model.language_model.decode is None
+            model = engine.model.language_model
+            assert isinstance(model, DecodingModel) and model.decode is None
             assert len(engine.generate("two red apples", seed=1)) == 1
         assert len(caplog.messages) == 1 and "no C++ compiler here" in caplog.messages[0]
     finally:

@@ -39,7 +39,7 @@ def forward_slowly(model: LanguageModel, x, position, document):
     def heads(y, count):
         return y.view(*y.shape[:2], count, c.head_width).transpose(1, 2)
 
-    table, mask = rotary_table(position, c.head_width, c.rope_theta), causal_document_mask(document, document)
+    table, mask = rotary_table(position, c.head_width, c.rope_theta), causal_document_mask(document)
     for layer in model.layers:
         a, f, y = layer.attention, layer.ffn, norm(x, layer.attention_norm)
         q, k = heads(a.q(y), c.num_heads), heads(a.k(y), c.num_kv_heads)

@@ -379,7 +379,7 @@ def test_the_server_loads_remote_pictures_only_when_told_to(engine, monkeypatch)
 
 
 def test_the_cache_takes_a_quarter_of_what_a_container_has_free(engine, monkeypatch) -> None:
-    row_bytes = engine.model.language_model.position_bytes() * 192
+    row_bytes = engine.model.language_model.make_cache(1, 192).num_bytes
     monkeypatch.setattr(service, "free_bytes", lambda: 4 * 10 * row_bytes)
     assert cache_size(engine) == (10, 192)
 
