@@ -21,8 +21,7 @@ Legend of shapes, used in all of openjanus:
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
-from itertools import accumulate
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -128,31 +127,6 @@ class Batch(Inputs):
 
         return replace(self, **{f.name: moved(getattr(self, f.name)) for f in fields(self)})
 
-    def rows(self, start: int, stop: int) -> "Batch":
-        """The rows from `start` to `stop`, with their pictures. For a batch on the CPU."""
-        columns = ("tokens", "position", "kind", "document", "target", "target_kind")
-        cut = {name: getattr(self, name)[start:stop] for name in columns}
-        stop = min(stop, len(self.tokens))
-        pixels = None
-        if self.pixels is not None:
-            seen = self._before_rows(Kind.UNDERSTAND)
-            num_features = seen[-1] // len(self.pixels)
-            first, last = seen[start] // num_features, seen[stop] // num_features
-            pixels = self.pixels[first:last] if last > first else None
-        drawn, ends = self._before_rows(Kind.GENERATE), accumulate(self.drawings)
-        drawings = tuple(n for n, end in zip(self.drawings, ends, strict=True) if drawn[start] < end <= drawn[stop])
-        return Batch(
-            **cut,
-            places=find_kinds(cut["kind"]),
-            targets=find_kinds(cut["target_kind"]),
-            pixels=pixels,
-            drawings=drawings,
-        )
-
-    def _before_rows(self, kind: Kind) -> list[int]:
-        """Positions of a kind before each row, and in all."""
-        return [0, *accumulate((self.kind == kind).sum(dim=1).tolist())]
-
     def num_targets(self) -> int:
         """How many positions are supervised: the denominator of the loss."""
         return sum(len(places) for places in self.targets.values())
@@ -201,15 +175,15 @@ def _flatten(document: Document) -> np.ndarray:
     return flat
 
 
-def _fill(rows: Sequence[Sequence[Document]], row_tokens: int, side: Literal["left", "right"]) -> Batch:
-    """Lays documents into rows of `row_tokens` positions, padding at the given side."""
+def lay_out(rows: Sequence[Sequence[Document]], row_tokens: int) -> Batch:
+    """A batch of these rows of documents, padded at their ends to `row_tokens` positions."""
     arrays = np.zeros((6, len(rows), row_tokens), np.int64)
     tokens, kind, target, target_kind, position, document_of = arrays
     document_of[:] = -1
     pixels: list[Tensor] = []
     drawings: list[int] = []
     for b, documents in enumerate(rows):
-        start = 0 if side == "right" else row_tokens - sum(num_tokens(d) for d in documents)
+        start = 0
         for index, document in enumerate(documents):
             flat = _flatten(document)
             stop = start + flat.shape[1]
@@ -235,8 +209,8 @@ def _fill(rows: Sequence[Sequence[Document]], row_tokens: int, side: Literal["le
     )
 
 
-def pack(documents: Iterable[Document], row_tokens: int) -> Batch:
-    """Packs documents into as few rows of `row_tokens` positions as first-fit finds, longest first.
+def find_rows(documents: Iterable[Document], row_tokens: int) -> list[list[Document]]:
+    """Shares documents among as few rows of `row_tokens` positions as first-fit finds, longest first.
 
     Raises ValueError for a document longer than a row.
     """
@@ -252,9 +226,16 @@ def pack(documents: Iterable[Document], row_tokens: int) -> Batch:
             free.append(row_tokens)
         rows[row].append(document)
         free[row] -= length
-    return _fill(rows, row_tokens, "right")
+    return rows
+
+
+def pack(documents: Iterable[Document], row_tokens: int) -> Batch:
+    """Packs documents into one batch; see `find_rows`."""
+    return lay_out(find_rows(documents, row_tokens), row_tokens)
 
 
 def collate(documents: Sequence[Document]) -> Batch:
-    """One document a row, padded on the left so that all rows end together: what decoding continues from."""
-    return _fill([[d] for d in documents], max(num_tokens(d) for d in documents), "left")
+    """One document a row, all of one length: what decoding continues from. The guidance rows of a prompt are such."""
+    lengths = {num_tokens(document) for document in documents}
+    assert len(lengths) == 1, f"documents of {sorted(lengths)} positions, expected one length"
+    return lay_out([[document] for document in documents], lengths.pop())

@@ -11,6 +11,8 @@ from openjanus.sequence import (
     TextSpan,
     UnderstandSpan,
     collate,
+    find_rows,
+    lay_out,
     num_tokens,
     pack,
 )
@@ -131,10 +133,15 @@ def test_a_document_longer_than_a_row_is_an_error():
         pack([[TextSpan([1])], [TextSpan([1, 2]), picture_span()]], row_tokens=5)
 
 
+def cut_apart(documents: list[Document], row_tokens: int, num_rows: int) -> list[Batch]:
+    rows = find_rows(documents, row_tokens)
+    return [lay_out(rows[start : start + num_rows], row_tokens) for start in range(0, len(rows), num_rows)]
+
+
 @pytest.mark.parametrize("cut", [1, 2, 3, 100])
 def test_rows_take_their_own_pictures_along(cut):
     batch = pack(random_documents(20), row_tokens=24)
-    parts = [batch.rows(start, start + cut) for start in range(0, len(batch.tokens), cut)]
+    parts = cut_apart(random_documents(20), 24, cut)
     for part in parts:
         seen = int((part.kind == U).sum()) // 4
         assert seen == (0 if part.pixels is None else len(part.pixels))
@@ -154,7 +161,7 @@ def places_slowly(kinds: torch.Tensor) -> dict[Kind, list[int]]:
 @pytest.mark.parametrize("cut", [1, 3, 100])
 def test_a_batch_and_its_rows_list_where_each_kind_and_each_target_is(cut):
     batch = pack(random_documents(20), row_tokens=24)
-    for part in (batch, *(batch.rows(start, start + cut) for start in range(0, len(batch.tokens), cut))):
+    for part in (batch, *cut_apart(random_documents(20), 24, cut)):
         assert {kind: places.tolist() for kind, places in part.places.items()} == places_slowly(part.kind)
         assert {kind: places.tolist() for kind, places in part.targets.items()} == places_slowly(part.target_kind)
         assert part.num_targets() == int((part.target_kind != P).sum())
@@ -165,20 +172,23 @@ def test_drawings_are_counted_one_by_one_even_side_by_side():
     documents = [[GenerateSpan([1, 2]), GenerateSpan([3])], [GenerateSpan([]), TextSpan([4])], [GenerateSpan([5] * 4)]]
     batch = pack(documents, row_tokens=4)
     assert batch.drawings == (4, 2, 1)  # the longest document comes first
-    assert batch.rows(1, 2).drawings == (2, 1) and batch.rows(0, 1).drawings == (4,)
+    assert [part.drawings for part in cut_apart(documents, 4, 1)] == [(4,), (2, 1)]
 
 
-def test_rows_of_a_batch_without_pictures():
-    batch = pack([[TextSpan([1, 2])], [TextSpan([3, 4])]], row_tokens=2)
-    assert batch.rows(1, 2).tokens.tolist() == [[3, 4]] and batch.rows(0, 1).pixels is None
+def test_a_document_a_row():
+    batch = collate([[TextSpan([5, 6]), GenerateSpan([7])], [TextSpan([8, 9, 10])]])
+    assert batch.tokens.tolist() == [[5, 6, 7], [8, 9, 10]]
+    assert batch.kind.tolist() == [[T, T, G], [T, T, T]]
+    assert batch.position.tolist() == [[0, 1, 2]] * 2 and batch.document.tolist() == [[0, 0, 0]] * 2
+    with pytest.raises(AssertionError, match=r"documents of \[1, 3\] positions, expected one length"):
+        collate([[TextSpan([5, 6, 7])], [TextSpan([8])]])
 
 
-def test_collate_pads_on_the_left():
-    batch = collate([[TextSpan([5, 6, 7])], [TextSpan([8])]])
-    assert batch.tokens.tolist() == [[5, 6, 7], [0, 0, 8]]
-    assert batch.kind.tolist() == [[T, T, T], [P, P, T]]
-    assert batch.position.tolist() == [[0, 1, 2], [0, 0, 0]]
-    assert batch.document.tolist() == [[0, 0, 0], [-1, -1, 0]]
+def test_rows_are_padded_at_their_ends():
+    batch = lay_out([[[TextSpan([5])], [TextSpan([6, 7])]], [[TextSpan([8])]]], 4)
+    assert batch.tokens.tolist() == [[5, 6, 7, 0], [8, 0, 0, 0]]
+    assert batch.position.tolist() == [[0, 0, 1, 0], [0, 0, 0, 0]]
+    assert batch.document.tolist() == [[0, 1, 1, -1], [0, -1, -1, -1]]
 
 
 def test_to_keeps_all_fields():

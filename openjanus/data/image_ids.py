@@ -55,13 +55,6 @@ class ImageIds:
             raise ValueError(f"{path}: not a file of `openjanus tokenize`: it names no source and image tokenizer")
         return cls(path, ids, meta["source"], int(meta.get("seed", 0)), meta["tokenizer"])
 
-    @classmethod
-    def load(cls, path: str, tokenizer: nn.Module) -> "ImageIds":
-        """As `read`; also raises ValueError if the ids were made by another image tokenizer."""
-        image_ids = cls.read(path)
-        image_ids.check(tokenizer)
-        return image_ids
-
     def check(self, tokenizer: nn.Module) -> None:
         """Raises ValueError if another image tokenizer made the ids."""
         known = fingerprint(tokenizer) if self.tokenizer.startswith(ALL) else _former_fingerprint(tokenizer)

@@ -14,7 +14,6 @@ Tests hold the buffers, masks and rows against plain steps on the CPU, and the g
 
 import threading
 from collections.abc import Callable
-from typing import Protocol
 from weakref import WeakKeyDictionary, ref
 
 import torch
@@ -30,25 +29,8 @@ WARM_UPS = 2  # runs before recording: libraries choose and allocate what they n
 recording_lock = threading.Lock()
 
 
-class Recording(Protocol):
-    """A computation that can be started again; its result is where it was."""
-
-    result: Tensor
-
-    def replay(self) -> None: ...
-
-
-Record = Callable[[Callable[[], Tensor]], Recording]
-
-
-class CudaRecording:
-    """A CUDA graph and its result."""
-
-    def __init__(self, graph: torch.cuda.CUDAGraph, result: Tensor):
-        self.graph, self.result = graph, result
-
-    def replay(self) -> None:
-        self.graph.replay()
+# Records a computation -> what starts it again, and its result, which stays where it is.
+Record = Callable[[Callable[[], Tensor]], tuple[Callable[[], None], Tensor]]
 
 
 class CudaRecorder:
@@ -63,7 +45,7 @@ class CudaRecorder:
         with torch.cuda.device(device):
             self.pool, self.stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
 
-    def __call__(self, compute: Callable[[], Tensor]) -> CudaRecording:
+    def __call__(self, compute: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
         graph = torch.cuda.CUDAGraph()
         # "thread_local": what other threads do meanwhile, such as allocating memory, does not end the recording
         recording = torch.cuda.graph(graph, self.pool, self.stream, capture_error_mode="thread_local")
@@ -75,7 +57,7 @@ class CudaRecorder:
             torch.cuda.current_stream().wait_stream(self.stream)
             with recording:
                 result = compute()
-        return CudaRecording(graph, result)
+        return graph.replay, result
 
 
 def run_layers(model: LanguageModel, x: Tensor, cosine: Tensor, sine: Tensor, rows: CacheRows) -> Tensor:
@@ -102,7 +84,7 @@ class _Graph:
             assert cache is not None
             return run_layers(model, x, cosine, sine, cache.rows(0, num_rows, position, reach))
 
-        self.recording = record(compute)
+        self.replay, self.result = record(compute)
 
     def fill(self, inputs: Inputs) -> None:
         num_used = len(inputs[0])
@@ -112,8 +94,8 @@ class _Graph:
 
     def run(self, inputs: Inputs) -> Tensor:
         self.fill(inputs)
-        self.recording.replay()
-        return self.recording.result[: len(inputs[0])]
+        self.replay()
+        return self.result[: len(inputs[0])]
 
 
 class _Graphs:

@@ -126,9 +126,19 @@ class Level(nn.Module):
     """The blocks at one resolution; attention only at the lowest; `resample` leads to the next level, if there is
     one."""
 
-    def __init__(self, blocks: list[ResBlock], attentions: list[SpatialAttention], resample: nn.Module):
+    def __init__(
+        self,
+        width_in: int,
+        width: int,
+        num_blocks: int,
+        attention: bool,
+        resample: nn.Module,
+        c: ImageTokenizerConfig,
+        local: bool = False,
+    ):
         super().__init__()
-        self.blocks, self.attentions = nn.ModuleList(blocks), nn.ModuleList(attentions)
+        self.blocks = nn.ModuleList(ResBlock(width if i else width_in, width, c, local) for i in range(num_blocks))
+        self.attentions = nn.ModuleList(SpatialAttention(width, c) for _ in range(num_blocks if attention else 0))
         self.resample = resample
 
     def forward(self, x: Tensor) -> Tensor:
@@ -137,19 +147,6 @@ class Level(nn.Module):
             if self.attentions:
                 x = self.attentions[i](x)
         return self.resample(x)
-
-
-def _level(
-    width_in: int,
-    width: int,
-    num_blocks: int,
-    attention: bool,
-    resample: nn.Module,
-    c: ImageTokenizerConfig,
-    local: bool,
-) -> Level:
-    blocks = [ResBlock(width_in if i == 0 else width, width, c, local) for i in range(num_blocks)]
-    return Level(blocks, [SpatialAttention(width, c) for _ in range(num_blocks if attention else 0)], resample)
 
 
 def _middle(width: int, c: ImageTokenizerConfig, local: bool = False) -> nn.Sequential:
@@ -167,8 +164,8 @@ class Encoder(nn.Module):
         self.stem_px = c.stem_px
         self.conv_in = conv(3 * c.stem_px**2, c.base_width, local)
         self.levels = nn.ModuleList(
-            _level(
-                (widths[i - 1] if i else c.base_width),
+            Level(
+                widths[i - 1] if i else c.base_width,
                 width,
                 c.num_res_blocks,
                 i == last and not local,
@@ -200,14 +197,13 @@ class Decoder(nn.Module):
         self.conv_in = nn.Conv2d(c.latent_width, widths[0], 3, padding=1)
         self.middle = _middle(widths[0], c)
         self.levels = nn.ModuleList(
-            _level(
+            Level(
                 widths[max(i - 1, 0)],
                 width,
                 c.num_res_blocks + 1,
                 i == 0,
                 nn.Identity() if i == last else Upsample(width),
                 c,
-                local=False,
             )
             for i, width in enumerate(widths)
         )

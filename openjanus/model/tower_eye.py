@@ -7,6 +7,7 @@ token and registers, if it has any, then a feature for each patch in reading ord
 the last (arXiv 2304.08485, §4.1); InternVL 1.5 for the pixel shuffle (arXiv 2404.16821, §3.1).
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -26,6 +27,14 @@ LAST = -1
 SIZES = ("image_size", "patch_size", "hidden_size", "num_hidden_layers")
 # Keys of towers whose features are not one for each patch: stages of merged patches, hidden patches, objects, frames.
 OTHER_FEATURES = ("depths", "mask_ratio", "num_detection_tokens", "num_frames", "tubelet_size")
+# Keys that make transformers fetch code or weights from the hub, or do not belong to a tower's shape.
+REFUSED = (
+    "attn_implementation",
+    "auto_map",
+    "experts_implementation",
+    "quantization_config",
+    "use_pretrained_backbone",
+)
 POOLING = ("head", "pooler")  # parts of a tower that make one vector of all features; nobody needs it
 
 
@@ -52,6 +61,8 @@ class TowerEyeConfig(UnderstandingEyeConfig):
             self._size(name)
         if found := [key for key in OTHER_FEATURES if key in self.encoder]:
             raise ConfigError(f"encoder.{found[0]}: a tower that has it does not give one feature for each patch")
+        if found := [key for key, value in self.encoder.items() if value and (key in REFUSED or key.startswith("_"))]:
+            raise ConfigError(f"encoder.{found[0]} is not of the tower's shape: leave it out")
         if not self.grid_side:
             raise ConfigError(f"size_px is {self._picture_px}, but encoder.patch_size is {self._size('patch_size')}")
         num_layers = self._size("num_hidden_layers")
@@ -162,14 +173,11 @@ def make_tower(config: dict[str, Any]) -> nn.Module:
     library = transformers()
     from transformers.initialization import no_init_weights
 
-    is_meta = torch.get_default_device().type == "meta"
+    device, dtype = torch.get_default_device(), torch.get_default_dtype()
+    is_meta = device.type == "meta"
     try:
-        read = library.AutoConfig.for_model(**config)
-        if is_meta:
-            with torch.device("cpu"), no_init_weights():
-                tower = library.AutoModel.from_config(read, dtype=torch.get_default_dtype())
-        else:
-            tower = library.AutoModel.from_config(read, dtype=torch.get_default_dtype())
+        with torch.device("cpu" if is_meta else device), no_init_weights() if is_meta else nullcontext():
+            tower = library.AutoModel.from_config(library.AutoConfig.for_model(**config), dtype=dtype)
     except (ValueError, TypeError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise ValueError(f"transformers makes no vision tower of {config['model_type']}: {reason}") from None

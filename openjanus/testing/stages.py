@@ -18,7 +18,7 @@ from openjanus.inference.engine import Engine, load
 from openjanus.inference.sampling import SamplingOptions
 from openjanus.model.janus import Janus
 from openjanus.processing.processor import Message
-from openjanus.sequence import Batch, Kind, TextSpan, UnderstandSpan, collate
+from openjanus.sequence import Batch, Document, Kind, TextSpan, UnderstandSpan, collate, lay_out, num_tokens
 from openjanus.testing import reference
 from openjanus.testing.reference import BOI, EOI, NUM_FEATURES, PAD, PICTURE, ROLES, SIZE_PX
 
@@ -106,7 +106,7 @@ def vq_decode(p: Pair) -> Compared:
     return p.ours.generation.tokenizer.decode(image_ids()), p.theirs.model.vqmodel.decode(image_ids())
 
 
-def _documents(p: Pair) -> Batch:
+def _documents(p: Pair) -> list[Document]:
     """Three conversations of different lengths, two of them with pictures."""
     pictures = [picture(1), picture(2)]
     talks: list[list[str | Image.Image]] = [
@@ -114,7 +114,7 @@ def _documents(p: Pair) -> Batch:
         [pictures[0], "what is it?"],
         [pictures[0], "and", pictures[1], "what do these two have in common?"],
     ]
-    return collate([p.engine.processor.prompt([Message("user", talk)]) for talk in talks])
+    return [p.engine.processor.prompt([Message("user", talk)]) for talk in talks]
 
 
 def _reference_inputs(p: Pair, batch: Batch) -> dict[str, Tensor]:
@@ -126,8 +126,9 @@ def _reference_inputs(p: Pair, batch: Batch) -> dict[str, Tensor]:
 
 
 def text_logits(p: Pair) -> Compared:
-    """Left-padded rows, pictures in context, no cache; padding is left out of the comparison."""
-    batch = _documents(p)
+    """Padded rows, pictures in context, no cache; padding is left out of the comparison."""
+    documents = _documents(p)
+    batch = lay_out([[document] for document in documents], max(map(num_tokens, documents)))
     real = batch.document >= 0
     ours = p.ours.heads[Kind.TEXT](p.ours(batch))
     theirs = p.theirs(**_reference_inputs(p, batch)).logits
@@ -136,7 +137,7 @@ def text_logits(p: Pair) -> Compared:
 
 def text_logits_with_cache(p: Pair) -> Compared:
     """The longest of these conversations in pieces: all but the last three positions, then one after the other."""
-    batch = _documents(p).rows(2, 3)
+    batch = collate(_documents(p)[2:])
     T = batch.tokens.shape[1]
     x, cache, hidden = p.ours.embed(batch), p.ours.language_model.make_cache(1, T), []
     for start, stop in ((0, T - 3), (T - 3, T - 2), (T - 2, T - 1), (T - 1, T)):

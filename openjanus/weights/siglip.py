@@ -7,20 +7,19 @@
 Source: transformers, models/siglip/configuration_siglip.py, modeling_siglip.py.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
-
-from torch import Tensor
 
 from openjanus.config import ConfigError
 from openjanus.model.vision_encoder import VisionEncoder, VisionEncoderConfig
 from openjanus.processing.image import PixelConfig
+from openjanus.weights import tensors
 from openjanus.weights.body import ignore_indifferent
 from openjanus.weights.fields import ConfigFiles
-from openjanus.weights.foreign import TANH_GELU, three
+from openjanus.weights.foreign import read_vision, three
 from openjanus.weights.names import siglip_names
-from openjanus.weights.tensors import TensorFiles, read_renamed
 
+# What counts where a key is absent: SigLIP's base size.
+DEFAULT = VisionEncoderConfig(224, 16, 768, 12, 12, 3072, tanh_gelu=True)
 WHOLE, ENCODER = "siglip", "siglip_vision_model"
 DROPPED = ("*vision_model.head.*", "head.*", "text_model.*", "logit_scale", "logit_bias", "*.position_ids")
 
@@ -31,29 +30,17 @@ def read_config(folder: Path) -> VisionEncoderConfig:
     Raises ValueError for what openjanus cannot honour, such as SigLIP 2's variable resolution (NaFlex).
     """
     files = ConfigFiles(folder, remedy="correct it, or remove it from the file")
-    c = files.open("config.json")
-    if c.data.get("model_type") == WHOLE:
-        c.ignore("text_config", "model_type", "tie_word_embeddings")
-        ignore_indifferent(c)
-        c = c.inner("vision_config", {})
+    whole = c = files.open("config.json")
+    if whole.data.get("model_type") == WHOLE:
+        whole.ignore("text_config")
+        c = whole.inner("vision_config", {})
     c.expect("model_type", ENCODER)
-    c.expect("num_channels", 3)
-    c.expect("layer_norm_eps", 1e-6)
-    c.expect("hidden_act", TANH_GELU, "gelu")
     c.ignore("vision_use_head")
     try:
-        config = VisionEncoderConfig(
-            image_size_px=c.size("image_size", 224),
-            patch_px=c.size("patch_size", 16),
-            width=c.size("hidden_size", 768),
-            num_layers=c.size("num_hidden_layers", 12),
-            num_heads=c.size("num_attention_heads", 12),
-            mlp_width=c.size("intermediate_size", 3072),
-            tanh_gelu=c.take("hidden_act", str, TANH_GELU) == TANH_GELU,
-        )
+        config = read_vision(c, DEFAULT, DEFAULT.mlp_width)
     except ConfigError as error:
         raise ValueError(f"{c.file}: {error}") from None
-    ignore_indifferent(c)
+    ignore_indifferent(whole)
     files.check()
     return config
 
@@ -68,13 +55,12 @@ def read_pixels(folder: Path, size_px: int) -> PixelConfig:
     return PixelConfig(size_px, mean=mean, std=std)
 
 
-def read_tensors(folder: Path, encoder: VisionEncoder) -> Iterator[tuple[str, Tensor]]:
-    """An encoder's tensors by our names, without `understanding.encoder.`."""
-    files = TensorFiles(folder)
+def fill(encoder: VisionEncoder, folder: Path) -> None:
+    """Gives an encoder the weights of a folder."""
+    files = tensors.TensorFiles(folder)
     prefix = "" if any(name.startswith("vision_model.") for name in files.shapes) else "vision_model."
 
     def names_of(name: str) -> tuple[str, ...]:
         return tuple(theirs.removeprefix(prefix) for theirs in siglip_names(name))
 
-    shapes = {name: tuple(tensor.shape) for name, tensor in encoder.state_dict().items()}
-    yield from read_renamed(files, shapes, names_of, DROPPED)
+    tensors.fill(encoder, files, names_of, DROPPED)

@@ -27,10 +27,11 @@ from openjanus.model.vq_eye import VQEyeConfig
 from openjanus.processing.image import PixelConfig
 from openjanus.processing.processor import ProcessorConfig
 from openjanus.processing.text import TextTokenizer
-from openjanus.weights.checkpoint import check_tensors, load
+from openjanus.weights.checkpoint import load
 from openjanus.weights.config import Checkpoint, CheckpointConfig
 from openjanus.weights.hub import find_checkpoint
 from openjanus.weights.parts import BODY, ENCODER, IMAGE_TOKENIZER, Part, read_part
+from openjanus.weights.tensors import check_shapes, shapes_of
 
 Start = str | Mapping[str, str]
 TEXT = "text_tokenizer"
@@ -93,7 +94,7 @@ def _of_checkpoint(start: str, wanted: Wanted) -> Checkpoint:
             warnings.warn(f"{name} is that of {start}, not the task's; `changes` can alter it", stacklevel=2)
     config = configs.override(kept.config, wanted.changes)
     model, weights = Janus(config.model), kept.model.state_dict()
-    check_tensors(weights, model.state_dict(), f"start {start}")
+    check_shapes(shapes_of(weights), shapes_of(model.state_dict()), f"start {start}")
     model.load_state_dict(weights)
     return Checkpoint(model, config.make_processor(kept.processor.text), config.sampling, tasks=config.tasks)
 

@@ -18,43 +18,48 @@ import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from openjanus.weights.names import is_flat
 
 Progress = Callable[[int, int], None]  # (tensors done, tensors in all)
 SHARD_SIZE = "5GB"
+# The name of a single file -> that of the index of shards instead.
+INDEXES = {name: f"{name}.index.json" for name in ("model.safetensors", "pytorch_model.bin")}
 # A mapped file counts as memory of ours once it is read. Converting another dtype, it is let go after so many bytes.
 GROUP_BYTES = 1 << 28
 
 
 class TensorFiles:
-    """The weights in a folder. `shapes`: name -> shape, of all of them."""
+    """The weights in a folder, or in one pickled file, which keeps them under `key`.
 
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.file_of: dict[str, str] = {}
+    shapes: name -> shape, of all of them.
+    """
+
+    def __init__(self, path: Path, key: str = ""):
+        self.path, self.key = path, key
+        self.file_of: dict[str, Path] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
-        names = weight_files(folder)
-        if not names:
-            raise ValueError(f"{folder}: no weights there; expected model.safetensors, its shards, or .bin files")
-        for name in names:
-            if not (folder / name).is_file():
-                raise ValueError(f"{folder / name}: missing, though the index names it; copy or download it again")
-            with self._open(name) as tensors:
-                for key, shape in tensors.shapes():
-                    if key in self.file_of:
-                        raise ValueError(f"{folder}: {key} stands both in {self.file_of[key]} and in {name}")
-                    self.file_of[key], self.shapes[key] = name, shape
-        if absent := sorted(_indexed(folder).keys() - self.file_of.keys()):
-            raise ValueError(f"{folder}: {absent[0]} is in the index, but not in its file")
+        files = [path] if path.is_file() else [path / name for name in weight_files(path)]
+        if not files:
+            raise ValueError(f"{path}: no weights there; expected model.safetensors, its shards, or .bin files")
+        for file in files:
+            if not file.is_file():
+                raise ValueError(f"{file}: missing, though the index names it; copy or download it again")
+            with self._open(file) as tensors:
+                for name, shape in tensors.shapes():
+                    if name in self.file_of:
+                        raise ValueError(f"{path}: {name} stands both in {self.file_of[name].name} and in {file.name}")
+                    self.file_of[name], self.shapes[name] = file, shape
+        if absent := sorted(_indexed(path).keys() - self.file_of.keys()):
+            raise ValueError(f"{path}: {absent[0]} is in the index, but not in its file")
 
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
         """The tensors named, mapped from their files where the platform can, file by file.
 
         A mapped file is opened again after `GROUP_BYTES`: what was read before and is not kept is then let go.
         """
-        by_file: dict[str, list[str]] = {}
+        by_file: dict[Path, list[str]] = {}
         for name in names:
             by_file.setdefault(self.file_of[name], []).append(name)
         for file, members in by_file.items():
@@ -69,16 +74,15 @@ class TensorFiles:
                         del tensor  # it would keep the whole file mapped
 
     @contextmanager
-    def _open(self, name: str) -> Iterator["_Safetensors | _Pickled"]:
-        path = self.folder / name
-        if name.endswith(".safetensors"):
+    def _open(self, file: Path) -> Iterator["_Safetensors | _Pickled"]:
+        if file.suffix == ".safetensors":
             try:
-                with safe_open(path, "pt") as file:
-                    yield _Safetensors(file)
+                with safe_open(file, "pt") as opened:
+                    yield _Safetensors(opened)
             except SafetensorError as error:
-                raise ValueError(f"{path}: damaged or not safetensors ({error})") from None
+                raise ValueError(f"{file}: damaged or not safetensors ({error})") from None
         else:
-            yield _Pickled(path)
+            yield _Pickled(file, self.key)
 
 
 class _Safetensors:
@@ -95,28 +99,15 @@ class _Safetensors:
         return self.file.get_tensor(name)
 
 
-class PickledTensors:
-    """The tensors of one pickled file, which keeps them under a key; what `read_renamed` reads."""
-
-    def __init__(self, path: Path, key: str):
-        self.folder = path
-        self._file = _Pickled(path, key)
-        self.shapes = dict(self._file.shapes())
-
-    def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
-        yield from ((name, self._file.get(name)) for name in names)
-
-
 class _Pickled:
-    def __init__(self, path: Path, key: str = ""):
+    def __init__(self, path: Path, key: str):
         self.mapped = zipfile.is_zipfile(path)  # older files are one pickle, not an archive, and come in whole
         try:
             self.state = torch.load(path, "cpu", weights_only=True, mmap=self.mapped)
         except OSError:
             raise
         except Exception as error:  # torch raises the errors of pickle, which have no better parent
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise ValueError(f"{path}: damaged, or it holds more than tensors; refused ({reason})") from None
+            raise ValueError(f"{path}: damaged, or it holds more than tensors; refused ({first_line(error)})") from None
         if key:
             self.state = self.state.get(key) if isinstance(self.state, dict) else None
         if not isinstance(self.state, dict) or not all(isinstance(t, Tensor) for t in self.state.values()):
@@ -128,6 +119,11 @@ class _Pickled:
 
     def get(self, name: str) -> Tensor:
         return self.state[name]
+
+
+def first_line(error: Exception) -> str:
+    """What an error of another library says, in one line."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def weight_files(folder: Path) -> list[str]:
@@ -148,10 +144,7 @@ def has_weights(folder: Path) -> bool:
 
 def _indexed(folder: Path) -> dict[str, str]:
     """Name of each tensor -> its file, as the folder's index says; empty without an index that counts."""
-    for single, index in (
-        ("model.safetensors", "model.safetensors.index.json"),
-        ("pytorch_model.bin", "pytorch_model.bin.index.json"),
-    ):
+    for single, index in INDEXES.items():
         if (folder / single).is_file():
             return {}
         path = folder / index
@@ -166,8 +159,8 @@ def _indexed(folder: Path) -> dict[str, str]:
     return {}
 
 
-def write_tensors(tensors: dict[str, Tensor], folder: Path, metadata: dict[str, str]) -> list[str]:
-    """Writes model.safetensors, or shards with an index where they take more than `SHARD_SIZE`; returns the names.
+def write_tensors(tensors: dict[str, Tensor], folder: Path, metadata: dict[str, str]) -> None:
+    """Writes model.safetensors, or shards with an index if they take more than `SHARD_SIZE`.
 
     Raises OSError naming a file that there is no room for.
     """
@@ -179,12 +172,9 @@ def write_tensors(tensors: dict[str, Tensor], folder: Path, metadata: dict[str, 
         except SafetensorError as error:
             raise OSError(f"{folder / name}: cannot be written ({error})") from None
         (folder / name).chmod(0o644)  # safetensors makes it readable by its owner alone
-    names = list(plan.filename_to_tensors)
     if plan.is_sharded:
-        names.append("model.safetensors.index.json")
         index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
-        (folder / names[-1]).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
-    return names
+        (folder / INDEXES["model.safetensors"]).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
 
 
 def _with_memory_of_their_own(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -227,6 +217,11 @@ def to_dtype(tensor: Tensor, dtype: torch.dtype | None, name: str) -> Tensor:
     return converted
 
 
+def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor, such as of a state dict."""
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
 def check_shapes(
     found: dict[str, tuple[int, ...]],
     wanted: dict[str, tuple[int, ...]],
@@ -246,7 +241,7 @@ def check_shapes(
     wrong += [
         f"{name} has shape {list(found[name])}, expected {list(shape)}"
         for name, shape in wanted.items()
-        if name in found and tuple(found[name]) != tuple(shape)
+        if name in found and found[name] != shape
     ]
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
@@ -254,7 +249,7 @@ def check_shapes(
 
 
 def read_renamed(
-    files: TensorFiles | PickledTensors,
+    files: TensorFiles,
     shapes: Mapping[str, tuple[int, ...]],
     names_of: Callable[[str], tuple[str, ...]],
     dropped: tuple[str, ...] = (),
@@ -272,11 +267,11 @@ def read_renamed(
         rows, *rest = shapes[name]
         for part in parts:
             wanted[part] = tuple(rest) if is_flat(part, len(shapes[name])) else (rows // len(parts), *rest)
-    check_shapes(files.shapes, wanted, str(files.folder), dropped)
+    check_shapes(files.shapes, wanted, str(files.path), dropped)
     owner = {part: name for name, parts in parts_of.items() for part in parts if name.startswith(only)}
     waiting: dict[str, dict[str, Tensor]] = {}
     for done, (part, tensor) in enumerate(files.read(owner), 1):
-        check_finite(tensor, part, str(files.folder))
+        check_finite(tensor, part, str(files.path))
         name = owner[part]
         read = waiting.setdefault(name, {})
         read[part] = tensor
@@ -286,3 +281,10 @@ def read_renamed(
             yield name, whole.view(shapes[name])
         if progress is not None:
             progress(done, len(owner))
+
+
+def fill(
+    module: nn.Module, files: TensorFiles, names_of: Callable[[str], tuple[str, ...]], dropped: tuple[str, ...] = ()
+) -> None:
+    """Gives a module its tensors as `read_renamed` finds them. Raises ValueError as that does."""
+    module.load_state_dict(dict(read_renamed(files, shapes_of(module.state_dict()), names_of, dropped)))

@@ -31,6 +31,7 @@ from openjanus.weights.foreign import (
     pixel_settings,
     plain_eyes,
     read_pixels,
+    read_vision,
     warn_of_system_prompt,
     write_json,
     write_tokenizer,
@@ -86,28 +87,14 @@ def read_config(
 
 def _vision(c: Fields, text_width: int) -> VisionEncoderConfig:
     default = VisionEncoderConfig()
-    width = c.size("hidden_size", default.width)
-    # older files give the MLP's width itself
-    mlp_width = c.size("intermediate_size", int(width * c.take("mlp_ratio", float, 4.0)))
-    config = VisionEncoderConfig(
-        image_size_px=c.size("image_size", default.image_size_px),
-        patch_px=c.size("patch_size", default.patch_px),
-        width=width,
-        num_layers=c.size("num_hidden_layers", default.num_layers),
-        num_heads=c.size("num_attention_heads", default.num_heads),
-        mlp_width=mlp_width,
-        tanh_gelu=c.take("hidden_act", str, "gelu") == TANH_GELU,
-    )
-    c.expect("num_channels", 3)
-    c.expect("hidden_act", "gelu", TANH_GELU)
-    c.expect("layer_norm_eps", 1e-6)
+    mlp_width = int(c.size("hidden_size", default.width) * c.take("mlp_ratio", float, 4.0))
+    config = read_vision(c, default, mlp_width)  # older files give the MLP's width itself
     c.expect("attention_bias", True)
     c.expect("use_qk_norm", False)
     c.expect("depth", 2)
     c.expect("num_image_tokens", config.num_features)
     c.expect("projection_dim", text_width)
-    c.ignore("tie_word_embeddings", "hidden_dropout_rate", "projection_dropout")
-    ignore_indifferent(c)
+    c.ignore("hidden_dropout_rate", "projection_dropout")
     return config
 
 
@@ -133,8 +120,7 @@ def _image_tokenizer(c: Fields, vision: VisionEncoderConfig, text_width: int) ->
     c.expect("depth", 2)  # transformers' converter writes it, and its models do not read it
     c.expect("image_token_embed_dim", text_width)
     c.expect("projection_dim", text_width)
-    c.ignore("tie_word_embeddings", "dropout", "num_patches", "resolution", "attn_resolutions")
-    ignore_indifferent(c)
+    c.ignore("dropout", "num_patches", "resolution", "attn_resolutions")
     return config, text_width
 
 
@@ -174,9 +160,8 @@ def _chat_template(folder: Path) -> str:
     return ""
 
 
-def write_config(config: CheckpointConfig, text: TextTokenizer, folder: Path) -> list[str]:
-    """Writes the configs that transformers reads; returns the names. Raises ValueError for a model that it has no place
-    for."""
+def write_config(config: CheckpointConfig, text: TextTokenizer, folder: Path) -> None:
+    """Writes the configs that transformers reads. Raises ValueError for a model that it has no place for."""
     m = config.model
     vision, drawing = plain_eyes(config, "transformers", TRANSFORMERS_HAS)
     warn_of_system_prompt(config, "transformers", "", SYSTEM_PROMPT)
@@ -250,16 +235,5 @@ def write_config(config: CheckpointConfig, text: TextTokenizer, folder: Path) ->
     words = CHAT_TEMPLATE.replace("USER", roles["user"]).replace("ASSISTANT", roles["assistant"])
     (folder / "chat_template.jinja").write_text(words, encoding="utf-8")
     extra = {"image_token": IMAGE_PLACEHOLDER, "boi_token": BEGIN_OF_IMAGE, "eoi_token": END_OF_IMAGE}
-    names = write_tokenizer(
-        text,
-        folder,
-        {"extra_special_tokens": extra, "model_max_length": lm.max_positions, "padding_side": "left", **extra},
-    )
-    return [
-        "config.json",
-        "generation_config.json",
-        "processor_config.json",
-        "preprocessor_config.json",
-        "chat_template.jinja",
-        *names,
-    ]
+    more = {"extra_special_tokens": extra, "model_max_length": lm.max_positions, "padding_side": "left", **extra}
+    write_tokenizer(text, folder, more)

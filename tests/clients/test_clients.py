@@ -29,7 +29,6 @@ PYTHON = {
     "litellm": (2, 1),
     "llm": (2, 0),
     "pydantic-ai": (1, 0),
-    "open-webui": (1, 1),
 }
 NODE = {"openai-node": (3, 1), "ai-sdk-openai": (2, 1), "ai-sdk-openai-compatible": (2, 1)}
 SECONDS = 180
@@ -136,3 +135,31 @@ def test_openai_asks_and_draws_through_the_proxy_of_litellm(server, picture, tmp
     url = f"http://127.0.0.1:{port}"
     with process(command, f"{url}/health/liveliness", tmp_path / "log", cwd=tmp_path, env=environment):
         drive(python("litellm-proxy", f"{url}/v1", picture, kind="proxy"), (2, 1), CLIENTS)
+
+
+def test_open_webui_asks_and_draws(server, picture, tmp_path):
+    needs("webui")
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    settings = {
+        "DATA_DIR": str(tmp_path),
+        "WEBUI_AUTH": "False",
+        "WEBUI_SECRET_KEY": secrets.token_hex(32),
+        "ENABLE_OLLAMA_API": "False",
+        "OPENAI_API_BASE_URL": server,
+        "OPENAI_API_KEY": "none",
+        "ENABLE_IMAGE_GENERATION": "True",
+        "IMAGE_GENERATION_ENGINE": "openai",
+        "IMAGE_GENERATION_MODEL": "nano",
+        "IMAGES_OPENAI_API_BASE_URL": server,
+        "IMAGES_OPENAI_API_KEY": "none",
+        # It loads a model for its search through documents at start otherwise.
+        "RAG_EMBEDDING_ENGINE": "openai",
+        "OFFLINE_MODE": "True",
+        "HF_HUB_OFFLINE": "1",
+    }
+    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "DATABASE_URL")} | settings
+    program = str(CLIENTS / "webui/bin/open-webui")
+    command = [program, "serve", "--host", "127.0.0.1", "--port", str(port)]
+    with process(command, f"{url}/health", tmp_path / "log", cwd=tmp_path, env=environment):
+        drive(python("open-webui", url, picture, kind="webui"), (2, 1), CLIENTS)

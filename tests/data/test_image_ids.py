@@ -39,7 +39,8 @@ def image_tokenizer() -> ImageTokenizer:
 def test_large_ids_are_stored_whole(largest, dtype, tmp_path) -> None:
     tokenizer = Stranger([3, largest])
     tokenize_source(tokenizer, "emoji.drawings", 0, 2, tmp_path / "ids")  # type: ignore[arg-type]
-    image_ids = ImageIds.load(str(tmp_path / "ids"), tokenizer)
+    image_ids = ImageIds.read(str(tmp_path / "ids"))
+    image_ids.check(tokenizer)
     assert image_ids[1].tolist() == [3, largest] and image_ids[1].dtype == np.int64
     assert image_ids.ids.dtype == dtype
 
@@ -74,19 +75,20 @@ def write_former_file(path: Path, tokenizer: nn.Module) -> None:
 def test_files_made_before_still_load_for_their_tokenizer_only(tmp_path) -> None:
     path, tokenizer = tmp_path / "ids", image_tokenizer()
     write_former_file(path, tokenizer)
-    image_ids = ImageIds.load(str(path), tokenizer)
+    image_ids = ImageIds.read(str(path))
+    image_ids.check(tokenizer)
     assert (image_ids[1].tolist(), image_ids.seed) == (list(range(16, 32)), 3)
     with pytest.raises(ValueError, match="another image tokenizer"):
-        ImageIds.load(str(path), tiny.shake(image_tokenizer()))
+        image_ids.check(tiny.shake(image_tokenizer()))
     write_former_file(path, Stranger([1]))  # hashed nothing, so that any tokenizer of its class fitted
     with pytest.raises(ValueError, match="another image tokenizer"):
-        ImageIds.load(str(path), Stranger([1]))
+        ImageIds.read(str(path)).check(Stranger([1]))
 
 
 def test_a_file_of_something_else_is_refused(tmp_path) -> None:
     save_file({"ids": np.zeros((1, 16), np.uint16)}, tmp_path / "ids")
     with pytest.raises(ValueError, match="not a file of `openjanus tokenize`"):
-        ImageIds.load(str(tmp_path / "ids"), image_tokenizer())
+        ImageIds.read(str(tmp_path / "ids"))
 
 
 @pytest.mark.parametrize("num_drawings", [0, 2])

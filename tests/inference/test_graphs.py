@@ -12,7 +12,7 @@ from torch import Tensor
 from openjanus.inference import graphs
 from openjanus.inference.body import DecodingModel
 from openjanus.inference.engine import Engine, load
-from openjanus.inference.graphs import GraphedLayers
+from openjanus.inference.graphs import GraphedLayers, Record
 from openjanus.inference.sampling import SamplingOptions
 from openjanus.inference.scheduler import Request, Scheduler
 from openjanus.model.attention import KVCache, rotary_table
@@ -25,16 +25,15 @@ class Again:
 
     made = 0
 
-    def __init__(self, compute: Callable[[], Tensor]):
-        self.compute, self.result = compute, compute()
+    @staticmethod
+    def record(compute: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        result = compute()
         Again.made += 1
-
-    def replay(self) -> None:
-        self.result.copy_(self.compute())
+        return lambda: result.copy_(compute()), result
 
 
-def recorder(device: torch.device) -> type[Again]:
-    return Again
+def recorder(device: torch.device) -> Record:
+    return Again.record
 
 
 @pytest.fixture
@@ -130,7 +129,7 @@ def test_rows_that_stand_for_none_leave_the_cache_of_others_as_it_was(engine) ->
 def test_each_cache_has_a_recorder_for_its_own_device(engine) -> None:
     devices: list[torch.device] = []
     model = engine.model.language_model
-    layers = GraphedLayers(model, lambda device: devices.append(device) or Again)
+    layers = GraphedLayers(model, lambda device: devices.append(device) or Again.record)
     for _ in range(2):
         cache = model.make_cache(2, 300)
         for length in (5, 200):

@@ -6,7 +6,17 @@ import pytest
 import torch
 
 from openjanus.model.janus import Janus
-from openjanus.sequence import Document, GenerateSpan, Kind, TextSpan, UnderstandSpan, collate, num_tokens, pack
+from openjanus.sequence import (
+    Document,
+    GenerateSpan,
+    Kind,
+    TextSpan,
+    UnderstandSpan,
+    collate,
+    lay_out,
+    num_tokens,
+    pack,
+)
 from tests.tiny import CONFIG, VISION_ENCODER, janus, picture_span, with_tokenizer
 
 IDS = list(range(16))
@@ -49,9 +59,9 @@ def test_each_position_passes_its_own_eye(model, name):
 @pytest.mark.parametrize("names", [list(DOCUMENTS), list(DOCUMENTS)[::-1]], ids=["forth", "back"])
 def test_pictures_of_several_rows_find_their_places(model, names):
     documents = [DOCUMENTS[name] for name in names]
-    embedded = model.embed(collate(documents))
+    embedded = model.embed(lay_out([[document] for document in documents], max(map(num_tokens, documents))))
     for row, document in zip(embedded, documents, strict=True):
-        torch.testing.assert_close(row[-num_tokens(document) :], embed_slowly(model, document), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(row[: num_tokens(document)], embed_slowly(model, document), rtol=1e-4, atol=1e-5)
 
 
 def test_pictures_of_packed_rows_find_their_places(model):

@@ -90,6 +90,8 @@ WRONG = {
     "shuffle": ({}, {"pixel_shuffle": 3}, "pixel_shuffle is 3, expected a divisor of the 4 patches of a side"),
     "token": ({}, {"pixel_shuffle": 2, "class_token": True}, "and no class_token beside them"),
     "stages": ({"depths": [2, 2]}, {}, r"encoder\.depths: a tower that has it does not give one feature for each"),
+    "code": ({"_attn_implementation": "a/b"}, {}, r"encoder\._attn_implementation is not of the tower's shape: leave"),
+    "more code": ({"attn_implementation": "a/b"}, {}, r"encoder\.attn_implementation is not of the tower's shape"),
     "hidden patches": ({"mask_ratio": 0.75}, {}, r"encoder\.mask_ratio: a tower that has it"),
 }
 

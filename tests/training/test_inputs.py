@@ -102,7 +102,7 @@ def test_a_run_goes_on_with_its_own_ids_though_its_eyes_were_made_again(run, tmp
     runs.train(run, tmp_path / "run", CPU, stop_after=1)
     make_eyes(run.task, seed=1)
     training = runs.train(run, tmp_path / "run", CPU, stop_after=1)
-    ImageIds.load(str(run.task.image_ids), training.model.generation.tokenizer)
+    ImageIds.read(str(run.task.image_ids)).check(training.model.generation.tokenizer)
 
 
 def test_a_run_keeps_what_its_ids_and_its_dtype_were(run, tmp_path) -> None:

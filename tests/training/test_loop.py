@@ -227,16 +227,15 @@ def test_captions_belong_to_the_tokenized_drawings_whatever_the_runs_seed(janus_
 def test_image_ids_of_another_tokenizer_are_refused(janus_task) -> None:
     torch.manual_seed(1)
     with pytest.raises(ValueError, match="another image tokenizer"):
-        ImageIds.load(janus_task.image_ids, ImageTokenizer(tiny.IMAGE_TOKENIZER))
+        ImageIds.read(janus_task.image_ids).check(ImageTokenizer(tiny.IMAGE_TOKENIZER))
 
 
 def test_missing_and_damaged_image_ids_are_named(janus_task, tmp_path) -> None:
-    tokenizer = starting_tokenizer(janus_task)
     with pytest.raises(ValueError, match="no such file; make it by `openjanus tokenize`"):
-        ImageIds.load(str(tmp_path / "none"), tokenizer)
+        ImageIds.read(str(tmp_path / "none"))
     (tmp_path / "half").write_bytes(Path(janus_task.image_ids).read_bytes()[:-10])
     with pytest.raises(ValueError, match=r"half: damaged .*make it again"):
-        ImageIds.load(str(tmp_path / "half"), tokenizer)
+        ImageIds.read(str(tmp_path / "half"))
 
 
 def test_image_ids_that_there_is_no_room_for_leave_nothing(janus_task, tmp_path, monkeypatch) -> None:
@@ -252,10 +251,11 @@ def test_image_ids_that_there_is_no_room_for_leave_nothing(janus_task, tmp_path,
 
 def test_image_ids_are_those_of_the_drawings(janus_task, tmp_path) -> None:
     tokenizer = starting_tokenizer(janus_task)
-    image_ids = ImageIds.load(janus_task.image_ids, tokenizer)
+    image_ids = ImageIds.read(janus_task.image_ids)
+    image_ids.check(tokenizer)
     assert (len(image_ids), image_ids.source, image_ids.seed) == (8, "emoji.drawings", 0)
     tokenize_source(tokenizer, "emoji.drawings", 3, 2, tmp_path / "other")
-    assert ImageIds.load(str(tmp_path / "other"), tokenizer).seed == 3
+    assert ImageIds.read(str(tmp_path / "other")).seed == 3
     for index in range(8):
         picture = find_source("emoji.drawings", "conversations")("train", 0)(index)[1].content[0]
         assert image_ids[index].tolist() == tokenizer.encode(generation_pixels(picture, 16)[None])[0].tolist()

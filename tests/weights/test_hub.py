@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,12 @@ from safetensors.torch import load_file, save_file
 import openjanus
 from openjanus.cli import main
 from openjanus.recipes import find_recipe
-from openjanus.testing import tiny_checkpoint
+from openjanus.testing import tiny_checkpoint, tiny_janus
 from openjanus.training.janus import JanusTraining, starting_tokenizer
 from openjanus.weights import checkpoint, hub
 from openjanus.weights.hub import BUNDLED, find_checkpoint
+from openjanus.weights.parts import read_part
+from tests.tiny import equal_trees
 
 JANUS_FLOW = {
     "model_type": "multi_modality",
@@ -154,3 +157,13 @@ def test_shards_are_downloaded_with_their_index(fake_hub, repository) -> None:
     (repository / "model.safetensors.index.json").write_text(json.dumps(index))
     checkpoint.load(find_checkpoint("owner/name"))
     assert fake_hub.downloads[-2:] == list(files)
+
+
+@pytest.mark.parametrize("name", ["language_model", "understanding.encoder", "generation.tokenizer"])
+def test_a_part_of_a_janus_on_the_hub_is_checked_before_its_weights_are_downloaded(name, repository, fake_hub) -> None:
+    wanted = checkpoint.load(repository).model
+    part = read_part(name, "owner/name", image_size_px=64)
+    assert fake_hub.downloads[-1] == "model.safetensors" and fake_hub.downloads.count("model.safetensors") == 1
+    module = attrgetter(name)(tiny_janus(seed=1))
+    part.fill(module)
+    assert equal_trees(module.state_dict(), attrgetter(name)(wanted).state_dict())
