@@ -32,6 +32,8 @@ def read_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Conversation]:
 
 def read_prompt(prompt: Any) -> Conversation:
     """One prompt as a conversation. Raises ValueError for what is none, or is empty."""
+    if isinstance(prompt, Message) and prompt.role != "user":
+        raise ValueError(f"a prompt is one message of role {prompt.role!r}: give the conversation, as a list in the list")
     if isinstance(prompt, (str, Message)):
         conversation: Conversation = [Message("user", prompt) if isinstance(prompt, str) else prompt]
     elif isinstance(prompt, (list, tuple)):
@@ -55,15 +57,15 @@ def check_editing(conversation: Conversation, tasks: Sequence[str]) -> None:
 def guidance_rows(
     processor: Processor, document: Document, options: SamplingOptions
 ) -> tuple[list[Document], list[float]]:
-    """The guidance rows of a document, and the scales between them, as a `Request` takes them.
+    """The guidance rows of a document, and their scales, as a `Request` takes them.
 
         row                                scale
         the document                       guidance
-        without its words                  image_guidance; this row is there if it is given and there are pictures
+        without its words                  image_guidance; only if it is given and the document has pictures
         without its words and pictures     1
 
-    A row counts as many times as its scale is larger than that of the row before it (`guide`). So a row with the scale
-    of the row before it is left out.
+    The scale of a row multiplies its difference from the next row (`guide`). If two neighbours have the same scale,
+    nothing depends on the second of them, and it is left out.
     """
     rows = [(document, options.guidance)]
     if options.image_guidance is not None and not all(isinstance(span, TextSpan) for span in document):

@@ -15,8 +15,8 @@ from openjanus.sequence import Document, Kind, num_tokens
 class Request:
     """One prompt to continue `n` times, by ids of one kind.
 
-    documents: the prompt; with guidance behind it the same with less and less of it, all of the same length
-    (`guidance_rows`). scales: one for each document but the last (sampling.py, `guide`).
+    documents: the guidance rows, all of one length: the whole prompt first, then prompts of which more and more is
+    dropped (`guidance_rows`). Without guidance only the first. scales: one for each but the last (sampling.py, `guide`).
     num_new: ids to give at most. stop_id: an id that ends the request; then n must be 1.
     ids: what came so far, int64 [n] each step, on the model's device. text_ids: of an answer, the same on the host.
     """
@@ -37,9 +37,11 @@ class Request:
     def __post_init__(self) -> None:
         lengths = [num_tokens(document) for document in self.documents]
         if len(set(lengths)) != 1:
-            raise ValueError(f"the guidance rows have {lengths} positions: their lengths must be equal")
+            raise ValueError(f"the guidance rows have {lengths} positions: expected one or several of equal length")
         if len(self.scales) != len(lengths) - 1:
-            raise ValueError(f"{len(self.scales)} scales for {len(lengths)} guidance rows: one for each but the last")
+            raise ValueError(
+                f"got {len(self.scales)} scales for {len(lengths)} guidance rows, expected one for each but the last"
+            )
         if self.scales and self.kind != Kind.GENERATE:
             raise ValueError("only drawings are guided: an answer has one row")
 
@@ -52,7 +54,7 @@ class Request:
         return self.n * len(self.documents)
 
     def rows_of(self, number: int) -> list[int]:
-        """The n rows of a document; those of the last one for a number beyond it."""
+        """The cache rows of a document, one for each picture; those of the last document if there is no such number."""
         start = min(number, len(self.documents) - 1) * self.n
         return self.rows[start : start + self.n]
 

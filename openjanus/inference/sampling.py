@@ -21,8 +21,8 @@ class SamplingOptions(Config):
     temperature: divides the logits; 0 takes the most probable id.
     top_k, top_p: keep the k most probable ids, the fewest ids of total probability p; 0 and 1 switch them off.
     guidance: s in u + s (c - u) (arXiv 2410.13848 §3.4); 1 runs without an unconditional row. Drawings only.
-    image_guidance: the same for the pictures in a prompt, when `guidance` is for its words (`guidance_rows`); None:
-    one scale, `guidance`, for both. A prompt without pictures does not use it.
+    image_guidance: the scale for the pictures of a prompt; `guidance` is then the one for its words (prompt.py,
+    `guidance_rows`). None: `guidance` for both, with two rows. A prompt without pictures does not use it.
     seed: picture k of a request depends on (seed, k) alone, not on what else is drawn beside it.
     n: pictures per prompt.
     """
@@ -120,8 +120,8 @@ def guide(rows: Sequence[Tensor], scales: Sequence[float | Tensor]) -> Tensor:
     """Logits [..., V] of each guidance row -> guided logits [..., V] in float32.
 
     rows: the first is that of the whole prompt, each next one lacks more of it. scales: one for each row but the last,
-    a number or [..., 1]: how many times the difference from the next row counts. Two rows c and u with the scale s give
-    u + s (c - u) (arXiv 2410.13848 §3.4), three rows equation 3 of arXiv 2211.09800, one row itself.
+    a number or [..., 1]; it multiplies the difference of this row from the next one. One row gives itself, two rows c
+    and u give u + s (c - u) (arXiv 2410.13848 §3.4), three rows are equation 3 of arXiv 2211.09800.
     """
     guided = less = rows[-1].float()
     for row, scale in zip(reversed(rows[:-1]), reversed(scales), strict=True):

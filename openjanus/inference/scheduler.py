@@ -49,9 +49,9 @@ class _Prefill:
 class _Part:
     """The running requests of one kind, and where their rows are: it holds until somebody joins, leaves or moves.
 
-    rows: of the cache, ascending. places: for each guidance row, its place among these rows for each sequence; a
-    sequence with fewer guidance rows than others repeats its last one, which is exact: r + s (r - r) is r. scales: for
-    each guidance row but the last, [sequences, 1]. sequence: for each of the rows, whose id it continues with.
+    rows: of the cache, ascending. places: for each guidance row the place among these rows, [sequences]; a sequence
+    with fewer guidance rows than others repeats its last one, which is exact: r + s (r - r) is r. scales: for each
+    guidance row but the last, [sequences, 1]. sequence: for each of the rows, whose id it continues with.
     """
 
     requests: list[Request]
@@ -125,8 +125,8 @@ class Scheduler:
         """Puts a request into the queue. Raises ValueError at once for one that can never fit."""
         if request.num_rows > self.cache.num_rows:
             raise ValueError(
-                f"the request needs {request.num_rows} rows at once (n {request.n}, {len(request.documents)} rows each)"
-                f", but there are {self.cache.num_rows}: ask for fewer pictures at a time"
+                f"the request needs {request.num_rows} rows at once (n {request.n}, {len(request.documents)} rows each), "
+                f"but there are {self.cache.num_rows}: ask for fewer pictures at a time"
             )
         if request.num_positions > self.cache.num_positions:
             raise ValueError(

@@ -114,11 +114,11 @@ class Processor:
         return self.drop(document, words=True, pictures=True)
 
     def drop(self, document: Document, words: bool = False, pictures: bool = False) -> Document:
-        """The document without its words, its pictures, or both: pads take their places, so that all lengths stay.
+        """The document without its words, its pictures, or both. Pads take their places, so that all lengths stay.
 
-        words: every text id but BOS becomes pad. pictures: every position of a picture becomes pad. The marks around a
-        picture stay or go with it. Supervised spans are answers, not conditions: they stay, and so does the
-        `<begin_of_image>` before the picture to draw.
+        words: every text id but BOS becomes pad. pictures: every position of a picture becomes pad, and the marks
+        before and behind it, too. What is supervised is an answer, not a condition: it stays, and so does the
+        `<begin_of_image>` of the picture to draw.
         """
         pad, begin, end = self.text.pad_id, self.text.begin_of_image_id, self.text.end_of_image_id
         is_given = [_is_given_picture(span) for span in document]
