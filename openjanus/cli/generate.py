@@ -21,7 +21,7 @@ def generate(
     guidance: Annotated[float | None, arg(help="classifier-free guidance; 1: off; default: the model's own")] = None,
     picture: Annotated[
         UseAppendAction[tuple[Path, ...]],
-        arg(metavar="FILE", help="a picture to edit, before the words; may be repeated. Only for a model that can edit"),
+        arg(metavar="FILE", help="a picture before the words, for a model that was trained to edit; may be repeated"),
     ] = (),
     image_guidance: Annotated[
         float | None, arg(help="guidance by the pictures, if it is not that by the words; default: the model's own")

@@ -33,7 +33,7 @@ def read_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Conversation]:
 def read_prompt(prompt: Any) -> Conversation:
     """One prompt as a conversation. Raises ValueError for what is none, or is empty."""
     if isinstance(prompt, Message) and prompt.role != "user":
-        raise ValueError(f"a prompt is one message of role {prompt.role!r}: give the conversation, as a list in the list")
+        raise ValueError(f"a prompt is a message of role {prompt.role!r}; {EXPECTED}, a single message is the user's")
     if isinstance(prompt, (str, Message)):
         conversation: Conversation = [Message("user", prompt) if isinstance(prompt, str) else prompt]
     elif isinstance(prompt, (list, tuple)):

@@ -16,7 +16,7 @@ class Request:
     """One prompt to continue `n` times, by ids of one kind.
 
     documents: the guidance rows, all of one length: the whole prompt first, then prompts of which more and more is
-    dropped (`guidance_rows`). Without guidance only the first. scales: one for each but the last (sampling.py, `guide`).
+    dropped (`guidance_rows`). scales: one for each but the last (sampling.py, `guide`).
     num_new: ids to give at most. stop_id: an id that ends the request; then n must be 1.
     ids: what came so far, int64 [n] each step, on the model's device. text_ids: of an answer, the same on the host.
     """

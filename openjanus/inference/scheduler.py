@@ -125,8 +125,8 @@ class Scheduler:
         """Puts a request into the queue. Raises ValueError at once for one that can never fit."""
         if request.num_rows > self.cache.num_rows:
             raise ValueError(
-                f"the request needs {request.num_rows} rows at once (n {request.n}, {len(request.documents)} rows each), "
-                f"but there are {self.cache.num_rows}: ask for fewer pictures at a time"
+                f"the request needs {request.num_rows} rows at once (n {request.n}, {len(request.documents)} rows each)"
+                f", but there are {self.cache.num_rows}: ask for fewer pictures at a time"
             )
         if request.num_positions > self.cache.num_positions:
             raise ValueError(

@@ -121,20 +121,20 @@ class Processor:
         `<begin_of_image>` of the picture to draw.
         """
         pad, begin, end = self.text.pad_id, self.text.begin_of_image_id, self.text.end_of_image_id
-        is_given = [_is_given_picture(span) for span in document]
-        neighbours = zip([False, *is_given], [*is_given[1:], False], strict=False)
+        is_given = [False, *map(_is_given_picture, document), False]
         kept: Document = []
-        for span, (follows_given, precedes_given) in zip(document, neighbours, strict=True):
-            if pictures and _is_given_picture(span):
-                span = TextSpan([pad] * num_tokens([span]))
+        for i, span in enumerate(document, start=1):
+            if is_given[i]:
+                kept.append(TextSpan([pad] * num_tokens([span])) if pictures else span)
             elif isinstance(span, TextSpan) and not span.loss:
                 ids = [pad if words and id != self.text.bos_id else id for id in span.ids]
                 if span.ids[-1] == begin:
-                    ids[-1] = pad if pictures and precedes_given else begin
-                if span.ids[0] == end and follows_given:
+                    ids[-1] = pad if pictures and is_given[i + 1] else begin
+                if span.ids[0] == end and is_given[i - 1]:
                     ids[0] = pad if pictures else end
-                span = TextSpan(ids)
-            kept.append(span)
+                kept.append(TextSpan(ids))
+            else:
+                kept.append(span)
         return kept
 
     def _write(self, conversation: Conversation, train: bool, draws: bool) -> _Writer:
