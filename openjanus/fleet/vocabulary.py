@@ -11,7 +11,7 @@ ever encoded as `draw`, so that nobody can type his way into a drawing; `<begin_
 at and switches nothing.
 
 Guidance needs a second row, and that, too, follows from the ids alone: text but BOS and <begin_of_image> becomes pad,
-everything else stays (processing/processor.py, `unconditional`).
+everything else stays. That is `Processor.unconditional` for prompts without pictures, and others are not drawn from.
 """
 
 from collections.abc import Sequence
@@ -73,8 +73,14 @@ class Vocabulary:
     def prompt_ids(self, document: Document, draw: bool) -> list[int]:
         """A prompt of the processor's as ids; a picture to look at is one `look`, which vLLM repeats for each position.
 
-        With `draw` the prompt ends with <begin_of_image>, and it becomes `draw`.
+        With `draw` the prompt ends with <begin_of_image>, and it becomes `draw`. Raises ValueError if it
+        holds pictures: the second row follows from the ids alone and cannot drop them.
         """
+        if draw and not all(isinstance(span, TextSpan) for span in document):
+            raise ValueError(
+                "the plugin for vLLM guides a drawing by two rows, with and without its words, so its prompt cannot "
+                "hold pictures: use `openjanus generate`"
+            )
         ids: list[int] = []
         for span in document:
             if isinstance(span, TextSpan):

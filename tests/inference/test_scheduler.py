@@ -13,7 +13,7 @@ from openjanus.inference.engine import Engine
 from openjanus.inference.sampling import Sampler, SamplingOptions, guide
 from openjanus.inference.scheduler import Request, Scheduler
 from openjanus.processing.processor import Message
-from openjanus.sequence import GenerateSpan, Kind, Span, TextSpan, collate
+from openjanus.sequence import GenerateSpan, Kind, Span, TextSpan, collate, num_tokens
 from tests import tiny
 
 NUM_ROWS, NUM_POSITIONS = 8, 192
@@ -45,6 +45,34 @@ def make_request(engine: Engine, rng: random.Random, draw: bool) -> Request:
         return engine.drawing(words, options)
     pictures = [Image.new("RGB", (16, 16), rng.choice(["red", "blue"])) for _ in range(rng.randint(0, 2))]
     return engine.answer([Message("user", [*pictures, words])], options, rng.randint(1, 20))
+
+
+def guided_request(engine: Engine, rng: random.Random, num_rows: int) -> Request:
+    """A drawing, its prompt with a picture and a drawing or without; each row is the one before it with less."""
+    said = [Message("user", [" ".join(rng.choices(WORDS, k=rng.randint(1, 6)))])]
+    if rng.random() < 0.7:
+        drawn = torch.tensor(rng.choices(range(48), k=16))
+        said += [Message("assistant", [drawn]), Message("user", [Image.new("RGB", (16, 16), "red"), "a dog"])]
+    documents = [engine.processor.prompt(said, draw=True)]
+    pad = engine.processor.text.pad_id
+    for _ in range(num_rows - 1):
+        row: list[Span] = []
+        for span in documents[-1]:
+            if rng.random() < 0.4 and span is not documents[-1][-1]:
+                row.append(TextSpan([pad] * num_tokens([span])))
+            elif isinstance(span, TextSpan):
+                row.append(TextSpan([pad if rng.random() < 0.4 else id for id in span.ids]))
+            else:
+                row.append(span)
+        documents.append(row)
+    options = SamplingOptions(
+        temperature=rng.choice([0.0, 0.7, 1.0]),
+        top_k=rng.choice([0, 5]),
+        seed=rng.randrange(100),
+        n=rng.choice([1, 2]),
+    )
+    scales = [rng.choice([1.0, 1.5, 3.0, 5.0]) for _ in range(num_rows - 1)]
+    return Request(documents, Kind.GENERATE, 16, Sampler(options, range(options.n)), scales=scales)
 
 
 def again(request: Request) -> Request:
