@@ -131,10 +131,11 @@ def test_a_random_mix_gives_every_request_what_the_oracle_gives(engine, seed) ->
 
 
 def test_others_leaving_at_any_step_changes_nothing(engine) -> None:
-    """Cancelling moves rows: a drawing's pair, an answer's row, rows under a prefill."""
+    """Cancelling moves rows: those of a drawing's guidance, an answer's row, rows under a prefill."""
     for seed in range(12):
         rng = random.Random(100 + seed)
         requests = [make_request(engine, rng, i % 2 == 0) for i in range(6)]
+        requests[2:2] = [guided_request(engine, rng, num_rows) for num_rows in (3, 4)]
         alone = []
         for request in requests:
             twin = again(request)
