@@ -72,12 +72,13 @@ class Ours:
     def _request(self) -> Request:
         config, case = self.model.config, self.case
         if case.kind == Kind.TEXT:
-            options, documents = SamplingOptions(temperature=0.0), [self._question()]
+            options, documents, scales = SamplingOptions(temperature=0.0), [self._question()], []
         else:
             options = SamplingOptions(guidance=case.guidance, n=case.n)
-            documents = [[TextSpan(range(1, NUM_PROMPT + 1))]] * (2 if case.guidance != 1 else 1)
+            scales = [case.guidance] if case.guidance != 1 else []
+            documents = [[TextSpan(range(1, NUM_PROMPT + 1))]] * (len(scales) + 1)
         num_new = config.generation.num_image_ids + UNTIMED_STEPS
-        return Request(documents, case.kind, num_new, Sampler(options, range(options.n)))
+        return Request(documents, case.kind, num_new, Sampler(options, range(options.n)), scales=scales)
 
     def _question(self) -> Document:
         c = self.model.config

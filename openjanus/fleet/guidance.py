@@ -4,7 +4,6 @@ The model returns image logits guided with the server's scale g0, and the differ
 This logits processor changes the scale of each row to g: guided + (g - g0) (c - u) = u + g (c - u).
 """
 
-import math
 from typing import Any
 
 import torch
@@ -14,17 +13,8 @@ from vllm.sampling_params import SamplingParams
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
 
 from openjanus.fleet.config import FleetConfig
+from openjanus.fleet.scale import requested_guidance
 from openjanus.fleet.vocabulary import Vocabulary
-
-
-def requested_scale(params: SamplingParams) -> float | None:
-    """The guidance scale of a request, None for the default. Raises ValueError for an invalid scale."""
-    value = (params.extra_args or {}).get("guidance")
-    if value is None:
-        return None
-    if not isinstance(value, (int, float)) or not 1 <= value < math.inf:
-        raise ValueError(f"guidance is {value!r}, expected 1 or more")
-    return float(value)
 
 
 def rescale(logits: Tensor, more: Tensor, v: Vocabulary) -> Tensor:
@@ -40,7 +30,7 @@ class Guidance(LogitsProcessor):
 
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:
-        requested_scale(sampling_params)
+        requested_guidance(sampling_params.extra_args)
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool):
         config: FleetConfig = vllm_config.model_config.hf_config
@@ -57,7 +47,7 @@ class Guidance(LogitsProcessor):
         for row in batch_update.removed:
             self.more.pop(row, None)
         for row, params, *_ in batch_update.added:
-            scale = requested_scale(params)
+            scale = requested_guidance(params.extra_args)
             self._set(row, None if scale is None else scale - self.default_scale)
         for one, other, direction in batch_update.moved:
             of_one, of_other = self.more.pop(one, None), self.more.pop(other, None)

@@ -249,7 +249,7 @@ class OpenJanus(nn.Module, SupportsMultiModal):
             unconditional = self.generation.head(hidden[:, self.width :].contiguous()).float()
             if self.gives_changes:
                 logits[:, self.v.changes :] = (image - unconditional).masked_fill(~drawing, never)
-            image = guide(image, unconditional, self.guidance)
+            image = guide((image, unconditional), (self.guidance,))
         logits[:, self.v.num_text : self.v.draw_id] = image.masked_fill(~drawing, never)
         return logits
 

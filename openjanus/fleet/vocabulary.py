@@ -9,8 +9,8 @@
 The last id determines the kind of the next: an image id after `draw` or an image id, else text. No text is encoded as
 `draw`, so a user's text cannot begin a drawing. `<begin_of_image>` itself only begins pictures to understand.
 
-The ids also determine the unconditional row of guidance: text ids except BOS and <begin_of_image> become pad
-(processing/processor.py, `unconditional`).
+The ids also determine the unconditional row of guidance: text ids except BOS and <begin_of_image> become pad. That is
+`Processor.unconditional` for prompts without pictures. A drawing from a prompt with pictures is refused.
 """
 
 from collections.abc import Sequence
@@ -73,8 +73,14 @@ class Vocabulary:
         """A document of the processor as ids; a picture to understand is one `look`, which vLLM repeats for each
         position.
 
-        With `draw`, the final <begin_of_image> becomes `draw`.
+        With `draw`, the final <begin_of_image> becomes `draw`. Raises ValueError if the document then holds pictures:
+        the unconditional row is made from the ids alone, which cannot drop pictures.
         """
+        if draw and not all(isinstance(span, TextSpan) for span in document):
+            raise ValueError(
+                "the plugin for vLLM guides a drawing by two rows, with and without its words, so its prompt cannot "
+                "hold pictures: use `openjanus generate`"
+            )
         ids: list[int] = []
         for span in document:
             if isinstance(span, TextSpan):

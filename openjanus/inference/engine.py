@@ -16,6 +16,7 @@ from torch import Tensor
 
 from openjanus.inference.body import prepare
 from openjanus.inference.graphs import recording_lock
+from openjanus.inference.prompt import Prompt, check_editing, guidance_rows, read_prompt, read_prompts
 from openjanus.inference.quantisation import placer
 from openjanus.inference.request import Request
 from openjanus.inference.sampling import MAX_PICTURES, Sampler, SamplingOptions, Settings, choose_options
@@ -73,7 +74,7 @@ class Engine:
         self.model: Janus = checkpoint.model
         self.processor = checkpoint.processor
         self.sampling = checkpoint.sampling
-        self.about = checkpoint.about
+        self.about, self.tasks = checkpoint.about, checkpoint.tasks
         self.device = self.model.language_model.norm.weight.device
         text = self.processor.text
         special = (text.pad_id, text.bos_id, text.begin_of_image_id, text.end_of_image_id)
@@ -90,7 +91,7 @@ class Engine:
 
     def generate(
         self,
-        prompts: str | Sequence[str],
+        prompts: Prompt | Sequence[Prompt],
         options: SamplingOptions | None = None,
         progress: Progress | None = None,
         speculative: int = 0,
@@ -102,6 +103,8 @@ class Engine:
 
             engine.generate(["a red apple", "two cats"], n=4, seed=1, guidance=5, temperature=1)
 
+        prompts: one or a list of them, each as text. A model that was trained to edit also takes a `Message` with
+        pictures, or a list of messages (a conversation, itself inside a list).
         Settings left out are the checkpoint's own, or the paper's. Picture k of a prompt depends on the prompt, the
         settings and (seed, k) only, not on what is drawn beside it: `first=k, n=1` draws it alone.
         progress: is called at every step with (steps done, steps in all).
@@ -116,7 +119,7 @@ class Engine:
 
     def draw(
         self,
-        prompts: str | Sequence[str],
+        prompts: Prompt | Sequence[Prompt],
         options: SamplingOptions | None = None,
         progress: Progress | None = None,
         speculative: int = 0,
@@ -137,7 +140,7 @@ class Engine:
 
     def generate_ids(
         self,
-        prompts: str | Sequence[str],
+        prompts: Prompt | Sequence[Prompt],
         options: SamplingOptions | None = None,
         progress: Progress | None = None,
         speculative: int = 0,
@@ -150,15 +153,18 @@ class Engine:
         ids = dict(self._finished(requests, progress, speculative))
         return torch.cat([ids[number] for number in range(len(requests))])
 
-    def drawing(self, prompt: str, options: SamplingOptions, first: int = 0) -> Request:
+    def drawing(self, prompt: Prompt, options: SamplingOptions, first: int = 0) -> Request:
         """`options.n` pictures of one prompt, from number `first` on, as a request to a `Scheduler`."""
         stop = first + options.n
         if not 0 <= first < stop <= MAX_PICTURES:
             raise ValueError(f"pictures {first} to {stop - 1}: a seed has the pictures 0 to {MAX_PICTURES - 1}")
-        document = self.processor.prompt([Message("user", prompt)], draw=True)
-        documents = [document, self.processor.unconditional(document)] if options.guidance != 1 else [document]
+        conversation = read_prompt(prompt)
+        check_editing(conversation, self.tasks)
+        document = self.processor.prompt(conversation, draw=True)
+        self._check_image_ids(document)
+        documents, scales = guidance_rows(self.processor, document, options)
         total = self.model.config.generation.num_image_ids
-        return Request(documents, Kind.GENERATE, total, Sampler(options, range(first, stop)))
+        return Request(documents, Kind.GENERATE, total, Sampler(options, range(first, stop)), scales=scales)
 
     def answer(
         self, messages: Iterable[Message | Mapping[str, Any]], options: SamplingOptions, max_new_tokens: int
@@ -254,23 +260,15 @@ class Engine:
         return Scheduler(self.model, num_rows, num_positions, self._text_logits)
 
     def _drawings(
-        self, prompts: str | Sequence[str], options: SamplingOptions, first: int, seeds: Sequence[int] | None
+        self, prompts: Prompt | Sequence[Prompt], options: SamplingOptions, first: int, seeds: Sequence[int] | None
     ) -> list[Request]:
         """A request for each prompt. Raises ValueError for what is no prompt, or too long."""
-        if isinstance(prompts, (bytes, Mapping)) or not isinstance(prompts, Iterable):
-            raise ValueError(f"prompts are of type {type(prompts).__name__}; expected text (str) or a list of texts")
-        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        for prompt in prompts:
-            if not isinstance(prompt, str):
-                raise ValueError(f"a prompt is of type {type(prompt).__name__}; expected text (str)")
-        if not prompts or not all(prompt.strip() for prompt in prompts):
-            raise ValueError("empty prompt: say what to draw, such as 'two red apples'")
-        seeds = [options.seed] * len(prompts) if seeds is None else seeds
-        if len(seeds) != len(prompts):
-            raise ValueError(f"got {len(seeds)} seeds for {len(prompts)} prompts, expected one for each")
+        each = read_prompts(prompts)
+        seeds = [options.seed] * len(each) if seeds is None else seeds
+        if len(seeds) != len(each):
+            raise ValueError(f"got {len(seeds)} seeds for {len(each)} prompts, expected one for each")
         requests = [
-            self.drawing(prompt.strip(), replace(options, seed=seed), first)
-            for prompt, seed in zip(prompts, seeds, strict=True)
+            self.drawing(prompt, replace(options, seed=seed), first) for prompt, seed in zip(each, seeds, strict=True)
         ]
         self._check_room(requests)
         return requests

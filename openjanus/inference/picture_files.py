@@ -98,5 +98,6 @@ def _info(prompt: str, options: SamplingOptions, index: int) -> PngInfo:
     info = PngInfo()
     info.add_itxt("prompt", prompt.replace("\0", "\ufffd"))  # NUL would end the text
     for name, value in {**asdict(options), "index": index, "software": "openjanus"}.items():
-        info.add_text(name, str(value))
+        if value is not None:
+            info.add_text(name, str(value))
     return info

@@ -21,6 +21,8 @@ class SamplingOptions(Config):
     temperature: divides the logits; 0 takes the most probable id.
     top_k, top_p: keep the k most probable ids, the fewest ids of total probability p; 0 and 1 switch them off.
     guidance: s in u + s (c - u) (arXiv 2410.13848 §3.4); 1 runs without an unconditional row. Drawings only.
+    image_guidance: the scale for the pictures of a prompt; `guidance` is then the one for its words (prompt.py,
+    `guidance_rows`). None: `guidance` for both, with two rows. A prompt without pictures does not use it.
     seed: picture k of a request depends on (seed, k) alone, not on what else is drawn beside it.
     n: pictures per prompt.
     """
@@ -29,6 +31,7 @@ class SamplingOptions(Config):
     top_k: NonNegativeInt = 0
     top_p: Annotated[float, Range(above=0, most=1)] = 1.0
     guidance: Annotated[float, Range(1)] = 5.0
+    image_guidance: Annotated[float, Range(1)] | None = None
     seed: Annotated[int, Range(0, 2**57 - 1)] = 0  # times MAX_PICTURES below 2**63
     n: Annotated[int, Range(1, MAX_PICTURES)] = 1
 
@@ -39,6 +42,7 @@ class Settings(TypedDict, total=False):
     n: int | None
     seed: int | None
     guidance: float | None
+    image_guidance: float | None
     temperature: float | None
     top_k: int | None
     top_p: float | None
@@ -112,7 +116,16 @@ def restrict(logits: Tensor, top_k: int, top_p: float) -> Tensor:
     return logits
 
 
-def guide(conditional: Tensor, unconditional: Tensor, guidance: float | Tensor) -> Tensor:
-    """u + s (c - u) for logits [R, V], in float32; s is one number, or [R, 1] (arXiv 2410.13848 §3.4)."""
-    conditional, unconditional = conditional.float(), unconditional.float()
-    return unconditional + guidance * (conditional - unconditional)
+def guide(rows: Sequence[Tensor], scales: Sequence[float | Tensor]) -> Tensor:
+    """Logits [..., V] of each guidance row -> guided logits [..., V] in float32.
+
+    rows: the first is that of the whole prompt, each next one lacks more of it. scales: one for each row but the last,
+    a number or [..., 1]; it multiplies the difference of this row from the next one. One row gives itself, two rows c
+    and u give u + s (c - u) (arXiv 2410.13848 §3.4), three rows are equation 3 of arXiv 2211.09800.
+    """
+    guided = less = rows[-1].float()
+    for row, scale in zip(reversed(rows[:-1]), reversed(scales), strict=True):
+        more = row.float()
+        guided = guided + scale * (more - less)
+        less = more
+    return guided

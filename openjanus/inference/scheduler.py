@@ -1,11 +1,11 @@
 """One running batch for both faces: drawings and answers join and leave between steps.
 
-    waiting ─► prefill, chunk by chunk ─► n rows, or n guided pairs of rows ─► one position a step ─► finished
-                                          └── all running requests, of both kinds, in one forward ──┘
+    waiting ─► prefill, chunk by chunk ─► n rows for each document ─► one position a step ─► finished
+                                          └─ all running requests, of both kinds, in one forward ─┘
 
 A request owns rows of one KV cache. The running rows are the first of the cache, without gaps, so that a step reads it
-in place; when a request leaves, the last rows move into its places. A drawing with guidance owns two rows for each
-picture, conditional and unconditional, that are always stepped together. What a request gets does not depend on its
+in place; when a request leaves, the last rows move into its places. A drawing with guidance owns several rows for each
+picture, one for each of its documents, that are always stepped together. What a request gets does not depend on its
 company: every row attends to itself alone, each of its pictures draws its noise from a generator of its own, and the
 kernels (body.py) give a row the same last bits whatever rows are beside it.
 Nor does a fault reach its company: a request that fails on its way in, or when its ids are chosen, leaves with its
@@ -49,33 +49,30 @@ class _Prefill:
 class _Part:
     """The running requests of one kind, and where their rows are: it holds until somebody joins, leaves or moves.
 
-    rows: of the cache, ascending. conditional, unconditional: for each sequence, its place among these rows; a sequence
-    without guidance guides itself, which is exact: u + s (c - u) with u = c is c. guidance: [sequences, 1].
-    sequence: for each of the rows, whose id it continues with.
+    rows: of the cache, ascending. places: for each guidance row the place among these rows, [sequences]; a sequence
+    with fewer guidance rows than others repeats its last one, which is exact: r + s (r - r) is r. scales: for each
+    guidance row but the last, [sequences, 1]. sequence: for each of the rows, whose id it continues with.
     """
 
     requests: list[Request]
     rows: Tensor
-    conditional: Tensor
-    unconditional: Tensor | None
-    guidance: Tensor
+    places: list[Tensor]
+    scales: list[Tensor]
     sequence: Tensor
 
     @classmethod
     def of(cls, requests: list[Request], device: torch.device) -> "_Part":
         rows = sorted(row for request in requests for row in request.rows)
         place = {row: i for i, row in enumerate(rows)}
-        conditional = [place[row] for r in requests for row in r.rows[: r.n]]
-        unconditional = [place[row] for r in requests for row in r.rows[-r.n :]]
-        guidance = [r.sampler.options.guidance for r in requests for _ in range(r.n)]
-        guided = conditional != unconditional
-        sequence_of = dict(zip(conditional + unconditional, [*range(len(conditional))] * 2, strict=True))
+        num = max(len(r.documents) for r in requests)
+        places = [[place[row] for r in requests for row in r.rows_of(k)] for k in range(num)]
+        scales = [[[*r.scales, *[1.0] * num][k] for r in requests for _ in range(r.n)] for k in range(num - 1)]
+        sequence_of = {i: sequence for each in places for sequence, i in enumerate(each)}
         return cls(
             requests,
             torch.tensor(rows, device=device),
-            torch.tensor(conditional, device=device),
-            torch.tensor(unconditional, device=device) if guided else None,
-            torch.tensor(guidance, dtype=torch.float32, device=device)[:, None],
+            [torch.tensor(each, device=device) for each in places],
+            [torch.tensor(each, dtype=torch.float32, device=device)[:, None] for each in scales],
             torch.tensor([sequence_of[i] for i in range(len(rows))], device=device),
         )
 
@@ -128,9 +125,8 @@ class Scheduler:
         """Puts a request into the queue. Raises ValueError at once for one that can never fit."""
         if request.num_rows > self.cache.num_rows:
             raise ValueError(
-                f"the request needs {request.num_rows} rows at once (n {request.n}"
-                f"{', twice for guidance' * (len(request.documents) > 1)}), but there are {self.cache.num_rows}: "
-                "ask for fewer pictures at a time"
+                f"the request needs {request.num_rows} rows at once (n {request.n}, {len(request.documents)} rows each)"
+                f", but there are {self.cache.num_rows}: ask for fewer pictures at a time"
             )
         if request.num_positions > self.cache.num_positions:
             raise ValueError(
@@ -228,9 +224,7 @@ class Scheduler:
             self.pictures.join(request)
         self.running.append(request)
         self._plan = None
-        logits = self.heads[request.kind](hidden)  # [1 or 2, V]
-        if len(logits) == 2:
-            logits = guide(logits[:1], logits[1:], request.sampler.options.guidance)
+        logits = guide(self.heads[request.kind](hidden).split(1), request.scales)  # [1, V]
         ids = request.sampler.choose(logits.expand(n, -1))
         self.tokens[first : first + request.num_rows] = ids.repeat(len(request.documents))
         self._give(request, ids)
@@ -268,10 +262,7 @@ class Scheduler:
         guided = {}
         for kind, part in plan.items():
             logits = self.heads[kind](hidden if len(part.rows) == B else hidden[part.rows])
-            if part.unconditional is None:
-                guided[kind] = logits[part.conditional]
-            else:
-                guided[kind] = guide(logits[part.conditional], logits[part.unconditional], part.guidance)
+            guided[kind] = guide([logits[places] for places in part.places], part.scales)
         return guided
 
     def _make_plan(self) -> "dict[Kind, _Part]":

@@ -114,8 +114,7 @@ class Speculation:
         """Takes the choices that follow right drafts, and makes the rest of them the next drafts."""
         T, sampler = hidden.shape[1], self.request.sampler
         logits = self.model.heads[Kind.GENERATE](hidden.flatten(0, 1)).unflatten(0, (-1, self.branches, T))
-        logits = guide(logits[:, 0], logits[:, 1], sampler.options.guidance) if self.branches == 2 else logits[:, 0]
-        p = sampler.probabilities(logits)
+        p = sampler.probabilities(guide(logits.unbind(1), self.request.scales))
         chosen = choose(p, self._noise(T))
         advance = count_right(self.draft[:, : T - 1], chosen)
         for picture, ids, right in zip(self.running, chosen.tolist(), advance.tolist(), strict=True):

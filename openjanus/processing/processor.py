@@ -28,7 +28,7 @@ from openjanus.processing.image import PixelConfig, fitted
 from openjanus.processing.message import Conversation, Message, Part
 from openjanus.processing.text import IMAGE_PLACEHOLDER, TextTokenizer
 from openjanus.processing.tiles import TileConfig, picture_pixels
-from openjanus.sequence import Document, GenerateSpan, TextSpan, UnderstandSpan
+from openjanus.sequence import Document, GenerateSpan, Span, TextSpan, UnderstandSpan, num_tokens
 
 ROLES = {
     "deepseek_old": {"user": "User", "assistant": "Assistant"},
@@ -72,7 +72,7 @@ class _Writer:
         else:
             self.special(id)
 
-    def span(self, span: TextSpan | UnderstandSpan | GenerateSpan) -> None:
+    def span(self, span: Span) -> None:
         self.close()
         self.document.append(span)
 
@@ -110,17 +110,32 @@ class Processor:
         return writer.close()
 
     def unconditional(self, document: Document) -> Document:
-        """What guidance compares with: every text id but BOS and `<begin_of_image>` becomes pad; lengths stay.
+        """What guidance compares with: the document without its words and its pictures."""
+        return self.drop(document, words=True, pictures=True)
 
-        Supervised spans stay as they are: they are answers, not conditions.
+    def drop(self, document: Document, words: bool = False, pictures: bool = False) -> Document:
+        """The document without its words, its pictures, or both. Pads take their places, so that all lengths stay.
+
+        words: every text id but BOS becomes pad. pictures: every position of a picture becomes pad, and the marks
+        before and behind it, too. What is supervised is an answer, not a condition: it stays, and so does the
+        `<begin_of_image>` of the picture to draw.
         """
-        kept = (self.text.bos_id, self.text.begin_of_image_id)
-        return [
-            TextSpan([i if i in kept else self.text.pad_id for i in span.ids])
-            if isinstance(span, TextSpan) and not span.loss
-            else span
-            for span in document
-        ]
+        pad, begin, end = self.text.pad_id, self.text.begin_of_image_id, self.text.end_of_image_id
+        is_given = [False, *map(_is_given_picture, document), False]
+        kept: Document = []
+        for i, span in enumerate(document, start=1):
+            if is_given[i]:
+                kept.append(TextSpan([pad] * num_tokens([span])) if pictures else span)
+            elif isinstance(span, TextSpan) and not span.loss:
+                ids = [pad if words and id != self.text.bos_id else id for id in span.ids]
+                if span.ids[-1] == begin:
+                    ids[-1] = pad if pictures and is_given[i + 1] else begin
+                if span.ids[0] == end and is_given[i - 1]:
+                    ids[0] = pad if pictures else end
+                kept.append(TextSpan(ids))
+            else:
+                kept.append(span)
+        return kept
 
     def _write(self, conversation: Conversation, train: bool, draws: bool) -> _Writer:
         if not conversation:
@@ -176,6 +191,11 @@ class Processor:
         else:
             writer.words += words
             writer.special(self.text.eos_id)
+
+
+def _is_given_picture(span: Span) -> bool:
+    """Whether a span is a picture of the prompt, not one to draw."""
+    return isinstance(span, UnderstandSpan) or (isinstance(span, GenerateSpan) and not span.loss)
 
 
 def _lay_out(content: Sequence[Part], pictures_first: bool) -> list[str | Image.Image]:

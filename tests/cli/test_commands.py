@@ -1,6 +1,7 @@
 """The command line: bad input ends in one line and exit code 2, good input in files and answers."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ from huggingface_hub.utils import validate_repo_id
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+import openjanus
 from openjanus.cli import main
 from openjanus.inference.engine import Engine
+from openjanus.processing.message import Message
 from openjanus.recipes import find_recipe
 from openjanus.testing import tiny_checkpoint
 from openjanus.weights import checkpoint, hub, own
@@ -254,6 +257,31 @@ def test_prompts_of_the_same_words_get_files_of_their_own(model, tmp_path, capsy
 )
 def test_options_that_mean_nothing_are_named(model, tmp_path, capsys, option, value, message) -> None:
     assert message in refusal(capsys, "generate", "a cat", "--model", model, "--out", tmp_path, option, value)
+
+
+def test_a_model_that_can_edit_takes_pictures(picture, tmp_path, capsys) -> None:
+    """By the command as by the library; guidance by three rows is in the file's settings."""
+    folder = tmp_path / "model"
+    checkpoint.save(replace(tiny.checkpoint(), tasks=("talk", "draw", "edit")), folder)
+    words = ["--guidance", "4", "--image-guidance", "1.5", "--picture", str(picture), "--picture", str(picture)]
+    main(["generate", *words, "make it blue", "--model", str(folder), "--out", str(tmp_path / "new")])
+    (path,) = (tmp_path / "new").iterdir()
+    said = Message("user", [picture, picture, "make it blue"])
+    (wanted,) = openjanus.load(folder).generate(said, guidance=4.0, image_guidance=1.5)
+    with Image.open(path) as image:
+        assert image.tobytes() == wanted.tobytes()
+        assert (image.text["prompt"], image.text["image_guidance"]) == ("make it blue", "1.5")
+
+
+def test_a_model_that_cannot_edit_refuses_pictures_in_one_line(model, picture, tmp_path, capsys) -> None:
+    where = ("--model", model, "--out", tmp_path / "new")
+    for more in ((), ("--image-guidance", "2")):
+        line = refusal(capsys, "generate", "make it blue", "--picture", picture, *more, *where)
+        assert line.endswith("trained to talk and draw, not to edit: ask for a drawing with words only")
+    assert "give one with --picture" in refusal(capsys, "generate", "a cat", "--image-guidance", "2", *where)
+    missing = ("--picture", tmp_path / "no.png")
+    assert "no such file" in refusal(capsys, "generate", "make it blue", *missing, *where)
+    assert not list((tmp_path / "new").glob("*"))
 
 
 def test_a_training_without_its_eyes_says_what_to_do(tmp_path, capsys, monkeypatch) -> None:

@@ -200,6 +200,7 @@ def picture(url: str) -> dict:
         ("", "word " * 600, {}),
         ("", "hi", {"temperature": -1}),
         ("", "hi", {"extra_body": {"vllm_xargs": {"guidance": 0}}}),
+        ("", "hi", {"extra_body": {"vllm_xargs": {"image_guidance": 2}}}),
         ("", "hi", {"extra_body": {"allowed_token_ids": [10**6]}}),
     ],
 )

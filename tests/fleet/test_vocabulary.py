@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from openjanus.fleet.scale import requested_guidance
 from openjanus.fleet.vocabulary import Vocabulary
 from openjanus.inference.engine import Engine
 from openjanus.model.janus import JanusConfig
@@ -78,6 +79,20 @@ def test_the_second_row_is_the_processors(engine: Engine, v: Vocabulary) -> None
     seen = torch.where(v.is_code(ids), v.codes(ids), torch.where(v.stays(ids), v.text(ids), v.pad_id))
     assert torch.equal(seen, expected)
     assert v.draws(ids).tolist() == [False] * (len(span.ids) - 1) + [True] * 4
+
+
+def test_a_drawing_has_two_rows_and_more_are_refused(engine: Engine, v: Vocabulary) -> None:
+    document = engine.processor.prompt([Message("user", [RED, "make it blue"])], draw=True)
+    with pytest.raises(ValueError, match="two rows, with and without its words, so its prompt cannot hold pictures"):
+        v.prompt_ids(document, draw=True)
+    with pytest.raises(ValueError, match="image_guidance needs three guidance rows, but the plugin for vLLM has two"):
+        requested_guidance({"guidance": 5.0, "image_guidance": 1.5})
+    for extra_args in (None, {}, {"guidance": None}, {"image_guidance": None}):
+        assert requested_guidance(extra_args) is None
+    assert requested_guidance({"guidance": 3, "other": 1}) == 3.0
+    for wrong in (0.5, "3", float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="expected 1 or more"):
+            requested_guidance({"guidance": wrong})
 
 
 def test_an_eye_that_remembers_is_refused(engine: Engine, fading_config: JanusConfig) -> None:  # noqa: F811

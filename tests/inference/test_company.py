@@ -15,6 +15,7 @@ from openjanus.inference.sampling import Sampler, SamplingOptions
 from openjanus.inference.scheduler import Request, Scheduler
 from openjanus.inference.speculative import Speculation
 from openjanus.processing.processor import Message
+from openjanus.sequence import Kind, TextSpan
 from openjanus.testing import tiny_checkpoint
 from openjanus.weights import checkpoint
 from tests import tiny
@@ -59,11 +60,23 @@ def make_request(engine: Engine, rng: random.Random, draw: bool) -> Request:
     return engine.answer([Message("user", [*pictures, words])], options, rng.randint(1, 12))
 
 
+def three_rows(engine: Engine) -> Request:
+    """A drawing with a guidance row between the whole prompt and nothing."""
+    options = SamplingOptions(temperature=1.0, guidance=4.0, seed=5, n=2)
+    (full,), (nothing,) = engine.drawing("two red cats on grass and a heart", options).documents
+    assert isinstance(full, TextSpan) and isinstance(nothing, TextSpan)
+    half = len(full.ids) // 2
+    documents = [[full], [TextSpan([*nothing.ids[:half], *full.ids[half:]])], [nothing]]
+    total = engine.model.config.generation.num_image_ids
+    return Request(documents, Kind.GENERATE, total, Sampler(options, range(2)), scales=[4.0, 2.0])
+
+
 def recorded(request: Request, rows: range | None = None) -> tuple[Request, Recorder]:
     """The same request, not begun; of its pictures only those of the given numbers."""
     rows = range(request.n) if rows is None else rows
     recorder = Recorder(replace(request.sampler.options, n=len(rows)), rows)
-    return Request(request.documents, request.kind, request.num_new, recorder, request.stop_id), recorder
+    twin = Request(request.documents, request.kind, request.num_new, recorder, request.stop_id, request.scales)
+    return twin, recorder
 
 
 def logits_alone(engine: Engine, request: Request, rows: range | None = None) -> Tensor:
@@ -79,6 +92,7 @@ def compare(engine: Engine, num_requests: int, seed: int) -> int:
     """Requests that join at random times get what they get alone. Returns the most rows that ran together."""
     rng = random.Random(seed)
     requests = [make_request(engine, rng, i % 2 == 0) for i in range(num_requests)]
+    requests.insert(1, three_rows(engine))
     alone = [logits_alone(engine, request) for request in requests]
     together = Scheduler(engine.model, 40, 192, engine._text_logits, CHUNK_TOKENS)
     recorders, most = [], 0

@@ -35,7 +35,7 @@ def slow_drawing(engine: Engine, prompt: str, guidance: float) -> list[int]:
         for document in (start, engine.processor.unconditional(start)):
             batch = collate([[*document, GenerateSpan(ids)] if ids else document])
             logits.append(engine.model.heads[Kind.GENERATE](engine.model(batch)[:, -1]))
-        blended = logits[0] if guidance == 1 else guide(*logits, guidance)
+        blended = logits[0] if guidance == 1 else guide(logits, [guidance])
         ids.append(int(blended.argmax()))
     return ids
 

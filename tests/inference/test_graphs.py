@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from openjanus.inference import graphs
@@ -39,7 +40,9 @@ def recorder(device: torch.device) -> Record:
 @pytest.fixture
 def engine(tmp_path) -> Engine:
     Again.made = 0
-    return load(tiny_checkpoint(tmp_path / "model"), "cpu", "float32")
+    engine = load(tiny_checkpoint(tmp_path / "model"), "cpu", "float32")
+    engine.tasks = ("talk", "draw", "edit")
+    return engine
 
 
 def graphed(engine: Engine) -> GraphedLayers:
@@ -57,7 +60,15 @@ def requests_of(engine: Engine) -> list[Request]:
             requests.append(engine.drawing("a red cat", options))
         else:
             requests.append(engine.answer([Message("user", ["what is it?"])], options, 12))
-    return requests
+    return [*requests, edit(engine, 3, 4.0), edit(engine, 4, 1.0)]
+
+
+def edit(engine: Engine, seed: int, guidance: float) -> Request:
+    """A drawing guided by three rows."""
+    said = [Message("user", [Image.new("RGB", (64, 64), "red"), "make it blue"])]
+    request = engine.drawing(said, SamplingOptions(guidance=guidance, image_guidance=2.0, seed=seed))
+    assert len(request.documents) == 3
+    return request
 
 
 def together(engine: Engine, chunk_tokens: int = 256) -> list[Tensor]:

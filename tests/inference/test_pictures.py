@@ -9,12 +9,13 @@ import torch
 from openjanus.inference.engine import Engine
 from openjanus.inference.request import Request
 from openjanus.inference.sampling import Sampler, SamplingOptions
+from openjanus.inference.speculative import Speculation
 from openjanus.processing.message import Message
 from openjanus.sequence import GenerateSpan, Kind, TextSpan, collate, pack
 from openjanus.training.janus import JanusTraining, janus_training
 from openjanus.training.stage import Stage
 from tests import tiny
-from tests.inference.test_scheduler import again, ids_of, make_request, make_scheduler, oracle
+from tests.inference.test_scheduler import again, guided_request, ids_of, make_request, make_scheduler, oracle
 from tests.remembering import fading_config  # noqa: F401  (a fixture)
 
 
@@ -33,12 +34,13 @@ def illustrated(engine: Engine, rng: random.Random, draw: bool) -> Request:
     if not draw:
         return engine.answer(said, options, 6)
     documents = [document, engine.processor.unconditional(document)]
-    return Request(documents, Kind.GENERATE, 16, Sampler(options, range(2)))
+    return Request(documents, Kind.GENERATE, 16, Sampler(options, range(2)), scales=[3.0])
 
 
 def mixed_requests(engine: Engine, rng: random.Random) -> list[Request]:
-    """Drawings of one and of several pictures, with and without guidance, and answers."""
+    """Drawings of one and of several pictures, guided by one to four rows, and answers."""
     requests = [make_request(engine, rng, i % 3 > 0) for i in range(6)]
+    requests += [guided_request(engine, rng, num_rows) for num_rows in (3, 4)]
     return [*requests, illustrated(engine, rng, True), illustrated(engine, rng, False)]
 
 
@@ -127,12 +129,35 @@ def test_all_guidance_rows_of_a_picture_share_one_place(engine, monkeypatch) -> 
     assert request.num_rows == 6 and seen == [(3, 1)] * 15
 
 
+@pytest.mark.parametrize("num_rows", [3, 4])
+def test_three_and_four_rows_share_it_too(engine, num_rows) -> None:
+    request = guided_request(engine, random.Random(num_rows), num_rows)
+    scheduler = make_scheduler(engine)
+    scheduler.submit(again(request))
+    while scheduler.step():
+        assert len(scheduler.pictures.owner) in (0, request.n)
+        assert len(scheduler.owner) == num_rows * len(scheduler.pictures.owner)
+
+
 @pytest.mark.parametrize("window", [2, 5, 16, 40])
 def test_speculative_drawings_are_those_of_the_plain_loop(engine, window) -> None:
     for seed in range(4):
         options = SamplingOptions(temperature=0.7, guidance=2.0 if seed % 2 else 1.0, seed=seed, n=3)
         wanted = engine.generate_ids(["a red car", "two cats"], options)
         assert torch.equal(engine.generate_ids(["a red car", "two cats"], options, speculative=window), wanted)
+
+
+@pytest.mark.parametrize("num_rows", [1, 2, 3, 4])
+def test_speculation_remembers_for_any_number_of_guidance_rows(engine, num_rows) -> None:
+    for seed in range(3):
+        request = guided_request(engine, random.Random(seed), num_rows)
+        wanted = oracle(engine, request)
+        for window in (2, 7):
+            twin = again(request)
+            speculation = Speculation(engine.model, twin, window)
+            while speculation.step():
+                pass
+            assert ids_of(twin) == wanted
 
 
 def test_a_step_that_fails_is_repeated_without_harm(engine, monkeypatch) -> None:

@@ -61,17 +61,44 @@ def test_restrict_equals_the_loop(top_k, top_p) -> None:
 
 def test_guidance_is_the_papers_formula() -> None:
     conditional, unconditional = torch.randn(2, 7), torch.randn(2, 7)
-    blended = guide(conditional, unconditional, 5.0)
-    torch.testing.assert_close(blended, unconditional + 5 * (conditional - unconditional))
-    torch.testing.assert_close(guide(conditional, unconditional, 1.0), conditional)
+    blended = guide([conditional, unconditional], [5.0])
+    assert torch.equal(blended, unconditional + 5 * (conditional - unconditional))
+    torch.testing.assert_close(guide([conditional, unconditional], [1.0]), conditional)
+
+
+def test_guidance_by_three_rows_is_that_of_instruct_pix2pix() -> None:
+    """arXiv 2211.09800, equation 3: words count `words` times, pictures `pictures` times."""
+    full, without_words, nothing = torch.randn(3, 2, 7)
+    words, pictures = 7.5, 1.5
+    wanted = nothing + pictures * (without_words - nothing) + words * (full - without_words)
+    assert torch.equal(guide([full, without_words, nothing], [words, pictures]), wanted)
+
+
+@pytest.mark.parametrize("num_rows", [1, 2, 3, 4, 6])
+def test_rows_count_by_the_differences_of_their_scales(num_rows) -> None:
+    rows = torch.randn(num_rows, 3, 7)
+    scales = [1 + 2 * k / 3 for k in range(num_rows - 1)][::-1]
+    weights = [scale - before for scale, before in zip([*scales, 1.0], [0.0, *scales], strict=True)]
+    wanted = sum(weight * row.double() for weight, row in zip(weights, rows, strict=True))
+    torch.testing.assert_close(guide(rows, scales), wanted.float())
+    assert sum(weights) == pytest.approx(1)
+    torch.testing.assert_close(guide(rows, [1.0] * (num_rows - 1)), rows[0])
+
+
+def test_a_repeated_last_row_changes_no_bit() -> None:
+    """So requests with more and with fewer guidance rows can share a step."""
+    full, nothing = torch.randn(2, 3, 7) * 20
+    wanted = guide([full, nothing], [3.7])
+    assert torch.equal(guide([full, nothing, nothing, nothing], [3.7, 1.0, 9.9]), wanted)
+    assert torch.equal(guide([full, full, full], [1.0, 1.0]), full)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_guidance_computes_in_float32(dtype) -> None:
     conditional, unconditional = torch.randn(2, 7).to(dtype), torch.randn(2, 7).to(dtype)
-    wanted = guide(conditional.float(), unconditional.float(), 5.0)
+    wanted = guide([conditional.float(), unconditional.float()], [5.0])
     for scale in (5.0, torch.full((2, 1), 5.0)):
-        blended = guide(conditional, unconditional, scale)
+        blended = guide([conditional, unconditional], [scale])
         assert blended.dtype == torch.float32 and torch.equal(blended, wanted)
 
 
@@ -82,6 +109,7 @@ def test_guidance_computes_in_float32(dtype) -> None:
         ("top_k", -1),
         *(("top_p", v) for v in (0.0, 1.5, math.nan)),
         *(("guidance", v) for v in (0.5, math.nan, math.inf)),
+        *(("image_guidance", v) for v in (0.5, math.nan, math.inf)),
         *(("seed", v) for v in (-1, 2**57)),
         *(("n", v) for v in (0, -1, 65)),
     ],

@@ -1,17 +1,19 @@
 """The running batch: whatever runs beside a request, it gets what it gets alone, and what the oracle gives."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from openjanus.inference.engine import Engine
 from openjanus.inference.sampling import Sampler, SamplingOptions, guide
 from openjanus.inference.scheduler import Request, Scheduler
 from openjanus.processing.processor import Message
-from openjanus.sequence import GenerateSpan, Kind, Span, TextSpan, collate
+from openjanus.sequence import GenerateSpan, Kind, Span, TextSpan, collate, num_tokens
 from tests import tiny
 
 NUM_ROWS, NUM_POSITIONS = 8, 192
@@ -45,16 +47,49 @@ def make_request(engine: Engine, rng: random.Random, draw: bool) -> Request:
     return engine.answer([Message("user", [*pictures, words])], options, rng.randint(1, 20))
 
 
+def guided_request(engine: Engine, rng: random.Random, num_rows: int) -> Request:
+    """A drawing, its prompt with a picture and a drawing or without; each row is the one before it with less."""
+    said = [Message("user", [" ".join(rng.choices(WORDS, k=rng.randint(1, 6)))])]
+    if rng.random() < 0.7:
+        drawn = torch.tensor(rng.choices(range(48), k=16))
+        said += [Message("assistant", [drawn]), Message("user", [Image.new("RGB", (16, 16), "red"), "a dog"])]
+    documents = [engine.processor.prompt(said, draw=True)]
+    pad = engine.processor.text.pad_id
+    for _ in range(num_rows - 1):
+        row: list[Span] = []
+        for span in documents[-1]:
+            if rng.random() < 0.4 and span is not documents[-1][-1]:
+                row.append(TextSpan([pad] * num_tokens([span])))
+            elif isinstance(span, TextSpan):
+                row.append(TextSpan([pad if rng.random() < 0.4 else id for id in span.ids]))
+            else:
+                row.append(span)
+        documents.append(row)
+    options = SamplingOptions(
+        temperature=rng.choice([0.0, 0.7, 1.0]),
+        top_k=rng.choice([0, 5]),
+        seed=rng.randrange(100),
+        n=rng.choice([1, 2]),
+    )
+    scales = [rng.choice([1.0, 1.5, 3.0, 5.0]) for _ in range(num_rows - 1)]
+    return Request(documents, Kind.GENERATE, 16, Sampler(options, range(options.n)), scales=scales)
+
+
 def again(request: Request) -> Request:
     """The same request, not begun."""
     options = request.sampler.options
-    return Request(
-        request.documents, request.kind, request.num_new, Sampler(options, range(request.n)), request.stop_id
-    )
+    sampler = Sampler(options, range(request.n))
+    return Request(request.documents, request.kind, request.num_new, sampler, request.stop_id, request.scales)
 
 
 def ids_of(request: Request) -> list[list[int]]:
     return torch.stack(request.ids, dim=1).tolist()
+
+
+def slow_guide(rows: Sequence[Tensor], scales: Sequence[float]) -> Tensor:
+    """Each row counts as many times as its scale is larger than that of the row before it; the last scale is 1."""
+    weights = [scale - before for scale, before in zip([*scales, 1.0], [0.0, *scales], strict=True)]
+    return sum((weight * row.double() for weight, row in zip(weights, rows, strict=True)), torch.zeros(()))
 
 
 def oracle(engine: Engine, request: Request) -> list[list[int]]:
@@ -70,7 +105,7 @@ def oracle(engine: Engine, request: Request) -> list[list[int]]:
                 heads[request.kind](engine.model(collate([[*document, *more]]))[:, -1])
                 for document in request.documents
             ]
-            logits.append(guide(each[0], each[1], sampler.options.guidance) if len(each) == 2 else each[0])
+            logits.append(slow_guide(each, request.scales))
         for ids, id in zip(sequences, sampler.choose(torch.cat(logits)).tolist(), strict=True):
             ids.append(id)
         if sequences[0][-1] == request.stop_id:
@@ -96,10 +131,11 @@ def test_a_random_mix_gives_every_request_what_the_oracle_gives(engine, seed) ->
 
 
 def test_others_leaving_at_any_step_changes_nothing(engine) -> None:
-    """Cancelling moves rows: a drawing's pair, an answer's row, rows under a prefill."""
+    """Cancelling moves rows: those of a drawing's guidance, an answer's row, rows under a prefill."""
     for seed in range(12):
         rng = random.Random(100 + seed)
         requests = [make_request(engine, rng, i % 2 == 0) for i in range(6)]
+        requests[2:2] = [guided_request(engine, rng, num_rows) for num_rows in (3, 4)]
         alone = []
         for request in requests:
             twin = again(request)
@@ -139,7 +175,7 @@ def test_a_cancelled_request_is_gone_after_one_step(engine) -> None:
 
 def test_what_cannot_fit_is_refused_at_once_and_what_must_wait_waits(engine) -> None:
     scheduler = make_scheduler(engine)
-    with pytest.raises(ValueError, match=r"needs 10 rows at once \(n 5, twice for guidance\), but there are 8"):
+    with pytest.raises(ValueError, match=r"needs 10 rows at once \(n 5, 2 rows each\), but there are 8"):
         scheduler.submit(engine.drawing("a cat", SamplingOptions(n=5)))
     with pytest.raises(ValueError, match="but there are 20: shorten it"):
         make_scheduler(engine, num_positions=20).submit(engine.drawing("a cat", SamplingOptions()))
@@ -253,7 +289,7 @@ def test_every_id_is_chosen_from_guided_logits_in_float32(monkeypatch) -> None:
     scheduler.run()
     assert len(pairs) == len(chosen_from) == 16 and pairs[0].dtype == torch.bfloat16
     for (conditional, unconditional), guided in zip(pairs, chosen_from, strict=True):
-        assert torch.equal(guided[0], guide(conditional.float(), unconditional.float(), 5.0))
+        assert torch.equal(guided[0], guide([conditional.float(), unconditional.float()], [5.0]))
 
 
 def fails_when(call, fault):

@@ -62,7 +62,7 @@ def test_a_picture_does_not_depend_on_its_company(engine) -> None:
     assert any(len(set(lengths)) > 1 for lengths in speeds)  # they do stand at different positions
     assert any(0 < lengths.count(16) < 5 for lengths in speeds)  # and some are whole before the others
     for k in range(5):
-        alone = Request(request.documents, request.kind, request.num_new, Sampler(options, [k]))
+        alone = Request(request.documents, request.kind, request.num_new, Sampler(options, [k]), scales=request.scales)
         lonely = Speculation(engine.model, alone, 6)
         while lonely.step():
             pass
@@ -77,7 +77,7 @@ def exact(engine: Engine) -> dict[tuple[int, ...], float]:
     for ids in itertools.product(range(NUM_IDS), repeat=NUM_NEW):
         batch = collate([[*document, GenerateSpan(ids)] for document in documents])
         logits = engine.model.heads[Kind.GENERATE](engine.model(batch)[:, -NUM_NEW - 1 : -1])
-        p = Sampler(OPTIONS, [0]).probabilities(guide(logits[0], logits[1], OPTIONS.guidance))
+        p = Sampler(OPTIONS, [0]).probabilities(guide(logits, [OPTIONS.guidance]))
         chances[ids] = math.prod(float(p[i, id]) for i, id in enumerate(ids))
     assert abs(sum(chances.values()) - 1) < 1e-5
     return chances

@@ -89,6 +89,57 @@ def test_unconditional_keeps_answers(processor) -> None:
     assert shown(processor, [span for span in blank if span.loss]) == f" a cat{EOS}"
 
 
+EDIT = [
+    Message("user", ["a cat"]),
+    Message("assistant", [IDS]),
+    Message("user", [PICTURE, "and", PICTURE, "now a dog"]),
+]
+
+
+@pytest.mark.parametrize("template", ["deepseek_old", "deepseek"])
+@pytest.mark.parametrize("words", [False, True])
+@pytest.mark.parametrize("pictures", [False, True])
+def test_words_and_pictures_are_dropped_apart(template, words, pictures) -> None:
+    """Position by position, by what stands there: BOS, a word, a picture, or a mark before or behind a picture."""
+    processor = tiny.processor(replace(tiny.PROCESSOR, template=template))
+    text = processor.text
+    document = processor.prompt(EDIT, draw=True)
+    dropped = processor.drop(document, words, pictures)
+    assert len(dropped) == len(document) and num_tokens(dropped) == num_tokens(document)
+    marks = (text.begin_of_image_id, text.end_of_image_id)
+    last = document[-1].ids[-1]
+    assert last == text.begin_of_image_id and dropped[-1].ids[-1] == last
+    for span, left in zip(document, dropped, strict=True):
+        if isinstance(span, TextSpan):
+            for id, seen in list(zip(span.ids, left.ids, strict=True))[: -1 if span is document[-1] else None]:
+                goes = pictures if id in marks else words and id != text.bos_id
+                assert seen == (text.pad_id if goes else id)
+        elif pictures:
+            assert left == TextSpan([text.pad_id] * num_tokens([span]))
+        else:
+            assert left is span
+    if not (words or pictures):
+        assert dropped == document
+    if words and pictures:
+        rest = PAD * (num_tokens(document) - 2)
+        assert shown(processor, dropped) == shown(processor, processor.unconditional(document))
+        assert shown(processor, dropped) == f"{BOS}{rest}{BEGIN_OF_IMAGE}"
+
+
+def test_words_are_dropped_around_a_picture(processor) -> None:
+    document = processor.prompt([Message("user", ["x", PICTURE])], draw=True)
+    before, after = (len(span.ids) for span in document if isinstance(span, TextSpan))
+    blank = f"{BOS}{PAD * (before - 2)}{BEGIN_OF_IMAGE}[look]{END_OF_IMAGE}{PAD * (after - 2)}{BEGIN_OF_IMAGE}"
+    assert shown(processor, processor.drop(document, words=True)) == blank
+
+
+def test_a_training_example_loses_the_picture_but_not_the_drawing(processor) -> None:
+    document = processor.document([Message("user", [PICTURE, "x"]), Message("assistant", [IDS])], train=True)
+    blank = processor.unconditional(document)
+    assert num_tokens(blank) == num_tokens(document) and not any(isinstance(span, UnderstandSpan) for span in blank)
+    assert blank[-2] is document[-2] and blank[-2].loss and blank[-3].ids[-1] == processor.text.begin_of_image_id
+
+
 def test_nobody_can_type_a_special_token(processor) -> None:
     text = processor.text
     for token in (BEGIN_OF_IMAGE, BOS, EOS, PAD):

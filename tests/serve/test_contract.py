@@ -332,6 +332,7 @@ def test_a_chat_setting_that_cannot_be_honoured_is_named(client, settings, param
         ({"response_format": "file"}, "response_format"),
         ({"partial_images": 17, "stream": True}, "partial_images"),
         ({"extra_body": {"guidance_scale": 0.5}}, "guidance_scale"),
+        ({"extra_body": {"image_guidance": 2}}, "image_guidance"),
         ({"background": "transparent"}, "background"),
     ],
 )

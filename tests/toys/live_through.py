@@ -58,17 +58,20 @@ def live_through(config: JanusConfig, folder: Path) -> None:
 
 @torch.inference_mode()
 def draws_and_answers_as_without_a_cache(engine: Engine) -> None:
-    greedy = SamplingOptions(temperature=0.0, guidance=3.0)
-    document = engine.processor.prompt([Message("user", ["a cat"])], draw=True)
-    ids: list[int] = []
-    for _ in range(engine.model.config.generation.num_image_ids):
-        logits = [
-            engine.model.heads[Kind.GENERATE](engine.model(collate([[*given, GenerateSpan(ids)]]))[:, -1])
-            for given in (document, engine.processor.unconditional(document))
-        ]
-        ids.append(int(guide(*logits, 3.0).argmax()))
-    for window in (0, 4):
-        assert engine.generate_ids("a cat", greedy, speculative=window)[0].tolist() == ids
+    greedy = SamplingOptions(temperature=0.0, guidance=3.0, image_guidance=1.5)
+    engine.tasks = ("talk", "draw", "edit")
+    for prompt in (Message("user", "a cat"), Message("user", [PICTURE, "make it blue"])):
+        request = engine.drawing(prompt, greedy)
+        assert len(request.documents) == len(prompt.content) + 1
+        ids: list[int] = []
+        for _ in range(engine.model.config.generation.num_image_ids):
+            logits = [
+                engine.model.heads[Kind.GENERATE](engine.model(collate([[*given, GenerateSpan(ids)]]))[:, -1])
+                for given in request.documents
+            ]
+            ids.append(int(guide(logits, request.scales).argmax()))
+        for window in (0, 4):
+            assert engine.generate_ids(prompt, greedy, speculative=window)[0].tolist() == ids
     question = [Message("user", [PICTURE, "what is it?"])]
     request = engine.answer(question, replace(greedy, guidance=1.0), 5)
     said: list[int] = []
