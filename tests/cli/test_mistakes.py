@@ -82,7 +82,7 @@ def test_a_fault_of_our_own_is_one_line_that_says_so(error, capsys, monkeypatch)
     monkeypatch.delenv("OPENJANUS_DEBUG", raising=False)
     monkeypatch.setitem(cli.COMMANDS, "recipes", faulty)
     line = fails_with(capsys, 1, "recipes")
-    assert type(error).__name__ in line and "OPENJANUS_DEBUG=1 shows where" in line
+    assert type(error).__name__ in line and "OPENJANUS_DEBUG=1 shows a traceback" in line
 
 
 def test_text_in_another_encoding_is_refused(model, tmp_path, capsys) -> None:

@@ -199,5 +199,5 @@ def test_a_training_cuts_tiles_and_its_checkpoint_keeps_the_setting(tmp_path) ->
     kept = restore(tmp_path / "run")
     checkpoint.save(kept, tmp_path / "model")
     assert checkpoint.load(tmp_path / "model").processor.config.tiles == TileConfig(4)
-    with pytest.raises(ValueError, match=r"the transformers format has no place for .*processor\.tiles"):
+    with pytest.raises(ValueError, match=r"the transformers format cannot express .*processor\.tiles"):
         checkpoint.save(kept, tmp_path / "theirs", form="transformers")

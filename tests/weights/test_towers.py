@@ -225,7 +225,7 @@ def test_foreign_formats_have_no_place_for_a_tower(form, made, tmp_path) -> None
     eye, pixels = towers.read_tower(str(made["clip"][0]))
     config = JanusConfig(tiny.LANGUAGE_MODEL, eye, tiny.GENERATION)
     kept = checkpoint.Checkpoint(Janus(config), tiny.processor(ProcessorConfig(pixels), 16), {})
-    with pytest.raises(ValueError, match=rf"the {form} format has no place for these eyes, TowerEyeConfig and VQEye"):
+    with pytest.raises(ValueError, match=rf"the {form} format cannot express these eyes, TowerEyeConfig and VQEye"):
         checkpoint.save(kept, tmp_path / "model", form=form)
 
 
