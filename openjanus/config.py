@@ -210,7 +210,7 @@ def override(config: C, assignments: Iterable[str]) -> C:
 
 
 def _assign(data: Any, steps: list[str], value: Any, path: str) -> None:
-    """Sets one value inside plain data; keys of mappings may contain dots, as names of sources do."""
+    """Sets one value inside plain data; keys of a dict may contain dots, as names of sources do."""
     known: dict[str, Any] = {}
     if isinstance(data, list):
         named = {item["name"]: i for i, item in enumerate(data) if isinstance(item, dict) and "name" in item}

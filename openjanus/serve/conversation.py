@@ -47,8 +47,10 @@ def check_messages(messages: Sequence[ChatMessage], limits: Limits) -> None:
 def read_messages(
     messages: Sequence[ChatMessage], limits: Limits, fetch: Fetch | None, processor: ProcessorConfig
 ) -> list[Message]:
-    """The conversation with decoded pictures. Each is resized for the model at once, to bound the memory; tiles of a
-    picture still need more. Slow: for a thread. Raises ApiError that names the part.
+    """The conversation with decoded pictures. Raises ApiError that names the part. Slow: call it from a thread.
+
+    Each picture is resized for the model before the next is decoded, to bound the memory. A model with tiles needs the
+    whole pictures, so they are kept.
 
     A model has one system prompt, at the beginning: all system messages are joined into it.
     """
