@@ -17,7 +17,7 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(PY) -m mypy openjanus
+	$(PY) -m mypy openjanus examples tests/gpu  # the last one also because few machines run it
 	$(PY) -m pytest -n 2 --dist worksteal
 
 # Every test but those that need a GPU, vLLM or the clients.

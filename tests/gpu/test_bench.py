@@ -8,6 +8,7 @@ import torch
 from openjanus.bench.measure import bandwidth
 from openjanus.bench.sides import Case, Ours, Transformers
 from openjanus.cli import main
+from openjanus.inference.source import ModelSource
 from openjanus.sequence import Kind
 from openjanus.testing import tiny_checkpoint
 
@@ -24,7 +25,7 @@ def make_side(side, model: str, kind: Kind):
     if side is Transformers:
         pytest.importorskip("transformers", minversion="5.20")
     n, guidance = (2, 5.0) if kind == Kind.GENERATE else (1, 1.0)
-    return side(Case(kind, "", model, "bfloat16", "cuda", 0, n, guidance))
+    return side(Case(kind, "", ModelSource("cuda", "bfloat16", model=model), n, guidance))
 
 
 @pytest.mark.parametrize("kind", [Kind.GENERATE, Kind.TEXT])

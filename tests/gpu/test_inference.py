@@ -38,7 +38,9 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(params=["float32", "bfloat16"])
 def engine(folder, request) -> Engine:
-    return load(folder, "cuda", request.param)
+    engine = load(folder, "cuda", request.param)
+    engine.tasks = ("talk", "draw", "edit")  # as tests.inference.test_graphs needs it
+    return engine
 
 
 def all_equal(one: list[Tensor], other: list[Tensor]) -> bool:
@@ -61,6 +63,7 @@ def test_graphs_give_the_hidden_states_of_plain_steps(folder) -> None:
     """Of the very rows, without rounding their number up."""
     model = load(folder, "cuda", "float32").model.language_model
     layers, cache = model.decode, model.make_cache(8, 300)
+    assert isinstance(layers, GraphedLayers)
     generator = torch.Generator().manual_seed(0)
     with torch.inference_mode():
         for lengths in ([5], [250, 7, 90], [1, 2, 3, 4, 5], [299] * 8):
@@ -79,6 +82,7 @@ def test_all_graphs_of_a_cache_share_one_pool_of_memory(folder, monkeypatch) -> 
     monkeypatch.setattr(graphs, "REACH", 16)
     model = load(folder, "cuda", "float32").model.language_model
     layers, cache = model.decode, model.make_cache(32, 300)
+    assert isinstance(layers, GraphedLayers)
 
     def step(num_rows: int, length: int) -> None:
         position = torch.full((num_rows, 1), length, device="cuda")

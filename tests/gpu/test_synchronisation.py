@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from openjanus.sequence import GenerateSpan, TextSpan, pack
+from openjanus.sequence import Document, GenerateSpan, TextSpan, pack
 from openjanus.training.janus import JanusTraining, janus_training
 from tests import tiny
 
@@ -14,7 +14,7 @@ def test_forward_and_loss_wait_for_nothing() -> None:
     training = janus_training(JanusTraining("", "", row_tokens=30), 0, tiny.checkpoint())
     training.model.to("cuda")
     picture = tiny.picture_span()
-    documents = [
+    documents: list[Document] = [
         [TextSpan([5]), picture, TextSpan([6, 7], loss=True)],
         [TextSpan([5, 6]), GenerateSpan(range(16), loss=True), picture],
     ]
