@@ -6,8 +6,9 @@
         lr: Annotated[float, Range(above=0)]
 
 A config is a frozen dataclass of numbers, strings, tuples and other configs. Each number states its range in its type,
-and is checked whenever a config is made, in Python or from a file. A field that is a union of config classes is stored
-with a `type` key that names the class. An unknown key is an error that names the nearest known one.
+and is checked whenever a config is made, in Python or from a file. A field that is a union of config classes, or
+`OneOf` a table, is stored with a `type` key that names the class. An unknown key is an error that names the nearest
+known one.
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ import math
 import numbers
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -50,6 +51,16 @@ class Range:
             f"less than {self.below}": self.below,
         }
         return " and ".join(words for words, bound in bounds.items() if math.isfinite(bound)) or "a finite number"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OneOf:
+    """In a field's type, `Annotated[Base, OneOf(TABLE)]`: a config of any class that is a key of the table.
+
+    The table is read whenever a config is built, so classes may be added to it at any time.
+    """
+
+    table: Mapping[type, Any]
 
 
 PositiveInt = Annotated[int, Range(1)]
@@ -231,6 +242,8 @@ def _assign(data: Any, steps: list[str], value: Any, path: str) -> None:
 
 def _nearest(key: str, known: Iterable[str]) -> str:
     known = list(known)
+    if not known:
+        return ""
     match = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     return f"; did you mean {match[0]!r}?" if match else f"; known: {', '.join(known)}"
 
@@ -239,6 +252,9 @@ def _build(hint: Any, data: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return data
+    if origin is Annotated:
+        one_of = _table_of(hint) is not None
+        return _build_union((hint,), data, where) if one_of else _build(arguments[0], data, where)
     if origin in UNIONS:
         return _build_union(arguments, data, where)
     if origin is typing.Literal:
@@ -270,11 +286,20 @@ def _build(hint: Any, data: Any, where: str) -> Any:
     return data
 
 
+def _table_of(hint: Any) -> Mapping[type, Any] | None:
+    """The table of a type that is `OneOf` it; otherwise None."""
+    return next((m.table for m in getattr(hint, "__metadata__", ()) if isinstance(m, OneOf)), None)
+
+
 def _build_union(arguments: tuple[Any, ...], data: Any, where: str) -> Any:
+    tables = [table for argument in arguments if (table := _table_of(argument)) is not None]
+    arguments = (*(cls for table in tables for cls in table), *(a for a in arguments if _table_of(a) is None))
     if isinstance(data, dict) and "type" in data:
         classes = {a.__name__: a for a in arguments if isinstance(a, type) and dataclasses.is_dataclass(a)}
         if data["type"] not in classes:
-            raise ValueError(_about(where, f"unknown type {data['type']!r}{_nearest(str(data['type']), classes)}"))
+            own = "; a class of your own must be imported before" if tables else ""
+            unknown = f"unknown type {data['type']!r}{_nearest(str(data['type']), classes)}{own}"
+            raise ValueError(_about(where, unknown))
         return _build_dataclass(classes[data["type"]], data, where)
     errors = []
     for argument in arguments:
@@ -294,7 +319,7 @@ def _build_dataclass(cls: Any, data: Any, where: str) -> Any:
     named = data.pop("type", cls.__name__)
     if named != cls.__name__:
         raise ValueError(f"{_below(where, 'type')} is {named!r}, expected {cls.__name__!r}")
-    hints = typing.get_type_hints(cls)
+    hints = hints_of(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}
     for key in data:
         if key not in fields:

@@ -46,7 +46,8 @@ class StartConfig(Config):
 
     A checkpoint as `start` (fine-tuning) brings its text tokenizer, and its own settings of model, processor and
     sampling, not those here. A table of parts brings what its sources have; `model` and `processor` say the rest.
-    `changes` alter the config that results: ("processor.system_prompt=Be brief.",).
+    `changes` alter the config that results: ("processor.system_prompt=Be brief.",). If they give the understanding eye
+    or the signal eye another type, that eye starts with random weights.
     """
 
     start: str | dict[str, str]
@@ -103,6 +104,12 @@ def _of_checkpoint(c: StartConfig, start: str) -> Checkpoint:
             warnings.warn(f"{name} is that of {start}, not the task's; `changes` can alter it", stacklevel=2)
     config = configs.override(kept.config, c.changes)
     model, weights = Janus(config.model), kept.model.state_dict()
+    types = [(type(m.understanding), type(m.signal)) for m in (kept.config.model, config.model)]
+    replaced = tuple(
+        f"{eye}." for eye, before, now in zip(("understanding", "signal"), *types, strict=True) if before is not now
+    )
+    fresh = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(replaced)}
+    weights = {name: tensor for name, tensor in weights.items() if not name.startswith(replaced)} | fresh
     check_shapes(shapes_of(weights), shapes_of(model.state_dict()), f"start {start}")
     model.load_state_dict(weights)
     return Checkpoint(model, config.make_processor(kept.processor.text), config.sampling, tasks=config.tasks)
