@@ -3,7 +3,7 @@
 A conversation, a caption to draw, a text to continue and a training example are all *documents*: lists of spans in
 reading order. A batch holds documents packed into rows:
 
-    tokens        BOS  two  red  apples  <boi>  17   903  ...  5        understanding: positions of kind UNDERSTAND
+    tokens        BOS  two  red  apples  <boi>  17   903  ...  5        pictures to understand and signals have no ids
     kind          T    T    T    T       T      G    G    ...  G        which eye embeds this position
     target        -    -    -    -       17     903  ...  5    -        what the head predicts here
     target_kind   0    0    0    0       G      G    ...  G    0        which head predicts it (0: no loss)
@@ -35,6 +35,7 @@ class Kind(IntEnum):
     TEXT = 1
     UNDERSTAND = 2
     GENERATE = 3
+    SIGNAL = 4
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,15 @@ class GenerateSpan:
     loss: bool = False
 
 
-Span = TextSpan | UnderstandSpan | GenerateSpan
+@dataclass(frozen=True)
+class SignalSpan:
+    """An input of the model's third modality: values of the shape that its signal eye takes, `num_positions` for it."""
+
+    values: Tensor
+    num_positions: int
+
+
+Span = TextSpan | UnderstandSpan | GenerateSpan | SignalSpan
 Document = list[Span]
 
 
@@ -83,14 +92,16 @@ class Inputs:
     """The inputs of a forward pass: ids and their positions, int64 [B, T].
 
     places: for each kind that occurs its positions, int64 [n], ascending, as b * T + t. pixels: float [M, 3, H, W], the
-    pictures to understand in reading order. drawings: the number of ids of each picture of kind GENERATE, in reading
-    order. continued: replaces `drawings` if these ids continue pictures of the eye's cache.
+    pictures to understand in reading order. signals: float [M, ...], the signals in reading order. drawings: the number
+    of ids of each picture of kind GENERATE, in reading order. continued: replaces `drawings` if these ids continue
+    pictures of the eye's cache.
     """
 
     tokens: Tensor
     position: Tensor
     places: dict[Kind, Tensor]
     pixels: Tensor | None = None
+    signals: Tensor | None = None
     drawings: tuple[int, ...] = ()
     continued: Continued | None = None
 
@@ -146,7 +157,9 @@ def num_tokens(document: Document) -> int:
 def _span_length(span: Span) -> int:
     if isinstance(span, TextSpan):
         return len(span.ids)
-    return span.num_features if isinstance(span, UnderstandSpan) else len(span.image_ids)
+    if isinstance(span, GenerateSpan):
+        return len(span.image_ids)
+    return span.num_features if isinstance(span, UnderstandSpan) else span.num_positions
 
 
 def _flatten(document: Document) -> np.ndarray:
@@ -158,8 +171,8 @@ def _flatten(document: Document) -> np.ndarray:
     start = 0
     for span in document:
         stop = start + _span_length(span)
-        if isinstance(span, UnderstandSpan):
-            kind[start:stop] = Kind.UNDERSTAND
+        if isinstance(span, (UnderstandSpan, SignalSpan)):
+            kind[start:stop] = Kind.UNDERSTAND if isinstance(span, UnderstandSpan) else Kind.SIGNAL
         else:
             ids, head = (span.ids, Kind.TEXT) if isinstance(span, TextSpan) else (span.image_ids, Kind.GENERATE)
             tokens[start:stop] = ids
@@ -180,6 +193,7 @@ def lay_out(rows: Sequence[Sequence[Document]], row_tokens: int) -> Batch:
     tokens, kind, target, target_kind, position, document_of = arrays
     document_of[:] = -1
     pixels: list[Tensor] = []
+    signals: list[Tensor] = []
     drawings: list[int] = []
     for b, documents in enumerate(rows):
         start = 0
@@ -190,6 +204,7 @@ def lay_out(rows: Sequence[Sequence[Document]], row_tokens: int) -> Batch:
             position[b, start:stop] = np.arange(stop - start)
             document_of[b, start:stop] = index
             pixels += [span.pixels for span in document if isinstance(span, UnderstandSpan)]
+            signals += [span.values for span in document if isinstance(span, SignalSpan)]
             drawn = (len(span.image_ids) for span in document if isinstance(span, GenerateSpan))
             drawings += [length for length in drawn if length]
             start = stop
@@ -204,6 +219,7 @@ def lay_out(rows: Sequence[Sequence[Document]], row_tokens: int) -> Batch:
         places=find_kinds(t[1]),
         targets=find_kinds(t[3]),
         pixels=torch.stack(pixels) if pixels else None,
+        signals=torch.stack(signals) if signals else None,
         drawings=tuple(drawings),
     )
 

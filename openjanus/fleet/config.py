@@ -40,8 +40,13 @@ class FleetConfig(PreTrainedConfig):
 
     @classmethod
     def read(cls, folder: Path) -> "FleetConfig":
-        """Reads a checkpoint folder. Raises ValueError if it is invalid."""
+        """Reads a checkpoint folder. Raises ValueError if it is invalid, or has a signal eye."""
         checkpoint, text = read_config(folder)
+        if (signal := checkpoint.model.signal) is not None:
+            raise ValueError(
+                f"{folder}: the model has a signal eye, {type(signal).__name__}, but the plugin for vLLM takes "
+                "text and pictures only: use the engine of openjanus"
+            )
         vocabulary = Vocabulary.of(checkpoint.model, text)
         lm = checkpoint.model.language_model
         return cls(

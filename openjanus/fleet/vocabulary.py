@@ -22,7 +22,7 @@ from torch import Tensor
 from openjanus.model.eye import RememberingEye
 from openjanus.model.janus import GENERATION, JanusConfig
 from openjanus.processing.text import TextTokenizer
-from openjanus.sequence import Document, TextSpan, UnderstandSpan
+from openjanus.sequence import Document, GenerateSpan, TextSpan, UnderstandSpan
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,7 @@ class Vocabulary:
             elif isinstance(span, UnderstandSpan):
                 ids.append(self.look_id)
             else:
+                assert isinstance(span, GenerateSpan), "FleetConfig.read refuses models with a signal eye"
                 ids += [self.num_text + i for i in span.image_ids]
         if draw:
             assert ids[-1] == self.begin_of_image_id, "a prompt to draw ends with <begin_of_image>"

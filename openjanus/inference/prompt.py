@@ -14,7 +14,7 @@ from typing import Any
 from openjanus.inference.sampling import SamplingOptions
 from openjanus.processing.message import Conversation, Message, as_conversation
 from openjanus.processing.processor import Processor
-from openjanus.sequence import Document, TextSpan
+from openjanus.sequence import Document, SignalSpan, TextSpan
 
 Prompt = str | Message | Sequence[Message | Mapping[str, Any]]  # the last one is a conversation
 EXPECTED = "expected text (str), a Message, or a conversation (a list of messages)"
@@ -47,7 +47,8 @@ def read_prompt(prompt: Any) -> Conversation:
 
 def check_editing(conversation: Conversation, tasks: Sequence[str]) -> None:
     """Raises ValueError for a prompt with pictures if the model was not trained to edit."""
-    if "edit" not in tasks and not all(isinstance(part, str) for m in conversation for part in m.content):
+    has_picture = any(not isinstance(part, (str, SignalSpan)) for m in conversation for part in m.content)
+    if "edit" not in tasks and has_picture:
         raise ValueError(
             f"a prompt to draw from holds a picture, but this model was trained to {' and '.join(tasks)}, not to edit: "
             "ask for a drawing with words only"
@@ -61,7 +62,7 @@ def guidance_rows(
 
         row                                scale
         the document                       guidance
-        without its words                  image_guidance; only if it is given and the document has pictures
+        without its words                  image_guidance; only if it is given and the document has pictures or signals
         without its words and pictures     1
 
     The scale of a row multiplies its difference from the next row (`guide`). If two neighbours have the same scale,

@@ -2,6 +2,7 @@
 
     pixels [M, 3, H, W]  ─► understanding eye ─► embeddings [M, N, D]
     image ids [...]      ─► generation eye ────► embeddings [..., D];   hidden ─► its head ─► logits over its ids
+    signals [M, ...]     ─► signal eye ────────► embeddings [M, N, D]
 
 An eye is a config class and a module class; the tables in model/janus.py pair them. A new eye is a file with both and
 a line in a table.
@@ -73,6 +74,15 @@ class UnderstandingEyeConfig(Config):
         raise NotImplementedError
 
 
+class SignalEyeConfig(Config):
+    """Base of the configs of signal eyes."""
+
+    @property
+    def num_positions(self) -> int:
+        """Positions that a signal takes, N."""
+        raise NotImplementedError
+
+
 class Eye(nn.Module):
     """heavy: names of parts that compute much with each weight. To quantise them saves no time, so their matrices keep
     16 bits or more. precise: names of parts that are never quantised, and stay in float32 where the model is in
@@ -97,6 +107,14 @@ class UnderstandingEye(Eye):
 
     def connect(self, generation: "GenerationEye") -> None:
         """Shows it the generation eye beside it, once both are made."""
+
+
+class SignalEye(Eye):
+    """Lets in what is neither text nor picture, such as a sound or a point cloud (arXiv 2410.13848, §3.5).
+
+    `forward`: signals float [M, ...], all of one shape -> embeddings [M, N, D]. Made from its config and the body's
+    width.
+    """
 
 
 class PictureCache(Protocol):

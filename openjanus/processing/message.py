@@ -17,10 +17,12 @@ from PIL import Image
 from torch import Tensor
 
 from openjanus.processing.image import DATA_URL, PICTURE, as_image
+from openjanus.sequence import SignalSpan
 
 Role = Literal["system", "user", "assistant", "text"]
-Part = str | Image.Image | np.ndarray  # as a message keeps it
-Given = str | os.PathLike[str] | Image.Image | np.ndarray | Tensor | Mapping[str, Any]  # as a user may give it
+Part = str | Image.Image | np.ndarray | SignalSpan  # as a message keeps it
+# As a user may give it.
+Given = str | os.PathLike[str] | Image.Image | np.ndarray | Tensor | SignalSpan | Mapping[str, Any]
 
 
 @dataclass(frozen=True, init=False)
@@ -29,6 +31,7 @@ class Message:
 
     content: text (str), a picture, or a list of both. A user's pictures are pathlib paths, PIL images, or arrays and
     tensors (processing/image.py, `as_image`), and are kept as RGB; an assistant's picture is its image ids, int [N].
+    A user's signal is a SignalSpan, for a model with a signal eye.
     Parts may also be dicts in OpenAI's form. Raises ValueError for anything else.
     """
 
@@ -81,6 +84,10 @@ def _read_part(role: Role, part: Any) -> Part:
         return _image_ids(part)
     if role in ("system", "text"):
         raise ValueError(f"a {role} message holds {type(part).__name__}; expected text only")
+    if isinstance(part, SignalSpan):
+        if role != "user":
+            raise ValueError(f"the {role} message holds a signal; expected it in a user's message")
+        return part
     if not isinstance(part, (os.PathLike, Image.Image, np.ndarray, Tensor)):
         raise ValueError(
             f"a message holds {type(part).__name__}; expected text (str) or {PICTURE} (a path: pathlib.Path)"

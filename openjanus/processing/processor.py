@@ -8,9 +8,9 @@
 The role decides which eye a picture meets: the user's pictures are understood, the assistant's are generated. Source
 of the template: deepseek-ai/Janus, conversation.py and processing_vlm.py (`deepseek_old`; `deepseek` for Janus-Pro).
 
-A user's picture stands on a line of its own, where it is among the parts. For another layout, the text holds marks as
-in the original. If a turn has as many marks as pictures, the pictures stand there and nothing is added; otherwise a
-mark is text.
+A user's picture stands on a line of its own, where it is among the parts. So does a signal, without tokens around it.
+For another layout, the text holds marks as in the original. If a turn has as many marks as pictures and signals, these
+stand there and nothing is added; otherwise a mark is text.
 
     [picture, "what is it?"]                                   <picture> "\\nwhat is it?"
     [picture, "<image_placeholder> is Figure 1. What is it?"]  <picture> " is Figure 1. What is it?"
@@ -28,8 +28,9 @@ from openjanus.processing.image import PixelConfig, fitted
 from openjanus.processing.message import Conversation, Message, Part
 from openjanus.processing.text import IMAGE_PLACEHOLDER, TextTokenizer
 from openjanus.processing.tiles import TileConfig, picture_pixels
-from openjanus.sequence import Document, GenerateSpan, Span, TextSpan, UnderstandSpan, num_tokens
+from openjanus.sequence import Document, GenerateSpan, SignalSpan, Span, TextSpan, UnderstandSpan, num_tokens
 
+UserPart = str | Image.Image | SignalSpan
 ROLES = {
     "deepseek_old": {"user": "User", "assistant": "Assistant"},
     "deepseek": {"user": "<|User|>", "assistant": "<|Assistant|>"},
@@ -117,8 +118,8 @@ class Processor:
         """The document without its words, its pictures, or both. Pads take their places, so that all lengths stay.
 
         words: every text id but BOS becomes pad. pictures: every position of a picture becomes pad, and the marks
-        before and behind it, too. What is supervised is an answer, not a condition: it stays, and so does the
-        `<begin_of_image>` of the picture to draw.
+        before and behind it, too; a signal counts as a picture. What is supervised is an answer, not a condition: it
+        stays, and so does the `<begin_of_image>` of the picture to draw.
         """
         pad, begin, end = self.text.pad_id, self.text.begin_of_image_id, self.text.end_of_image_id
         is_given = [False, *map(_is_given_picture, document), False]
@@ -166,6 +167,9 @@ class Processor:
             if isinstance(part, str):
                 writer.words += part
                 continue
+            if isinstance(part, SignalSpan):
+                writer.span(part)
+                continue
             for pixels in picture_pixels(part, self.config.pixels, self.config.tiles):
                 writer.special(self.text.begin_of_image_id)
                 writer.span(UnderstandSpan(pixels, self.num_features))
@@ -194,14 +198,14 @@ class Processor:
 
 
 def _is_given_picture(span: Span) -> bool:
-    """Whether a span is a picture of the prompt, not one to draw."""
-    return isinstance(span, UnderstandSpan) or (isinstance(span, GenerateSpan) and not span.loss)
+    """Whether a span is a picture or a signal of the prompt, not a picture to draw."""
+    return isinstance(span, (UnderstandSpan, SignalSpan)) or (isinstance(span, GenerateSpan) and not span.loss)
 
 
-def _lay_out(content: Sequence[Part], pictures_first: bool) -> list[str | Image.Image]:
+def _lay_out(content: Sequence[Part], pictures_first: bool) -> list[UserPart]:
     """A user's turn in the order and with the white space that the template wants. Blank parts are left out."""
-    parts = [part for part in content if isinstance(part, Image.Image) or (isinstance(part, str) and part.strip())]
-    pictures = [part for part in parts if isinstance(part, Image.Image)]
+    parts = [part for part in content if not isinstance(part, np.ndarray) and not _is_blank(part)]
+    pictures = [part for part in parts if not isinstance(part, str)]
     texts = [part for part in parts if isinstance(part, str)]
     if pictures and sum(text.count(IMAGE_PLACEHOLDER) for text in texts) == len(pictures):
         first, *others = "".join(map(str, _spaced(texts))).split(IMAGE_PLACEHOLDER)
@@ -211,15 +215,19 @@ def _lay_out(content: Sequence[Part], pictures_first: bool) -> list[str | Image.
     return _spaced(parts)
 
 
-def _spaced(parts: Sequence[str | Image.Image]) -> list[str | Image.Image]:
+def _is_blank(part: UserPart) -> bool:
+    return isinstance(part, str) and not part.strip()
+
+
+def _spaced(parts: Sequence[UserPart]) -> list[UserPart]:
     """Parts with what stands between them: a picture has a line of its own, texts are joined by a space."""
-    spaced: list[str | Image.Image] = []
+    spaced: list[UserPart] = []
     for i, part in enumerate(parts):
         before = parts[i - 1] if i else None
         if isinstance(part, str):
             text = part if i else part.lstrip()
             text = text if i < len(parts) - 1 else text.rstrip()
-            gap = "\n" if isinstance(before, Image.Image) else " "
+            gap = " " if isinstance(before, str) else "\n"
             spaced.append(text if i == 0 or text.startswith("\n") else gap + text)
         else:
             if i and not (isinstance(before, str) and before.endswith("\n")):
