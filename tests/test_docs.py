@@ -36,6 +36,7 @@ NOT_RUN = {
     "openjanus serve --engine vllm": "needs vLLM, which has tests of its own",
     "# The same clients": "needs vLLM, which has tests of its own",
     "openjanus serve --engine ray": "needs Ray, which has tests of its own",
+    "python examples/": "tests/test_examples.py runs the examples",
 }
 
 
