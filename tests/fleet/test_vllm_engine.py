@@ -1,16 +1,22 @@
 """Both directions inside vLLM, greedy ids equal to the embedded engine's. An engine takes half a minute to start."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("vllm", reason="vLLM is not installed: make test-vllm has an environment with it")
 
+from openjanus.fleet.config import FleetConfig
 from openjanus.fleet.options import FleetOptions
+from openjanus.model.janus import SIGNAL
 from openjanus.testing.on_vllm import PICTURES, TINY_TIED, Ask, Draw, Embedded, OnVllm, Work, on_vllm, tiny_folder
+from openjanus.weights import checkpoint
 from openjanus.weights.hub import BUNDLED
+from tests import tiny
 from tests.fleet.test_vocabulary import INJECTIONS
+from tests.toys.level_eye import LevelEye, LevelEyeConfig
 
 pytestmark = pytest.mark.vllm
 
@@ -148,3 +154,10 @@ def test_every_format(tmp_path: Path, form: str) -> None:
     with on_vllm(folder, embedded, FleetOptions(guidance=4.0)) as running:
         truth = [embedded.ids(Draw("a cat", 4.0)) if work == Draw("a cat") else embedded.ids(work) for work in works]
         assert running.ids(works) == truth
+
+
+def test_a_model_with_a_signal_eye_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SIGNAL, LevelEyeConfig, LevelEye)
+    checkpoint.save(tiny.checkpoint(replace(tiny.CONFIG, signal=LevelEyeConfig())), tmp_path / "model")
+    with pytest.raises(ValueError, match="signal eye, LevelEyeConfig, but the plugin for vLLM takes text and pictures"):
+        FleetConfig.read(tmp_path / "model")
