@@ -275,3 +275,6 @@ def _fill(model: Janus, files: TensorFiles, form: Format, place: Place, progress
         place(model, name, tensor)
     if model.config.language_model.tie_text_head and "language_model.embedding.weight".startswith(only):
         place(model, "language_model.text_head.weight", model.language_model.embedding.weight)
+    for name, buffer in model.named_buffers():
+        if buffer.is_meta and name.startswith(only):
+            raise ValueError(f"{name} is a buffer that no checkpoint stores: register it as persistent")

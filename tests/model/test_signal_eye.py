@@ -152,6 +152,19 @@ def test_a_janus_with_a_signal_eye_trains_is_stored_and_answers(weights, tmp_pat
     assert drawn.size == (16, 16)
 
 
+class Forgetful(LevelEye):
+    def __init__(self, c: LevelEyeConfig, width: int):
+        super().__init__(c, width)
+        self.register_buffer("scale", torch.ones(2), persistent=False)
+
+
+def test_a_buffer_that_is_not_stored_is_named_at_load(tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(SIGNAL, LevelEyeConfig, Forgetful)
+    checkpoint.save(tiny.checkpoint(WITH_SIGNAL), tmp_path / "model")
+    with pytest.raises(ValueError, match=r"signal\.scale is a buffer that no checkpoint stores: register it as pers"):
+        checkpoint.load(tmp_path / "model")
+
+
 def test_a_replaced_eye_starts_afresh_and_the_rest_is_kept(tmp_path) -> None:
     checkpoint.save(tiny.checkpoint(), tmp_path / "start")
     tower = {
