@@ -4,7 +4,8 @@
     Message("user", [picture, "make it blue"]) ──────────────┼─► conversation ─► document ─► guidance rows
     [Message("user", ...), Message("assistant", ...), ...] ──┘
 
-A prompt with pictures asks for an edit of them: only a checkpoint whose tasks include it takes one.
+A prompt with pictures asks for an edit of them: only a checkpoint whose tasks include it takes one. Such a picture
+enters through both eyes: the understanding eye sees what it is, the generation eye which image ids draw it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

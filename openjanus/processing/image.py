@@ -291,6 +291,13 @@ def normalised(image: Image.Image, c: PixelConfig) -> Tensor:
     return (pixels - torch.tensor(c.mean)[:, None, None]) / torch.tensor(c.std)[:, None, None]
 
 
+def centre_square(image: Image.Image) -> Image.Image:
+    """The middle of the long side, at full resolution."""
+    side = min(image.size)
+    left, top = ((length - side) // 2 for length in image.size)
+    return image.crop((left, top, left + side, top + side))
+
+
 def generation_pixels(image: Image.Image, size_px: int) -> Tensor:
     """Short side to `size_px`, the middle of the long side: [3, size, size] in [-1, 1]."""
     image = to_rgb(image)

@@ -8,7 +8,7 @@ Message("user", [Path("cat.png"), "what is it?"])                            tex
 """
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -16,13 +16,26 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from openjanus.processing.image import DATA_URL, PICTURE, as_image
+from openjanus.processing.image import DATA_URL, PICTURE, as_image, centre_square
 from openjanus.sequence import SignalSpan
 
 Role = Literal["system", "user", "assistant", "text"]
-Part = str | Image.Image | np.ndarray | SignalSpan  # as a message keeps it
+
+
+@dataclass(frozen=True, eq=False)
+class TwoViews:
+    """A picture to edit, for both eyes: `image` to understand, `image_ids` int [N] as the generation eye draws it.
+
+    The engine and the trainings make it of a user's picture.
+    """
+
+    image: Image.Image
+    image_ids: np.ndarray
+
+
+Part = str | Image.Image | np.ndarray | TwoViews | SignalSpan  # as a message keeps it
 # As a user may give it.
-Given = str | os.PathLike[str] | Image.Image | np.ndarray | Tensor | SignalSpan | Mapping[str, Any]
+Given = str | os.PathLike[str] | Image.Image | np.ndarray | Tensor | TwoViews | SignalSpan | Mapping[str, Any]
 
 
 @dataclass(frozen=True, init=False)
@@ -59,6 +72,19 @@ def as_conversation(messages: Iterable[Message | Mapping[str, Any]]) -> list[Mes
     return [message if isinstance(message, Message) else _read_message(message) for message in messages]
 
 
+def show_both_eyes(conversation: Conversation, encode: Callable[[Image.Image], np.ndarray]) -> list[Message]:
+    """The conversation with each picture of the user as `TwoViews`. What is drawn is square, so what is edited becomes
+    square first: the middle of the long side. encode: a square picture -> its image ids [N]."""
+
+    def shown(part: Any) -> Any:
+        if not isinstance(part, Image.Image):
+            return part
+        square = centre_square(part)
+        return TwoViews(square, encode(square))
+
+    return [Message(m.role, [shown(part) for part in m.content]) for m in conversation]
+
+
 def _read_message(message: Any) -> Message:
     if hasattr(message, "model_dump"):  # an answer of OpenAI's client
         message = message.model_dump()
@@ -84,9 +110,9 @@ def _read_part(role: Role, part: Any) -> Part:
         return _image_ids(part)
     if role in ("system", "text"):
         raise ValueError(f"a {role} message holds {type(part).__name__}; expected text only")
-    if isinstance(part, SignalSpan):
+    if isinstance(part, (SignalSpan, TwoViews)):
         if role != "user":
-            raise ValueError(f"the {role} message holds a signal; expected it in a user's message")
+            raise ValueError(f"the {role} message holds {type(part).__name__}; expected it in a user's message")
         return part
     if not isinstance(part, (os.PathLike, Image.Image, np.ndarray, Tensor)):
         raise ValueError(

@@ -4,6 +4,7 @@
     assistant: "a cat"                     ->  " a cat" EOS
     user:      "two red apples"            ->  BOS "User: two red apples\\n\\nAssistant:"
     assistant: image ids                   ->  <boi> ids to generate
+    user:      [two views] "make it blue"  ->  BOS "User: " <boi> picture <eoi> <boi> its ids <eoi> "\\nmake it blue..."
 
 The role decides which eye a picture meets: the user's pictures are understood, the assistant's are generated. Source
 of the template: deepseek-ai/Janus, conversation.py and processing_vlm.py (`deepseek_old`; `deepseek` for Janus-Pro).
@@ -25,12 +26,12 @@ from PIL import Image
 
 from openjanus.config import Config
 from openjanus.processing.image import PixelConfig, fitted
-from openjanus.processing.message import Conversation, Message, Part
+from openjanus.processing.message import Conversation, Message, Part, TwoViews
 from openjanus.processing.text import IMAGE_PLACEHOLDER, TextTokenizer
 from openjanus.processing.tiles import TileConfig, picture_pixels
 from openjanus.sequence import Document, GenerateSpan, SignalSpan, Span, TextSpan, UnderstandSpan, num_tokens
 
-UserPart = str | Image.Image | SignalSpan
+UserPart = str | Image.Image | TwoViews | SignalSpan
 ROLES = {
     "deepseek_old": {"user": "User", "assistant": "Assistant"},
     "deepseek": {"user": "<|User|>", "assistant": "<|Assistant|>"},
@@ -170,13 +171,19 @@ class Processor:
             if isinstance(part, SignalSpan):
                 writer.span(part)
                 continue
-            for pixels in picture_pixels(part, self.config.pixels, self.config.tiles):
-                writer.special(self.text.begin_of_image_id)
-                writer.span(UnderstandSpan(pixels, self.num_features))
-                writer.special(self.text.end_of_image_id)
+            image = part.image if isinstance(part, TwoViews) else part
+            for pixels in picture_pixels(image, self.config.pixels, self.config.tiles):
+                self._picture(writer, UnderstandSpan(pixels, self.num_features))
+            if isinstance(part, TwoViews):
+                self._picture(writer, GenerateSpan(part.image_ids.tolist()))
         writer.words += "\n\n"
         writer.role(roles["assistant"])
         writer.words += ":"
+
+    def _picture(self, writer: _Writer, span: Span) -> None:
+        writer.special(self.text.begin_of_image_id)
+        writer.span(span)
+        writer.special(self.text.end_of_image_id)
 
     def _assistant(self, writer: _Writer, message: Message, train: bool) -> None:
         for part in message.content:

@@ -3,7 +3,8 @@
     source ─► conversation ─► Processor ─► document ─► pack ─► Batch ─► Janus ─► heads where supervised ─► loss
 
 Only answers and image ids have a loss. For classifier-free guidance, a caption to draw is replaced by pads with
-probability `drop_caption` (§3.4). Every step mixes all kinds of examples.
+probability `drop_caption` (§3.4). If the user gives a picture to edit, half of these documents keep the picture, so
+that words and picture have guidance of their own. Every step mixes all kinds of examples.
 """
 
 from collections.abc import Sequence
@@ -21,8 +22,9 @@ from openjanus.data.image_ids import ImageIds, encode
 from openjanus.data.sources import Gives, Source, find_source, find_text_tokenizer
 from openjanus.model.image_tokenizer import ImageTokenizer
 from openjanus.model.janus import Janus
+from openjanus.processing.message import show_both_eyes
 from openjanus.processing.processor import Conversation, Message, Processor
-from openjanus.sequence import Batch, Document, GenerateSpan, Kind, find_rows, lay_out
+from openjanus.sequence import Batch, Document, GenerateSpan, Kind, UnderstandSpan, find_rows, lay_out
 from openjanus.training.loop import Measures, Training
 from openjanus.training.stage import Stage
 from openjanus.weights.config import Checkpoint
@@ -37,7 +39,8 @@ class JanusTraining(StartConfig):
 
     `image_ids`: the file of `openjanus tokenize` with drawings as ids, or one file for each source. Drawings of a
     source without a file are encoded during the training. `text_weight` 1 is the paper's loss (no task
-    weights).
+    weights). `drop_view`: share of the pictures to edit that only the understanding eye sees, so that the model learns
+    to look there, too.
     """
 
     examples: ClassVar[Gives] = "conversations"  # what its sources give
@@ -47,6 +50,7 @@ class JanusTraining(StartConfig):
     micro_batch_rows: PositiveInt = 8
     drop_caption: Annotated[float, Range(0, 1)] = 0.1
     text_weight: NonNegativeFloat = 1.0
+    drop_view: Annotated[float, Range(0, 1)] = 0.2
 
 
 def image_ids_file(c: JanusTraining, source: str) -> str:
@@ -120,26 +124,37 @@ class JanusData:
     def document(self, name: str, source: Source, index: int) -> Document:
         """Example `index` of the source called `name`."""
         # Random for each repetition of a drawing, so that no caption is always dropped.
-        dropped = np.random.default_rng([self.seed, index, 3]).random() < self.config.drop_caption
+        c, rng = self.config, np.random.default_rng([self.seed, index, 3])
+        dropped, keeps_picture, one_view = rng.random() < c.drop_caption, rng.random() < 0.5, rng.random() < c.drop_view
         made = self.image_ids.get(name)
         if made is not None:
             index %= len(made)
-        conversation = self._with_image_ids(source(index), None if made is None else made[index])
+        conversation = self._with_image_ids(source(index), None if made is None else made[index], one_view)
         document = self.processor.document(conversation, train=True)
-        drawn = any(isinstance(span, GenerateSpan) for span in document)
-        return self.processor.unconditional(document) if drawn and dropped else document
+        if not dropped or not any(isinstance(span, GenerateSpan) for span in document):
+            return document
+        edits = any(isinstance(span, UnderstandSpan) for span in document)
+        return self.processor.drop(document, words=True, pictures=not (edits and keeps_picture))
 
-    def _with_image_ids(self, conversation: Conversation, made: np.ndarray | None) -> Conversation:
-        """The conversation with the assistant's pictures as ids, from the file or encoded now."""
+    def _with_image_ids(self, conversation: Conversation, made: np.ndarray | None, one_view: bool) -> Conversation:
+        """The conversation with the assistant's pictures as ids, from the file or encoded now. If it draws, the user's
+        pictures are to be edited: both eyes see them, unless `one_view`."""
 
-        def ids_of(part: Any) -> Any:
+        def ids_of(picture: Image.Image) -> np.ndarray:
+            return encode(self.image_tokenizer, [picture])[0]
+
+        def drawn(part: Any) -> Any:
             if not isinstance(part, Image.Image):
                 return part
-            return encode(self.image_tokenizer, [part])[0] if made is None else made
+            return ids_of(part) if made is None else made
 
-        return [
-            Message(m.role, [ids_of(part) for part in m.content]) if m.role == "assistant" else m for m in conversation
-        ]
+        draws = any(m.role == "assistant" and not isinstance(part, str) for m in conversation for part in m.content)
+        ready: list[Message] = []
+        for message in conversation:
+            if message.role == "assistant":
+                message = Message("assistant", [drawn(part) for part in message.content])
+            ready.append(message)
+        return show_both_eyes(ready, ids_of) if draws and not one_view else ready
 
 
 def janus_loss(model: Janus, batch: Batch, step: int, text_weight: float = 1.0) -> tuple[Tensor, Measures]:

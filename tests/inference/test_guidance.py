@@ -14,6 +14,7 @@ from openjanus.inference.prompt import guidance_rows
 from openjanus.inference.request import Request
 from openjanus.inference.sampling import Sampler, SamplingOptions, guide
 from openjanus.inference.speculative import Speculation
+from openjanus.processing.image import generation_pixels
 from openjanus.processing.message import Message
 from openjanus.sequence import Document, GenerateSpan, Kind, TextSpan, collate, num_tokens
 from tests import tiny
@@ -85,10 +86,20 @@ def logits_of(engine: Engine, document: Document, ids: Sequence[int]) -> Tensor:
     return engine.model.heads[Kind.GENERATE](hidden[:, -1])
 
 
-@pytest.mark.parametrize(("words", "pictures"), [(7.5, 1.5), (3.0, 4.0), (1.0, 2.0)])
+def seen_by_both_eyes(engine: Engine) -> Document:
+    """EDIT as spans: the understanding eye's picture, then its image ids, each between its marks."""
+    (text, picture, rest) = engine.processor.prompt([EDIT], draw=True)
+    begin, end = engine.processor.text.begin_of_image_id, engine.processor.text.end_of_image_id
+    pixels = generation_pixels(RED, 16)[None]
+    ids = engine.model.generation.tokenizer.encode(pixels)[0].tolist()
+    assert text.ids[-1] == begin and rest.ids[0] == end and len(ids) == 16
+    return [text, picture, TextSpan([end, begin]), GenerateSpan(ids), rest]
+
+
+@pytest.mark.parametrize(("words", "pictures"), [(7.5, 1.5), (2.0, 9.0), (1.0, 2.0)])
 def test_an_edit_is_guided_by_words_and_by_pictures(engine, words, pictures) -> None:
     """arXiv 2211.09800, equation 3, one id after another, without cache or batch."""
-    full = engine.processor.prompt([EDIT], draw=True)
+    full = seen_by_both_eyes(engine)
     without_words, nothing = engine.processor.drop(full, words=True), engine.processor.unconditional(full)
     ids: list[int] = []
     for _ in range(16):
@@ -101,7 +112,7 @@ def test_an_edit_is_guided_by_words_and_by_pictures(engine, words, pictures) -> 
 
 
 def test_one_scale_for_both_is_guidance_by_two_rows(engine) -> None:
-    full = engine.processor.prompt([EDIT], draw=True)
+    full = seen_by_both_eyes(engine)
     wanted = drawn_by(engine, [full, engine.processor.unconditional(full)], [4.0])
     for image_guidance in (None, 4.0):
         options = replace(SETTINGS, guidance=4.0, image_guidance=image_guidance)
