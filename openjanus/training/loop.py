@@ -105,7 +105,7 @@ def fit(
                 break
             bar = progress.add_task(stage.name, total=stage.num_steps, completed=step - first, note="")
             trainable = choose_trainable(model, stage.trainable)
-            optimizer = make_optimizer(stage, trainable)
+            optimizer = make_optimizer(stage, trainable, runtime.dtype)
             if newest is not None and step > first:
                 checkpoint.restore_optimizer(newest, optimizer)
             saved_at = time.monotonic()
@@ -166,7 +166,7 @@ def _train_step(
             f"same command and stages.{stage.name}.lr={stage.lr / 2:g}"
         )
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group["lr_scale"]
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     measures["grad_norm"] = (norms[0].detach(), 1)

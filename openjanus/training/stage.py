@@ -5,12 +5,13 @@
 import math
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import nn
 
 from openjanus.config import Config, ConfigError, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Range
+from openjanus.training.muon import Muon
 
 Beta = Annotated[float, Range(0, below=1)]
 
@@ -20,7 +21,8 @@ class Stage(Config):
     """One stage of a training. `mixture`: examples of each source per step; every step has all of them.
 
     `trainable` are patterns over parameter names (`fnmatch`); a pattern that matches nothing is an error. A pattern
-    that starts with `!` excludes parameters of earlier patterns.
+    that starts with `!` excludes parameters of earlier patterns. `muon`: patterns over the names of trainable matrices
+    that Muon updates, with `muon_lr` and the same schedule; all else is updated by AdamW.
     """
 
     name: str
@@ -33,6 +35,8 @@ class Stage(Config):
     weight_decay: NonNegativeFloat = 0.0
     betas: tuple[Beta, Beta] = (0.9, 0.95)
     clip_norm: PositiveFloat = 1.0
+    muon: tuple[str, ...] = ()
+    muon_lr: PositiveFloat = 0.02
 
     def check(self) -> None:
         if not any(self.mixture.values()):
@@ -53,23 +57,44 @@ class Stage(Config):
 def choose_trainable(model: nn.Module, patterns: tuple[str, ...]) -> dict[str, nn.Parameter]:
     """Sets `requires_grad` by the patterns, in order; returns the trainable parameters by name."""
     parameters = dict(model.named_parameters())
+    chosen = _matching(parameters, patterns, "trainable")
+    for name, p in parameters.items():
+        p.requires_grad_(name in chosen)
+    return chosen
+
+
+def _matching(parameters: dict[str, nn.Parameter], patterns: tuple[str, ...], field: str) -> dict[str, nn.Parameter]:
+    """Those whose names match the patterns. Raises ValueError for a pattern that matches nothing."""
     chosen: dict[str, bool] = dict.fromkeys(parameters, False)
     for pattern in patterns:
         matched = [name for name in parameters if fnmatchcase(name, pattern.removeprefix("!"))]
         if not matched:
             raise ValueError(
-                f"trainable pattern {pattern!r} matches no parameter; names look like {next(iter(parameters))!r}"
+                f"{field} pattern {pattern!r} matches no parameter; names look like {next(iter(parameters))!r}"
             )
         chosen.update(dict.fromkeys(matched, not pattern.startswith("!")))
-    for name, p in parameters.items():
-        p.requires_grad_(chosen[name])
     return {name: p for name, p in parameters.items() if chosen[name]}
 
 
-def make_optimizer(stage: Stage, parameters: dict[str, nn.Parameter]) -> torch.optim.AdamW:
-    """AdamW with weight decay of matrices only, as is common; the paper does not say."""
-    groups = [
-        {"params": [p for p in parameters.values() if p.dim() > 1], "weight_decay": stage.weight_decay},
-        {"params": [p for p in parameters.values() if p.dim() <= 1], "weight_decay": 0.0},
+def make_optimizer(
+    stage: Stage, parameters: dict[str, nn.Parameter], dtype: torch.dtype = torch.float32
+) -> torch.optim.Optimizer:
+    """AdamW with weight decay of matrices only, as is common; the paper does not say. With `stage.muon`, those matrices
+    are updated by Muon; `dtype` is that of the training. A group's `lr_scale` is its share of `stage.lr`.
+    """
+    by_muon = {n: p for n, p in _matching(parameters, stage.muon, "muon").items() if p.dim() == 2}
+    others = [p for name, p in parameters.items() if name not in by_muon]
+    muon = {"muon": True, "lr": stage.muon_lr, "lr_scale": stage.muon_lr / stage.lr}
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in others if p.dim() > 1], "lr_scale": 1.0, "weight_decay": stage.weight_decay},
+        {"params": [p for p in others if p.dim() <= 1], "lr_scale": 1.0, "weight_decay": 0.0},
+        {"params": list(by_muon.values()), **muon, "weight_decay": stage.weight_decay},
     ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=stage.lr, betas=stage.betas, fused=True)
+    groups = [g for g in groups if g["params"]]
+    return Muon(
+        groups,
+        torch.bfloat16 if dtype == torch.bfloat16 else torch.float32,
+        lr=stage.lr,
+        betas=stage.betas,
+        fused=True,
+    )
