@@ -1,5 +1,5 @@
-"""The command line: openjanus generate | ask | chat | demo | serve | train | recipes | tokenize | evaluate | convert |
-bench.
+"""The command line: openjanus generate | edit | ask | chat | demo | serve | train | recipes | tokenize | evaluate |
+convert | bench.
 
 One file a command. Results go to stdout, messages to stderr. Exit codes: 0 done; 2 a user's error,
 explained in one line; 130 interrupted (Ctrl-C), 129 hung up (SIGHUP), 143 terminated (SIGTERM); a training is saved
@@ -23,6 +23,7 @@ from openjanus.cli.ask import ask
 from openjanus.cli.chat import chat
 from openjanus.cli.convert import convert
 from openjanus.cli.demo import demo
+from openjanus.cli.edit import edit
 from openjanus.cli.evaluate import evaluate
 from openjanus.cli.generate import generate
 from openjanus.cli.recipes import recipes
@@ -31,7 +32,7 @@ from openjanus.cli.tokenize import tokenize
 from openjanus.cli.train import train
 
 COMMANDS: dict[str, Callable[..., None]] = {
-    f.__name__: f for f in (generate, ask, chat, demo, serve, train, recipes, tokenize, evaluate, convert)
+    f.__name__: f for f in (generate, edit, ask, chat, demo, serve, train, recipes, tokenize, evaluate, convert)
 }
 BENCHES: dict[str, Callable[..., None]] = {f.__name__: f for f in (bench.draw, bench.answer, bench.serve)}
 

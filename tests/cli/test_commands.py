@@ -259,12 +259,12 @@ def test_options_that_mean_nothing_are_named(model, tmp_path, capsys, option, va
     assert message in refusal(capsys, "generate", "a cat", "--model", model, "--out", tmp_path, option, value)
 
 
-def test_a_model_that_can_edit_takes_pictures(picture, tmp_path, capsys) -> None:
+def test_edit_draws_from_pictures_and_words(picture, tmp_path, capsys) -> None:
     """By the command as by the library; guidance by three rows is in the file's settings."""
     folder = tmp_path / "model"
     checkpoint.save(replace(tiny.checkpoint(), tasks=("talk", "draw", "edit")), folder)
-    words = ["--guidance", "4", "--image-guidance", "1.5", "--picture", str(picture), "--picture", str(picture)]
-    main(["generate", *words, "make it blue", "--model", str(folder), "--out", str(tmp_path / "new")])
+    words = [str(picture), str(picture), "make it blue", "--guidance", "4", "--image-guidance", "1.5"]
+    main(["edit", *words, "--model", str(folder), "--out", str(tmp_path / "new")])
     (path,) = (tmp_path / "new").iterdir()
     said = Message("user", [picture, picture, "make it blue"])
     (wanted,) = openjanus.load(folder).generate(said, guidance=4.0, image_guidance=1.5)
@@ -276,11 +276,11 @@ def test_a_model_that_can_edit_takes_pictures(picture, tmp_path, capsys) -> None
 def test_a_model_that_cannot_edit_refuses_pictures_in_one_line(model, picture, tmp_path, capsys) -> None:
     where = ("--model", model, "--out", tmp_path / "new")
     for more in ((), ("--image-guidance", "2")):
-        line = refusal(capsys, "generate", "make it blue", "--picture", picture, *more, *where)
+        line = refusal(capsys, "edit", picture, "make it blue", *more, *where)
         assert line.endswith("trained to talk and draw, not to edit: ask for a drawing with words only")
-    assert "give one with --picture" in refusal(capsys, "generate", "a cat", "--image-guidance", "2", *where)
-    missing = ("--picture", tmp_path / "no.png")
-    assert "no such file" in refusal(capsys, "generate", "make it blue", *missing, *where)
+    assert "expected a picture file and then what to change" in refusal(capsys, "edit", "make it blue", *where)
+    assert "empty instruction" in refusal(capsys, "edit", picture, " ", *where)
+    assert "no such file" in refusal(capsys, "edit", tmp_path / "no.png", "make it blue", *where)
     assert not list((tmp_path / "new").glob("*"))
 
 
