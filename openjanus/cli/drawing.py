@@ -41,7 +41,7 @@ def draw_files(
     words: Sequence[str],
     o: DrawingOptions,
     which: ModelOptions,
-    image_guidance: float | None,
+    image_guidance: float | None = None,
 ) -> None:
     """Draws each message into PNG files, with a contact sheet for more than one picture, and prints their paths.
 

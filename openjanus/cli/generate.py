@@ -19,4 +19,4 @@ def generate(
 
     if not prompts or not all(prompt.strip() for prompt in prompts):
         raise ValueError("empty prompt: say what to draw, such as 'two red apples'")
-    draw_files([Message("user", prompt.strip()) for prompt in prompts], prompts, drawing, which, None)
+    draw_files([Message("user", prompt.strip()) for prompt in prompts], prompts, drawing, which)
