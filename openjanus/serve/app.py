@@ -1,7 +1,7 @@
 """The API and the page as one ASGI application.
 
-POST /v1/chat/completions   POST /v1/images/generations   GET /v1/models   GET /v1/models/{model}
-POST /v1/responses   GET, DELETE /v1/responses/{id}
+POST /v1/chat/completions   POST /v1/images/generations   POST /v1/images/edits
+POST /v1/responses   GET, DELETE /v1/responses/{id}   GET /v1/models   GET /v1/models/{model}
 GET /health   GET /ready   GET /metrics   GET /openapi.json   GET /  (the page)
 
 HEAD is answered wherever GET is.
@@ -20,14 +20,14 @@ from starlette.exceptions import HTTPException
 
 from openjanus import __version__
 from openjanus.serve import chat, images, responses
-from openjanus.serve.body import describe, reads
+from openjanus.serve.body import describe, reads, reads_form
 from openjanus.serve.errors import ApiError, note, of_fault
 from openjanus.serve.guard import App, Guard, Keys, Receive, Send
 from openjanus.serve.log import log_fault
 from openjanus.serve.page import FILES
 from openjanus.serve.schemas.base import ErrorAnswer, Status
 from openjanus.serve.schemas.chat import ChatCompletion, ChatRequest
-from openjanus.serve.schemas.images import ImagesRequest, ImagesResponse
+from openjanus.serve.schemas.images import EditsRequest, ImagesRequest, ImagesResponse
 from openjanus.serve.schemas.models import DrawingDefaults, ModelAbout, ModelCard, ModelList
 from openjanus.serve.schemas.responses import Deleted, ResponsesAnswer, ResponsesRequest
 from openjanus.serve.service import Service
@@ -35,12 +35,12 @@ from openjanus.serve.service import Service
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorAnswer} for status in (400, 401, 403, 404, 405, 408, 413, 429, 500, 503, 504)
 }
-CHAT, IMAGES, RESPONSES = "/v1/chat/completions", "/v1/images/generations", "/v1/responses"
-NOTHING_HERE = f"there is nothing at this address; the API has {CHAT}, {RESPONSES}, {IMAGES} and /v1/models"
+CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
+IMAGES, EDITS = "/v1/images/generations", "/v1/images/edits"
+NOTHING_HERE = f"there is nothing at this address; the API has {CHAT}, {RESPONSES}, {IMAGES}, {EDITS} and /v1/models"
 _NO_EDITS = f"this model does not edit pictures: draw with POST {IMAGES}, ask about a picture with POST {CHAT}"
 NOT_HERE = {
-    "/v1/images/edits": _NO_EDITS,
-    "/v1/images/variations": _NO_EDITS,
+    "/v1/images/variations": f"this model makes no variations: draw with POST {IMAGES}, edit with POST {EDITS}",
     "/v1/completions": f"this model answers conversations only: use POST {CHAT}",
 }
 
@@ -110,7 +110,7 @@ def make_app(service: Service, keys: Keys | None = None, hosts: Collection[str] 
     _add_errors(app)
     _add_api(app, service)
     _add_status(app, service)
-    describe(app, {CHAT: ChatRequest, IMAGES: ImagesRequest, RESPONSES: ResponsesRequest})
+    describe(app, {CHAT: ChatRequest, IMAGES: ImagesRequest, EDITS: EditsRequest, RESPONSES: ResponsesRequest})
     return Guard(_head_as_get(app), service.limits, service.metrics, keys or Keys(), hosts)
 
 
@@ -135,6 +135,20 @@ def _add_api(app: FastAPI, service: Service) -> None:
 
     @app.post(IMAGES, response_model=ImagesResponse, response_model_exclude_none=True, responses=events)
     async def image_generations(body: Annotated[ImagesRequest, Depends(reads(ImagesRequest, service))]) -> Any:
+        service.check_model(body.model)
+        if body.stream:
+            return await EventStream.begin(images.events(service, body))
+        return await images.whole(service, body)
+
+    async def edits() -> None:
+        if "edit" not in service.engine.tasks:
+            raise ApiError(404, _NO_EDITS)
+
+    @app.post(
+        EDITS, response_model=ImagesResponse, response_model_exclude_none=True, responses=events,
+        dependencies=[Depends(edits)],
+    )  # fmt: skip
+    async def image_edits(body: Annotated[EditsRequest, Depends(reads_form(EditsRequest, service))]) -> Any:
         service.check_model(body.model)
         if body.stream:
             return await EventStream.begin(images.events(service, body))
@@ -181,6 +195,7 @@ def _card(service: Service, name: str) -> ModelCard:
     drawing = DrawingDefaults(
         guidance_scale=options.guidance, temperature=options.temperature, sizes=service.canvas.sizes,
         max_n=min(service.limits.max_n, service.worker.scheduler.cache.num_rows // 2),
+        edits="edit" in service.engine.tasks,
     )  # fmt: skip
     stored = service.engine.about
     about = None if stored is None else ModelAbout.model_validate(stored, from_attributes=True)

@@ -6,6 +6,7 @@ Small values cost the most: a body of 12 MB can contain four million empty objec
 So brackets, commas and colons are counted before parsing.
 """
 
+from base64 import b64encode
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
@@ -13,6 +14,8 @@ from fastapi import FastAPI, Request
 from pydantic import ValidationError
 from pydantic.json_schema import models_json_schema
 from pydantic_core import from_json
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 
 from openjanus.serve.errors import invalid, of_validation
 from openjanus.serve.limits import Limits
@@ -20,6 +23,7 @@ from openjanus.serve.schemas.base import Strict
 from openjanus.serve.service import Service
 
 STRUCTURE = (b"{", b"[", b",", b":")
+MAX_FORM_FIELDS = 64
 M = TypeVar("M", bound=Strict)
 
 
@@ -28,13 +32,60 @@ def reads(kind: type[M], service: Service) -> Callable[[Request], Awaitable[M]]:
 
     async def read(request: Request) -> M:
         # Browsers let foreign pages send text/plain without a CORS preflight.
-        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        media_type = media_type_of(request)
         if media_type != "application/json" and not media_type.endswith("+json"):
             raise invalid("send the header Content-Type: application/json", code="invalid_content_type")
         data = await request.body()
         return await service.parse(lambda: parse(data, kind, service.limits))
 
     return read
+
+
+def reads_form(kind: type[M], service: Service) -> Callable[[Request], Awaitable[M]]:
+    """As `reads`, for a form with pictures, or the same as JSON."""
+    read_json = reads(kind, service)
+
+    async def read(request: Request) -> M:
+        if media_type_of(request) != "multipart/form-data":
+            return await read_json(request)
+        fields = await read_form(request, service.limits)
+        return await service.parse(lambda: fit(fields, kind))
+
+    return read
+
+
+def media_type_of(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def read_form(request: Request, limits: Limits) -> dict[str, Any]:
+    """The fields of a form, its pictures (`image` or `image[]`) as data URLs under `images`. Raises ApiError."""
+    parser = MultiPartParser(
+        request.headers,
+        request.stream(),
+        max_files=limits.max_pictures + 1,  # a mask, which the schema refuses with a reason
+        max_fields=MAX_FORM_FIELDS,
+        max_part_size=4 * limits.max_prompt_chars,
+    )
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise invalid(f"the form cannot be read: {error.message}", code="invalid_form") from None
+    fields: dict[str, Any] = {}
+    try:
+        for name, value in form.multi_items():
+            is_picture = name in ("image", "image[]")
+            if isinstance(value, UploadFile):
+                value = f"data:image/png;base64,{b64encode(await value.read()).decode()}" if is_picture else "a file"
+            if is_picture:
+                fields.setdefault("images", []).append({"image_url": value})
+            elif name in fields:
+                raise invalid(f"the form has {name[:80]!r} twice", code="invalid_form")
+            else:
+                fields[name] = value
+    finally:
+        await form.close()
+    return fields
 
 
 def parse(data: bytes, kind: type[M], limits: Limits) -> M:

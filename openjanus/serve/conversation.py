@@ -65,7 +65,7 @@ def read_messages(
                 content.append(part.text)
             else:
                 param = f"messages.{i}.content.{j}.image_url"
-                content.append(_picture(part.image_url.url, param, limits, fetch, processor))
+                content.append(read_picture(part.image_url.url, param, limits, fetch, processor.shrunk))
         read.append(Message(message.role, content))
     return read
 
@@ -79,10 +79,17 @@ def _parts(message: ChatMessage) -> Sequence[Part]:
     return [TextPart(type="text", text=message.content)] if isinstance(message.content, str) else message.content
 
 
-def _picture(url: str, param: str, limits: Limits, fetch: Fetch | None, processor: ProcessorConfig) -> Image.Image:
+def read_picture(
+    url: str,
+    param: str,
+    limits: Limits,
+    fetch: Fetch | None,
+    shrink: Callable[[Image.Image], Image.Image] = lambda image: image,
+) -> Image.Image:
+    """The picture of a data URL, or of another if `fetch` is given. Raises ApiError for `param`. Slow: for a thread."""
     try:
         data = _bytes(url, limits, fetch)
-        return processor.shrunk(read_image(BytesIO(data), "the picture", limits.max_picture_pixels, FORMATS))
+        return shrink(read_image(BytesIO(data), "the picture", limits.max_picture_pixels, FORMATS))
     except ApiError as error:
         error.param = param
         raise

@@ -25,6 +25,7 @@ from openjanus.serve.limits import Limits
 from openjanus.serve.schemas.images import (
     CompletedImage,
     DrawnImage,
+    EditsRequest,
     FileFormat,
     ImagesRequest,
     ImagesResponse,
@@ -66,7 +67,7 @@ class Drawing:
     """A checked request.
 
     partial_at: numbers of ids after which unfinished pictures are sent. quality: of JPEG and WebP, 0 to 100. by_url:
-    whether pictures are sent as data URLs.
+    whether pictures are sent as data URLs. edits: whether pictures of the user are edited.
     """
 
     prompt: str
@@ -76,6 +77,7 @@ class Drawing:
     format: FileFormat = "png"
     quality: int = 100
     by_url: bool = False
+    edits: bool = False
 
     @classmethod
     def of(cls, body: ImagesRequest, limits: Limits, canvas: Canvas) -> "Drawing":
@@ -87,6 +89,11 @@ class Drawing:
             raise invalid(f"the prompt has {len(prompt):,} characters, at most {limits.max_prompt_chars:,}", "prompt")
         if n > limits.max_n:
             raise invalid(f"n is {n}, at most {limits.max_n} pictures are drawn at once", "n")
+        num_pictures = len(body.images) if isinstance(body, EditsRequest) else 0
+        if num_pictures > limits.max_pictures:
+            raise invalid(
+                f"{num_pictures} pictures, at most {limits.max_pictures} are read", "images", "too_many_images"
+            )
         canvas.check_size(body.size)
         num_partial, total = body.partial_images or 0, canvas.num_image_ids
         if num_partial > limits.max_partial_images:
@@ -99,6 +106,7 @@ class Drawing:
             n=n,
             seed=secrets.randbelow(2**31) if body.seed is None else body.seed,
             guidance=body.guidance_scale,
+            image_guidance=body.image_guidance_scale if isinstance(body, EditsRequest) else None,
             temperature=body.temperature,
             top_k=body.top_k,
             top_p=body.top_p,
@@ -111,6 +119,7 @@ class Drawing:
             body.output_format or "png",
             100 if body.output_compression is None else body.output_compression,
             body.response_format == "url",
+            isinstance(body, EditsRequest),
         )
 
     def check_length(self, num_prompt: int, limits: Limits) -> None:
@@ -148,16 +157,17 @@ class Drawing:
         image.save(file, self.format.upper(), **({} if self.format == "png" else {"quality": self.quality}))
         return base64.b64encode(file.getvalue()).decode()
 
-    def usage(self, num_prompt: int, num_pictures: int) -> ImagesUsage:
+    def usage(self, num_prompt: int, num_pictures: int, num_seen: int = 0) -> ImagesUsage:
+        """num_prompt: positions of the prompt; num_seen: those of them that pictures take."""
         num_drawn = self.canvas.num_image_ids * num_pictures
         return ImagesUsage(
             input_tokens=num_prompt,
-            input_tokens_details=InputDetails(text_tokens=num_prompt),
+            input_tokens_details=InputDetails(text_tokens=num_prompt - num_seen, image_tokens=num_seen),
             output_tokens=num_drawn,
             total_tokens=num_prompt + num_drawn,
         )
 
-    def response(self, pictures: Sequence[str], num_prompt: int) -> ImagesResponse:
+    def response(self, pictures: Sequence[str], num_prompt: int, num_seen: int = 0) -> ImagesResponse:
         return ImagesResponse(
             created=int(time.time()),
             data=[
@@ -168,13 +178,14 @@ class Drawing:
             ],
             output_format=self.format,
             size=self.canvas.sizes[0],
-            usage=self.usage(num_prompt, len(pictures)),
+            usage=self.usage(num_prompt, len(pictures), num_seen),
             seed=self.options.seed,
         )
 
     def partial_event(self, common: "EventFields", picture: str, index: int, num_ids: int) -> PartialImage:
         """The event of an unfinished picture with `num_ids` known ids."""
         return PartialImage(
+            type="image_edit.partial_image" if self.edits else "image_generation.partial_image",
             b64_json=picture,
             background="opaque" if self.format == "jpeg" else "transparent",
             partial_image_index=sum(mark <= num_ids for mark in self.partial_at) - 1,
@@ -183,8 +194,16 @@ class Drawing:
             **common,
         )
 
-    def completed_event(self, common: "EventFields", picture: str, index: int, num_prompt: int) -> CompletedImage:
-        return CompletedImage(b64_json=picture, image_index=index, usage=self.usage(num_prompt, 1), **common)
+    def completed_event(
+        self, common: "EventFields", picture: str, index: int, num_prompt: int, num_seen: int = 0
+    ) -> CompletedImage:
+        return CompletedImage(
+            type="image_edit.completed" if self.edits else "image_generation.completed",
+            b64_json=picture,
+            image_index=index,
+            usage=self.usage(num_prompt, 1, num_seen),
+            **common,
+        )
 
     def event_fields(self) -> "EventFields":
         """The common fields of all events of one answer."""

@@ -1,16 +1,18 @@
-"""Image generations by the embedded engine: a prompt in, n pictures out, whole or streamed."""
+"""Drawings and edits by the embedded engine: a prompt in, n pictures out, whole or streamed."""
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from openjanus.inference.scheduler import Request
-from openjanus.sequence import num_tokens
+from openjanus.processing.message import Message
+from openjanus.sequence import TextSpan, num_tokens
+from openjanus.serve.conversation import read_picture
 from openjanus.serve.drawing import Drawing, sse
 from openjanus.serve.errors import invalid
 from openjanus.serve.log import log_prompt
-from openjanus.serve.schemas.images import CompletedImage, ImagesRequest, ImagesResponse, PartialImage
+from openjanus.serve.schemas.images import CompletedImage, EditsRequest, ImagesRequest, ImagesResponse, PartialImage
 from openjanus.serve.service import Service
 from openjanus.serve.worker import Ticket
 
@@ -20,12 +22,12 @@ T = TypeVar("T")
 async def whole(service: Service, body: ImagesRequest) -> ImagesResponse:
     drawing = Drawing.of(body, service.limits, service.canvas)
     with service.worker.admit() as ticket:
-        request = await _begin(service, drawing, ticket)
+        request = await _begin(service, drawing, body, ticket)
         while not ticket.is_done:
             await ticket.changed()
         drawn = await _whole(service, ticket, partial(request.drawn, request.num_new))
         pictures = [await _finished(service, ticket, drawing, drawn[index], index) for index in range(request.n)]
-    return drawing.response(pictures, num_tokens(request.documents[0]))
+    return drawing.response(pictures, *_lengths(request))
 
 
 async def events(service: Service, body: ImagesRequest) -> AsyncGenerator[str, None]:
@@ -43,7 +45,7 @@ async def shown(service: Service, body: ImagesRequest) -> AsyncGenerator[Partial
     drawing = Drawing.of(body, service.limits, service.canvas)
     common, newest = drawing.event_fields(), 0
     with service.worker.admit() as ticket:
-        request = await _begin(service, drawing, ticket)
+        request = await _begin(service, drawing, body, ticket)
         while not ticket.is_done:
             await ticket.changed()
             count = ticket.num_ids
@@ -59,14 +61,18 @@ async def shown(service: Service, body: ImagesRequest) -> AsyncGenerator[Partial
         drawn = await _whole(service, ticket, partial(request.drawn, request.num_new))
         for index in range(request.n):
             picture = await _finished(service, ticket, drawing, drawn[index], index)
-            yield drawing.completed_event(common, picture, index, num_tokens(request.documents[0]))
+            yield drawing.completed_event(common, picture, index, *_lengths(request))
 
 
-async def _begin(service: Service, drawing: Drawing, ticket: Ticket) -> Request:
+async def _begin(service: Service, drawing: Drawing, body: ImagesRequest, ticket: Ticket) -> Request:
     log_prompt("draw", drawing.prompt)
 
     def prepare() -> Request:
-        request = service.engine.drawing(drawing.prompt, drawing.options)
+        pictures: list[Any] = [
+            read_picture(image.image_url, f"images.{i}", service.limits, service.fetch)
+            for i, image in enumerate(body.images if isinstance(body, EditsRequest) else ())
+        ]
+        request = service.engine.drawing(Message("user", [*pictures, drawing.prompt]), drawing.options)
         drawing.check_length(num_tokens(request.documents[0]), service.limits)
         _check_room(service, request)
         return request
@@ -74,6 +80,12 @@ async def _begin(service: Service, drawing: Drawing, ticket: Ticket) -> Request:
     request = await ticket.during(service.read(prepare))
     service.worker.submit(ticket, request, drawing.partial_at)
     return request
+
+
+def _lengths(request: Request) -> tuple[int, int]:
+    """Positions of the prompt, and those of them that pictures take."""
+    prompt = request.documents[0]
+    return num_tokens(prompt), num_tokens([span for span in prompt if not isinstance(span, TextSpan)])
 
 
 def _check_room(service: Service, request: Request) -> None:

@@ -1,10 +1,22 @@
-"""`POST /v1/images/generations`."""
+"""`POST /v1/images/generations` and `POST /v1/images/edits`."""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from openjanus.serve.schemas.base import Count, Guidance, Ignored, Seed, Strict, Temperature, Text, TopK, TopP, only
+from openjanus.serve.schemas.base import (
+    Count,
+    Guidance,
+    Ignored,
+    Items,
+    Seed,
+    Strict,
+    Temperature,
+    Text,
+    TopK,
+    TopP,
+    only,
+)
 
 FileFormat = Literal["png", "jpeg", "webp"]
 TRANSPARENT = "a transparent background is not supported: leave it out, or set it to auto or opaque"
@@ -39,6 +51,23 @@ class ImagesRequest(Strict):
     moderation: Ignored = None
     user: Ignored = None
     safety_identifier: Ignored = None
+
+
+class InputImage(Strict):
+    """`image_url`: a data URL of PNG, JPEG, WebP or GIF; http(s) if the operator allows it."""
+
+    image_url: str
+
+
+class EditsRequest(ImagesRequest):
+    """A form has the files as `image` or `image[]`, JSON has `images`. `image_guidance_scale` is an extension: the
+    scale of guidance by the pictures; `guidance_scale` is then that by the words."""
+
+    images: Annotated[list[InputImage], Items, Field(min_length=1)]
+    image_guidance_scale: Guidance | None = None
+    mask: Annotated[Any, only(why="a mask is not supported: say in words what to change")] = None
+
+    input_fidelity: Ignored = None
 
 
 class InputDetails(BaseModel):
@@ -87,13 +116,13 @@ class ImageEvent(BaseModel):
 class PartialImage(ImageEvent):
     """An unfinished picture, transparent where nothing is drawn yet (in JPEG, white). progress: from 0 to 1."""
 
-    type: Literal["image_generation.partial_image"] = "image_generation.partial_image"
+    type: Literal["image_generation.partial_image", "image_edit.partial_image"]
     background: Literal["transparent", "opaque"] = "transparent"
     partial_image_index: int
     progress: float
 
 
 class CompletedImage(ImageEvent):
-    type: Literal["image_generation.completed"] = "image_generation.completed"
+    type: Literal["image_generation.completed", "image_edit.completed"]
     background: Literal["opaque"] = "opaque"
     usage: ImagesUsage

@@ -6,12 +6,13 @@ from pydantic import BaseModel
 
 
 class DrawingDefaults(BaseModel):
-    """Default settings of a drawing, and the maximal number of pictures."""
+    """Default settings of a drawing, the maximal number of pictures, and whether the model edits pictures."""
 
     guidance_scale: float
     temperature: float
     sizes: list[str]
     max_n: int
+    edits: bool
 
 
 class ModelAbout(BaseModel):
