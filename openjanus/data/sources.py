@@ -20,12 +20,13 @@ from openjanus.processing.image import generation_pixels, to_pixels
 from openjanus.processing.text import TextTokenizer
 
 Source = Callable[[int], Any]
-Gives = Literal["pictures", "captioned pictures", "conversations"]  # kind of a source's examples
+Gives = Literal["pictures", "recoloured pictures", "captioned pictures", "conversations"]  # kind of a source's examples
 MakeSource = Callable[[str, int], Source]  # of a split and a seed
 
 # "module:function", so that a world is imported only if it is used, or the function itself.
 SOURCES: dict[str, tuple[str | MakeSource, Gives]] = {
     "emoji.pictures": ("openjanus.emoji.sources:pictures", "pictures"),
+    "emoji.recoloured": ("openjanus.emoji.recolouring:recoloured", "recoloured pictures"),
     "emoji.captions": ("openjanus.emoji.sources:captions", "captioned pictures"),
     "emoji.drawings": ("openjanus.emoji.sources:drawings", "conversations"),
     "emoji.questions": ("openjanus.emoji.sources:questions", "conversations"),

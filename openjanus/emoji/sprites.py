@@ -138,11 +138,16 @@ def sprite(noun: str, color: str | None, style: str) -> np.ndarray:  # [S, S, 4]
     rgba = _atlas(style)[row * SPRITE_PX : (row + 1) * SPRITE_PX, column * SPRITE_PX : (column + 1) * SPRITE_PX]
     if color is None or info.tint is None:
         return rgba
+    return tinted(rgba, COLORS[color], info.tint)
+
+
+def tinted(rgba: np.ndarray, color: tuple[int, int, int], tint: str | tuple[float, float]) -> np.ndarray:
+    """Artwork [H, W, 4] uint8 whose coloured body takes a colour."""
     alpha = rgba[..., 3] / 255.0
     lab = to_oklab(rgba[..., :3] / 255.0)
-    weight = tint_weight(lab, alpha, info.tint)
+    weight = tint_weight(lab, alpha, tint)
     share = weight * alpha / max(float((weight * alpha).sum()), 1e-6)
-    target = to_oklab(np.array(COLORS[color]) / 255.0)
+    target = to_oklab(np.array(color) / 255.0)
     chroma = np.hypot(lab[..., 1], lab[..., 2])
     # Shading keeps most of its contrast; relative chroma is bounded, so that pale parts stay pale but coloured.
     shade = 0.7 * (lab[..., 0] - (share * lab[..., 0]).sum())

@@ -271,7 +271,11 @@ class ImageTokenizer(nn.Module):
 
         Not `quantised`, the decoder reads the latents themselves.
         """
-        unit, nearest, ids = self.quantise(self.to_code(self.encoder(pixels)))
+        return self.restore(self.to_code(self.encoder(pixels)), quantised)
+
+    def restore(self, z: Tensor, quantised: bool = True) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """As `reconstruct`, from latents [M, C, h, w]."""
+        unit, nearest, ids = self.quantise(z)
         return self.decode_codes(unit + (nearest - unit).detach() if quantised else unit), unit, nearest, ids
 
 

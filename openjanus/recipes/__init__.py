@@ -11,6 +11,7 @@ from openjanus.training.run import Run
 
 RECIPES: dict[str, Callable[[], Run]] = {
     "nano.tokenizer": nano.tokenizer,
+    "nano.product_tokenizer": nano.product_tokenizer,
     "nano.encoder": nano.encoder,
     "nano.janus": nano.janus,
     "nano.longer": nano.longer,

@@ -5,28 +5,37 @@
 From `discriminator_start` on, a PatchGAN with hinge loss is trained on the reconstructions. Generator and discriminator
 get their gradients in one step: the generator's loss detaches the discriminator's weights, the discriminator's loss
 detaches the reconstruction.
+
+With `num_colours` an id is the product of a shape and a colour (codebook.py). The shape is taken from a picture of the
+same scene in other colours, the colour from the true picture, and the decoder must give the true picture. So what the
+shape holds cannot be colour.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from openjanus.config import Config, NonNegativeFloat, NonNegativeInt, PositiveInt
+from openjanus.config import Config, ConfigError, NonNegativeFloat, NonNegativeInt, PositiveInt
 from openjanus.data.sources import Gives, examples_of_step, stack_pictures
-from openjanus.model.image_tokenizer import ImageTokenizer, ImageTokenizerConfig, code_usage
+from openjanus.model.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
+from openjanus.training.codebook import (
+    ProductCodebook,
+    count_uses,
+    join_halves,
+    revive_codes,
+    seed_codebook,
+    tables_of,
+)
 from openjanus.training.loop import Data, Measures, Training
 from openjanus.training.perceptual import PerceptualDistance
 from openjanus.training.stage import Stage
 
 USES_DECAY = 0.9
-RARE = 0.1
 SEED_BATCHES = 16
-SEED_ROUNDS = 20
 
 
 @dataclass(frozen=True)
@@ -36,10 +45,9 @@ class TokenizerTraining(Config):
     All steps are counted from the beginning of the run, whatever its stages. `quantise_start` > 0: until this step
     latents are not quantised; then the codebook is initialised by k-means over latents. `revive_steps` > 0: until step
     `revive_end`, every `revive_steps` steps, rarely used codes move to latents with a large quantisation error.
-    LlamaGen has neither (0, 0); without them, a short training leaves most of the codebook unused.
+    LlamaGen has neither (0, 0); without them, a short training leaves most of the codebook unused. `num_colours` > 0:
+    image ids are products of a shape and a colour; `colour_width` of the code's channels are the colour's.
     """
-
-    examples: ClassVar[Gives] = "pictures"  # kind of its sources
 
     tokenizer: ImageTokenizerConfig = field(default_factory=ImageTokenizerConfig)
     l2_weight: NonNegativeFloat = 1.0
@@ -52,6 +60,24 @@ class TokenizerTraining(Config):
     quantise_start: NonNegativeInt = 0
     revive_steps: NonNegativeInt = 0
     revive_end: NonNegativeInt = 10000
+    num_colours: NonNegativeInt = 0
+    colour_width: PositiveInt = 4
+
+    def check(self) -> None:
+        if self.num_colours and self.tokenizer.num_ids % self.num_colours:
+            raise ConfigError(f"num_colours is {self.num_colours}, expected a divisor of num_ids")
+        if self.num_colours and self.colour_width >= self.tokenizer.code_width:
+            raise ConfigError(f"colour_width is {self.colour_width}, expected less than tokenizer.code_width")
+
+    @property
+    def examples(self) -> Gives:
+        """The kind of its sources."""
+        return "recoloured pictures" if self.num_colours else "pictures"
+
+    @property
+    def shape_width(self) -> int:
+        """Channels of a code that are the shape's, if it has one."""
+        return self.tokenizer.code_width - self.colour_width
 
 
 class PatchDiscriminator(nn.Module):
@@ -80,23 +106,29 @@ class PatchDiscriminator(nn.Module):
 
 
 class TokenizerAndDiscriminator(nn.Module):
-    """Generator, discriminator, and the recent use of each code (moving average of uses per step, [num_ids])."""
+    """Generator, discriminator, and the recent use of each code: a moving average of uses a step, for each row of the
+    codebook's tables."""
 
     uses: Tensor
 
     def __init__(self, c: TokenizerTraining):
         super().__init__()
         self.tokenizer = ImageTokenizer(c.tokenizer)
+        if c.num_colours:
+            num_shapes = c.tokenizer.num_ids // c.num_colours
+            widths = (c.shape_width, c.colour_width)
+            self.tokenizer.codebook = ProductCodebook(num_shapes, c.num_colours, *widths)  # type: ignore[assignment]
         for p in self.tokenizer.parameters():
             if p.dim() == 4:  # channels-last convolutions: the fastest on the CPU and on CUDA
                 p.data = p.data.contiguous(memory_format=torch.channels_last)
         self.discriminator = PatchDiscriminator(c.discriminator_width)
-        self.register_buffer("uses", torch.ones(c.tokenizer.num_ids))
+        self.register_buffer("uses", torch.ones(sum(len(table) for table, _ in tables_of(self.tokenizer.codebook))))
 
 
 @dataclass
 class PictureData:
-    """Steps as one batch of pixels [M, 3, H, W], channels last."""
+    """Steps as one batch of pixels [M, 3, H, W], channels last; of recoloured pictures [M, 6, H, W], the true one
+    first."""
 
     config: TokenizerTraining
     seed: int
@@ -104,7 +136,8 @@ class PictureData:
     def __call__(self, stage: Stage, step: int) -> Sequence[Tensor]:
         c = self.config
         pictures = list(examples_of_step(stage.mixture, c.examples, self.seed, step))
-        pixels = stack_pictures(pictures, c.tokenizer.image_size_px)
+        views = zip(*pictures, strict=True) if c.num_colours else [pictures]
+        pixels = torch.cat([stack_pictures(list(view), c.tokenizer.image_size_px) for view in views], dim=1)
         return [pixels.contiguous(memory_format=torch.channels_last)]
 
 
@@ -117,8 +150,9 @@ class TokenizerLoss:
 
     def __call__(self, model: TokenizerAndDiscriminator, batch: Tensor, step: int) -> tuple[Tensor, Measures]:
         c, M = self.config, len(batch)
-        reconstructed, unit, nearest, ids = model.tokenizer.reconstruct(batch, quantised=step >= c.quantise_start)
-        uses = torch.bincount(ids.flatten(), minlength=c.tokenizer.num_ids)
+        batch, z = batch[:, :3], self._latents(model.tokenizer, batch)
+        reconstructed, unit, nearest, ids = model.tokenizer.restore(z, quantised=step >= c.quantise_start)
+        uses = count_uses(model.tokenizer.codebook, ids)
         model.uses.lerp_(uses.to(model.uses), 1 - USES_DECAY)
         l1, l2 = (reconstructed - batch).abs().mean(), (reconstructed - batch).square().mean()
         codebook = (unit.detach() - nearest).square().mean()
@@ -127,7 +161,7 @@ class TokenizerLoss:
         if step >= c.quantise_start:
             loss = loss + codebook + c.commitment_weight * commitment
         measures: Measures = {"psnr_db": (-10 * (l2.detach() / 4).log10() * M, M)}
-        measures["codes_used"] = (code_usage(ids, c.tokenizer.num_ids)[0] * M, M)
+        measures["codes_used"] = (float((uses > 0).double().mean()) * M, M)
         if self.perceptual is not None:
             self.perceptual.to(batch.device)
             distance = self.perceptual(reconstructed, batch).mean()
@@ -138,6 +172,14 @@ class TokenizerLoss:
             loss = loss + c.gan_weight * fooling + judging
             measures["discriminator"] = (judging.detach() * M, M)
         return loss * M, measures
+
+    def _latents(self, tokenizer: ImageTokenizer, batch: Tensor) -> Tensor:
+        """[M, C, h, w]; of two colourings, the shape is the other picture's and the colour the true one's."""
+        if not self.config.num_colours:
+            return tokenizer.to_code(tokenizer.encoder(batch))
+        true, other = tokenizer.to_code(tokenizer.encoder(torch.cat(batch.split(3, dim=1)))).chunk(2)
+        width = self.config.shape_width
+        return join_halves(other[:, :width], true[:, width:], dim=1)
 
 
 def adversarial_losses(discriminator: nn.Module, reconstructed: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:
@@ -163,7 +205,7 @@ class CodebookCare:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         if c.quantise_start and step == c.quantise_start:
             device = model.uses.device
-            ahead = [self.data(stage, step + i)[0].to(device) for i in range(SEED_BATCHES)]
+            ahead = [self.data(stage, step + i)[0][:, :3].to(device) for i in range(SEED_BATCHES)]
             seed_codebook(model.tokenizer, ahead, generator)
         if (
             c.revive_steps
@@ -171,45 +213,7 @@ class CodebookCare:
             and step % c.revive_steps == c.revive_steps - 1
             and step < c.revive_end
         ):
-            revive_codes(model, batches[0], generator)
-
-
-@torch.no_grad()
-def unit_latents(tokenizer: ImageTokenizer, batch: Tensor) -> Tensor:
-    """Pixels [M, 3, H, W] -> unit latents of all places, [M N, C], in float32 as the codebook."""
-    unit = F.normalize(tokenizer.to_code(tokenizer.encoder(batch)).float(), dim=1)
-    return unit.permute(0, 2, 3, 1).reshape(-1, unit.shape[1])
-
-
-@torch.no_grad()
-def seed_codebook(tokenizer: ImageTokenizer, batches: Sequence[Tensor], generator: torch.Generator) -> None:
-    """Spherical k-means over the latents of some batches; clusters of fewer than two move to latents with a large
-    error."""
-    rows = torch.cat([unit_latents(tokenizer, batch) for batch in batches])
-    centres = tokenizer.codes()
-    for round in range(SEED_ROUNDS):
-        cosine, nearest = (rows @ centres.T).max(dim=1)
-        if round % 2 == 0 and round < SEED_ROUNDS - 4:
-            rare = (torch.bincount(nearest, minlength=len(centres)) < 2).nonzero()[:, 0]
-            if len(rare):
-                chosen = torch.multinomial((1 - cosine).clamp(min=1e-6).cpu(), len(rare), generator=generator)
-                centres[rare] = rows[chosen.to(rows.device)]
-        else:
-            centres = F.normalize(centres * 1e-3 + torch.zeros_like(centres).index_add(0, nearest, rows), dim=1)
-    tokenizer.codebook.weight.copy_(centres)
-
-
-@torch.no_grad()
-def revive_codes(model: TokenizerAndDiscriminator, batch: Tensor, generator: torch.Generator) -> None:
-    """Moves codes used less than `RARE` times a step to latents of the batch, preferring those with a large error."""
-    rows = unit_latents(model.tokenizer, batch)
-    error = (1 - (rows @ model.tokenizer.codes().T).max(dim=1).values).clamp(min=1e-6)
-    rare = (model.uses < RARE).nonzero()[:, 0][: len(rows)]
-    if not len(rare):
-        return
-    chosen = torch.multinomial(error.cpu(), len(rare), generator=generator).to(rows.device)
-    model.tokenizer.codebook.weight[rare] = rows[chosen]
-    model.uses[rare] = 1.0
+            revive_codes(model.tokenizer, model.uses, batches[0][:, :3], generator)
 
 
 def tokenizer_training(c: TokenizerTraining, seed: int) -> Training:

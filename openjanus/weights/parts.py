@@ -135,6 +135,7 @@ TRAINED: dict[str, tuple[str, str, type]] = {
     ENCODER: ("ContrastiveTraining", "vision_encoder", VisionEncoderConfig),
     IMAGE_TOKENIZER: ("TokenizerTraining", "tokenizer", ImageTokenizerConfig),
 }
+UNUSED = ("pooling_head.*", "codebook.shapes", "codebook.colours")  # tensors of such runs that a Janus does not need
 
 
 def _of_run(name: str, folder: Path) -> Part | None:
@@ -146,7 +147,9 @@ def _of_run(name: str, folder: Path) -> Part | None:
     if task["type"] != kind:
         raise ValueError(f"start.{name} {folder}: a run of {task['type']}, which gives no {name}")
     config: Any = configs.from_dict(config_class, task[field], str(folder / "run.json"))
-    return Part(config, lambda module: load_part(module, str(folder), f"{field}.", dropped=("pooling_head.*",)))
+    return Part(
+        config, lambda module: load_part(module, str(folder), f"{field}.", dropped=("pooling_head.*", "codebook.?*s"))
+    )
 
 
 KINDS: dict[str, dict[str, Callable[[Path], Part]]] = {
