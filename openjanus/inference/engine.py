@@ -5,7 +5,7 @@
 A drawing decodes image ids and ends after N of them; an answer decodes text ids and ends at the end-of-sentence id.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -20,9 +20,10 @@ from openjanus.inference.graphs import recording_lock
 from openjanus.inference.prompt import Prompt, check_editing, guidance_rows, read_prompt, read_prompts
 from openjanus.inference.quantisation import placer
 from openjanus.inference.request import Request
+from openjanus.inference.running import Progress, finished, run_together, speculate
 from openjanus.inference.sampling import MAX_PICTURES, Sampler, SamplingOptions, Settings, choose_options
 from openjanus.inference.scheduler import Scheduler
-from openjanus.inference.speculative import Speculation, check_window
+from openjanus.inference.speculative import check_window
 from openjanus.model.janus import Janus
 from openjanus.processing.image import Picture, as_image, generation_pixels, to_images
 from openjanus.processing.message import Message, as_conversation, show_both_eyes
@@ -32,9 +33,6 @@ from openjanus.sequence import Document, GenerateSpan, Kind, num_tokens
 from openjanus.weights import checkpoint as checkpoints
 from openjanus.weights.config import Checkpoint
 from openjanus.weights.hub import find_checkpoint
-
-Progress = Callable[[int, int], None]  # (steps done, steps in all)
-MAX_ROWS = 128  # of the KV cache that one call may use: more pictures wait for these to be finished
 
 
 def load(
@@ -308,16 +306,8 @@ class Engine:
         self, requests: Sequence[Request], progress: Progress | None, speculative: int
     ) -> Iterator[tuple[int, Tensor]]:
         """Runs drawings to their end; gives the number of each and its image ids [n, N] as soon as they are whole."""
-        total = self.model.config.generation.num_image_ids
-        waiting = dict(enumerate(requests))
-        for _ in self._speculate(requests, speculative) if speculative else self._run(requests):
-            if progress is not None:
-                done = total * (len(requests) - len(waiting)) + sum(len(r.ids) for r in waiting.values())
-                progress(done // len(requests), total)
-            for number in [number for number, request in waiting.items() if request.finished]:
-                request = waiting.pop(number)
-                yield number, torch.stack(request.ids, dim=1)
-                request.ids.clear()
+        steps = speculate(self.model, requests, speculative) if speculative else self._run(requests)
+        return finished(steps, requests, self.model.config.generation.num_image_ids, progress)
 
     def _decoded(self, finished: Iterable[tuple[int, Tensor]]) -> Iterator[tuple[int, Image.Image]]:
         for number, image_ids in finished:
@@ -334,26 +324,7 @@ class Engine:
             yield piece
 
     def _run(self, requests: Sequence[Request]) -> Iterator[None]:
-        """Runs requests to their end, together as far as `MAX_ROWS` allows; yields after every step."""
-        num_rows = min(sum(r.num_rows for r in requests), max(MAX_ROWS, *(r.num_rows for r in requests), 0))
-        scheduler = self.scheduler(num_rows, max(r.num_positions for r in requests))
-        for request in requests:
-            scheduler.submit(request)
-        running = True
-        while running:
-            running = scheduler.step()
-            for request in requests:
-                if request.error is not None:
-                    raise request.error
-            yield
-
-    def _speculate(self, requests: Sequence[Request], window: int) -> Iterator[None]:
-        """Runs drawings to their end, one request after the other; yields after every pass."""
-        for request in requests:
-            speculation = Speculation(self.model, request, window)
-            while not request.finished:
-                speculation.step()
-                yield
+        return run_together(self.scheduler, requests)
 
     def _check_room(self, requests: Sequence[Request]) -> None:
         limit = self.model.config.language_model.max_positions

@@ -272,7 +272,7 @@ def test_what_cannot_be_asked_is_told_at_once(engine) -> None:
 
 
 def test_pictures_are_given_as_soon_as_their_prompt_is_finished(engine, monkeypatch) -> None:
-    monkeypatch.setattr("openjanus.inference.engine.MAX_ROWS", 4)
+    monkeypatch.setattr("openjanus.inference.running.MAX_ROWS", 4)
     prompts, options = [*PROMPTS, "a dog"], SamplingOptions(n=2, seed=3, guidance=2.0)
     whole = engine.generate(prompts, options)
     steps: list[int] = []

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from openjanus.inference import speculative
 from openjanus.inference.engine import Engine
+from openjanus.inference.running import speculate
 from openjanus.inference.sampling import Sampler, SamplingOptions, guide
 from openjanus.inference.scheduler import Request
 from openjanus.inference.speculative import Speculation
@@ -89,7 +90,7 @@ def draw(engine: Engine, window: int, rounds: int = 30) -> list[tuple[int, ...]]
     for seed in range(rounds):
         request = engine.drawing("a red car", replace(OPTIONS, seed=seed))
         request.num_new = NUM_NEW
-        for _ in engine._speculate([request], window) if window else engine._run([request]):
+        for _ in speculate(engine.model, [request], window) if window else engine._run([request]):
             pass
         drawn += [tuple(ids) for ids in torch.stack(request.ids, dim=1).tolist()]
     return drawn
