@@ -137,9 +137,8 @@ def test_halves_that_do_not_fit_are_refused(changes, words) -> None:
         replace(TASK, **changes)
 
 
-def test_other_sources_are_refused_for_each_kind_of_codebook() -> None:
+def test_other_sources_are_refused_for_each_kind_of_codebook(tmp_path) -> None:
     assert (TASK.examples, replace(TASK, num_colours=0).examples) == ("recoloured pictures", "pictures")
-    with pytest.raises(
-        ValueError, match=r"source 'emoji\.pictures' gives pictures, but this needs recoloured pictures"
-    ):
-        train(Run("product", TASK, (replace(STAGE, mixture={"emoji.pictures": 2}),)), None, CPU)
+    run = Run("product", TASK, (replace(STAGE, mixture={"emoji.pictures": 2}),))
+    with pytest.raises(ValueError, match=r"'emoji\.pictures' gives pictures, but this needs recoloured pictures"):
+        train(run, tmp_path, CPU)
