@@ -152,6 +152,10 @@ class GenerationEye(Eye):
         """Initialises what begins as a part of the tokenizer. Called when the model is made, and again when a training
         has put another tokenizer into it."""
 
+    def plain(self) -> "GenerationEye":
+        """The eye as checkpoints store it: itself, or another one that computes the same."""
+        return self
+
     def embed_pictures(self, image_ids: Tensor, lengths: Sequence[int]) -> Tensor:
         """Image ids [n] of whole pictures, one picture after the other with so many ids each -> embeddings [n, D]."""
         return self(image_ids)

@@ -11,9 +11,11 @@ asks no more than where the positions of each kind are (`Inputs.places`); `forwa
 heads where they are needed: at supervised positions in training, at the last position in decoding.
 """
 
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from openjanus import model
@@ -42,6 +44,7 @@ UNDERSTANDING: dict[type[UnderstandingEyeConfig], Any] = {
 }
 GENERATION: dict[type[GenerationEyeConfig], Any] = {
     VQEyeConfig: VQEye,
+    model.product_eye.ProductEyeConfig: model.product_eye.ProductEye,
 }
 SIGNAL: dict[type[SignalEyeConfig], Any] = {}
 
@@ -93,6 +96,18 @@ class Janus(nn.Module):
     def heads(self) -> dict[Kind, nn.Module]:
         """What predicts an id of each kind: hidden [..., D] -> logits [..., ids]."""
         return {Kind.TEXT: self.language_model.text_head, Kind.GENERATE: self.generation.head}
+
+    def plain(self) -> "Janus":
+        """The model as checkpoints store it: itself, or another one with the same parts and outputs."""
+        eye = self.generation.plain()
+        if eye is self.generation:
+            return self
+        with torch.device("meta"):
+            model = Janus(replace(self.config, generation=eye.config))
+        model.language_model, model.signal, model.generation = self.language_model, self.signal, eye
+        model.understanding = copy(self.understanding)
+        model.understanding.connect(eye)
+        return model
 
     @property
     def _named_eyes(self) -> dict[str, Eye]:

@@ -63,7 +63,7 @@ class VQEye(GenerationEye):
 
     def initialise(self) -> None:
         initialise_normal(self.adaptor, self.head)  # the tokenizer has initialised itself
-        if not self.embedding.weight.is_meta:
+        if not self.tokenizer.codebook.weight.is_meta:
             self.start_from_tokenizer()
 
     def start_from_tokenizer(self) -> None:

@@ -22,6 +22,7 @@ from openjanus.data.image_ids import ImageIds, encode
 from openjanus.data.sources import Gives, Source, find_source, find_text_tokenizer
 from openjanus.model.image_tokenizer import ImageTokenizer
 from openjanus.model.janus import Janus
+from openjanus.model.product_eye import ProductHead
 from openjanus.processing.message import show_both_eyes
 from openjanus.processing.processor import Conversation, Message, Processor
 from openjanus.sequence import Batch, Document, GenerateSpan, Kind, UnderstandSpan, find_rows, lay_out
@@ -166,8 +167,11 @@ def janus_loss(model: Janus, batch: Batch, step: int, text_weight: float = 1.0) 
     for kind, head in model.heads.items():
         if kind in batch.targets:
             (name, weight), places = names_and_weights[kind], batch.targets[kind]
-            logits = head(hidden[places]).float()
-            loss = F.cross_entropy(logits, batch.target.flatten()[places], reduction="sum")
+            ids = batch.target.flatten()[places]
+            if isinstance(head, ProductHead):
+                loss = head.cross_entropy(hidden[places], ids)
+            else:
+                loss = F.cross_entropy(head(hidden[places]).float(), ids, reduction="sum")
             total = total + weight * loss
             measures[f"{name}_loss"] = (loss.detach(), len(places))
     return total, measures

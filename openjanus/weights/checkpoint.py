@@ -18,7 +18,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +202,7 @@ def _weights_in(folder: Path) -> list[str]:
 
 def _write(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None, form: str) -> None:
     """Writes all files of a checkpoint into an empty folder."""
+    checkpoint = replace(checkpoint, model=checkpoint.model.plain())
     FORMATS[form].write_config(checkpoint.config, checkpoint.processor.text, folder)
     if checkpoint.about is not None:
         configs.save(checkpoint.about, folder / "about.json")
