@@ -62,7 +62,7 @@ class ProductHead(nn.Module):
         return (self.shapes(x)[..., :, None] + self.colours(x)[..., None, :]).flatten(-2)
 
     def cross_entropy(self, hidden: Tensor, ids: Tensor) -> Tensor:
-        """Cross-entropy of the logits of `forward` with ids [n], summed over n. It is a sum of two, because they are."""
+        """Cross-entropy of `forward`'s logits with ids [n], summed over n: a sum of two, as the logits are."""
         x, num_colours = self.gelu(self.up(hidden)), self.colours.out_features
         shape = F.cross_entropy(self.shapes(x).float(), ids // num_colours, reduction="sum")
         return shape + F.cross_entropy(self.colours(x).float(), ids % num_colours, reduction="sum")
