@@ -26,6 +26,25 @@ COLORS: dict[str, tuple[int, int, int]] = {
     "purple": (132, 48, 186),
     "pink": (252, 120, 190),
 }
+# Colours of the training that no prompt of the evaluation names (wide.py).
+MORE_COLORS: dict[str, tuple[int, int, int]] = {
+    "brown": (124, 72, 36),
+    "maroon": (112, 16, 40),
+    "coral": (255, 112, 92),
+    "peach": (255, 190, 140),
+    "gold": (206, 156, 20),
+    "beige": (212, 190, 140),
+    "olive": (116, 118, 28),
+    "lime": (160, 226, 40),
+    "emerald": (0, 104, 72),
+    "teal": (20, 120, 130),
+    "turquoise": (80, 226, 190),
+    "navy": (24, 36, 112),
+    "lavender": (186, 164, 244),
+    "magenta": (224, 24, 160),
+    "black": (36, 36, 40),
+    "silver": (176, 180, 186),
+}
 # Chosen for contrast with each colour and each natural sprite: none is saturated, none is near black.
 BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "white": (255, 255, 255),
@@ -132,13 +151,14 @@ def sprite(noun: str, color: str | None, style: str) -> np.ndarray:  # [S, S, 4]
     info = OBJECTS.get(noun)
     if info is None:
         raise ValueError(f"unknown object {noun!r}; expected one of {', '.join(NOUNS)}")
-    if color is not None and (info.tint is None or color not in COLORS):
-        raise ValueError(f"cannot tint {noun!r} in {color!r}; expected a recolourable object, one of {list(COLORS)}")
+    known = COLORS | MORE_COLORS
+    if color is not None and (info.tint is None or color not in known):
+        raise ValueError(f"cannot tint {noun!r} in {color!r}; expected a recolourable object, one of {list(known)}")
     row, column = divmod(NOUNS.index(noun), _PACK["columns"])
     rgba = _atlas(style)[row * SPRITE_PX : (row + 1) * SPRITE_PX, column * SPRITE_PX : (column + 1) * SPRITE_PX]
     if color is None or info.tint is None:
         return rgba
-    return tinted(rgba, COLORS[color], info.tint)
+    return tinted(rgba, known[color], info.tint)
 
 
 def tinted(rgba: np.ndarray, color: tuple[int, int, int], tint: str | tuple[float, float]) -> np.ndarray:

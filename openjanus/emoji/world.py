@@ -121,7 +121,11 @@ _PLACED = {
 
 def _one_box(rng: np.random.Generator) -> tuple[int, int, int, str | None, str | None]:
     """(x, y, size, named size, named place) of a lone object."""
-    name = pick(rng, tuple(SIZES_PX))
+    return box_of_size(rng, pick(rng, tuple(SIZES_PX)))
+
+
+def box_of_size(rng: np.random.Generator, name: str) -> tuple[int, int, int, str | None, str | None]:
+    """As `_one_box`, for a given size."""
     size = SIZES_PX[name]
     named_size = name if name != "medium" and coin(rng, 0.4) else None
     steps = (CANVAS_PX - size) // LATTICE_PX + 1
