@@ -1,18 +1,21 @@
-"""Makes openjanus/emoji/assets/tokenizer.json: byte-level BPE over the emoji world's own words and the chat template.
+"""Makes the text tokenizers of openjanus/emoji/assets: byte-level BPE over a world's own words and the chat template.
 
-python scripts/make_tokenizer.py
+python scripts/make_tokenizer.py            tokenizer.json, of the emoji world
+python scripts/make_tokenizer.py wide       tokenizer-wide.json, of the wider one
 """
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from openjanus.emoji import grammar, texts, world
+from openjanus.emoji import grammar, texts, wide_sources, world
 from openjanus.emoji.splits import stream
+from openjanus.processing.message import Conversation
 from openjanus.processing.text import train_text_tokenizer
 
-VOCAB_SIZE = 1024
+VOCAB_SIZE, WIDE_VOCAB_SIZE = 1024, 1536
 NUM_SCENES = 20_000
-TARGET = Path(__file__).parents[1] / "openjanus/emoji/assets/tokenizer.json"
+ASSETS = Path(__file__).parents[1] / "openjanus/emoji/assets"
 
 
 def corpus() -> Iterator[str]:
@@ -27,5 +30,25 @@ def corpus() -> Iterator[str]:
         yield grammar.description(scene)
 
 
+def wide_corpus() -> Iterator[str]:
+    """As `corpus`, of the wider world's conversations."""
+    drawings, talks, edits = (f("train", 0) for f in (wide_sources.drawings, wide_sources.talks, wide_sources.edits))
+    for index in range(NUM_SCENES):
+        yield from map(_written, (drawings(index), talks(index), edits(index)))
+        yield texts.text_document(0, index)
+
+
+def _written(conversation: Conversation) -> str:
+    """The words of a conversation between the template's."""
+    said = {"system": "{}\n\n", "user": "User: {}\n\n", "assistant": "Assistant: {}"}
+    return "".join(
+        said[message.role].format("\n".join(part for part in message.content if isinstance(part, str)))
+        for message in conversation
+    )
+
+
 if __name__ == "__main__":
-    train_text_tokenizer(corpus(), VOCAB_SIZE).save(TARGET)
+    if sys.argv[1:] == ["wide"]:
+        train_text_tokenizer(wide_corpus(), WIDE_VOCAB_SIZE).save(ASSETS / "tokenizer-wide.json")
+    else:
+        train_text_tokenizer(corpus(), VOCAB_SIZE).save(ASSETS / "tokenizer.json")

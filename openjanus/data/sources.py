@@ -30,11 +30,17 @@ SOURCES: dict[str, tuple[str | MakeSource, Gives]] = {
     "emoji.captions": ("openjanus.emoji.sources:captions", "captioned pictures"),
     "emoji.drawings": ("openjanus.emoji.sources:drawings", "conversations"),
     "emoji.questions": ("openjanus.emoji.sources:questions", "conversations"),
+    "emoji.wide.drawings": ("openjanus.emoji.wide_sources:drawings", "conversations"),
+    "emoji.wide.talks": ("openjanus.emoji.wide_sources:talks", "conversations"),
+    "emoji.wide.edits": ("openjanus.emoji.wide_sources:edits", "conversations"),
     "emoji.texts": ("openjanus.emoji.sources:texts", "conversations"),
 }
 
 # "module:function", as above: the text tokenizers of worlds that have one.
-TEXT_TOKENIZERS = {"emoji": "openjanus.emoji.sources:world_text_tokenizer"}
+TEXT_TOKENIZERS = {
+    "emoji": "openjanus.emoji.sources:world_text_tokenizer",
+    "emoji.wide": "openjanus.emoji.wide_sources:wide_text_tokenizer",
+}
 
 
 def find_source(name: str, expected: Gives) -> MakeSource:

@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 
+from openjanus.emoji import templates as T
 from openjanus.emoji.sprites import OBJECTS
 from openjanus.emoji.words import NUMBER_WORDS, coin, noun_phrase, pick
 from openjanus.emoji.world import Scene
@@ -66,7 +67,14 @@ like make me my of on one only or paint painting photo picture please show that 
 we what which with would you your need see let generate create sketch now thanks thank hello hi hey ok nice icon emoji
 style background backdrop alone single exactly group set both together plus front corner side next x
 """
-SMALL_WORDS = frozenset(_SMALL_WORDS.split())
+_TEMPLATES = [
+    T.PREFIXES, T.BACKGROUND_WORDS, T.STYLE_WORDS, T.COUNT_ONE_PHRASES, T.COUNT_ONE_SENTENCES, T.SIDE_WORDS.values(),
+    *T.RELATION_WORDS.values(), *T.PLACE_WORDS.values(),
+    *(texts for pair in T.CAPTION_TEMPLATES.values() for texts in pair),
+]  # fmt: skip
+SMALL_WORDS = frozenset(_SMALL_WORDS.split()) | {
+    word for texts in _TEMPLATES for text in texts for word in re.findall(r"[a-z']+", re.sub(r"{.*?}", "", text))
+}
 
 _NOUNS = {word: noun for noun, info in OBJECTS.items() for word in (noun, info.plural)}
 _FIRST_WORDS = {"a", "an", *NUMBER_WORDS, *map(str, range(11))}
