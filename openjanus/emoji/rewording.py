@@ -165,6 +165,7 @@ def _is_taught(word: str, taught: set[str]) -> bool:
         word.removesuffix("es"),
         re.sub("ies$", "y", word),
         re.sub("ves$", "f", word),
+        re.sub("i$", "us", word),
     }
     if forms & taught:
         return True
