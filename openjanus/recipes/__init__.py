@@ -5,16 +5,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from openjanus import config as configs
-from openjanus.recipes import nano
+from openjanus.recipes import nano, wide
 from openjanus.training.janus import JanusTraining
 from openjanus.training.run import Run
 
 RECIPES: dict[str, Callable[[], Run]] = {
     "nano.tokenizer": nano.tokenizer,
-    "nano.product_tokenizer": nano.product_tokenizer,
     "nano.encoder": nano.encoder,
     "nano.janus": nano.janus,
     "nano.longer": nano.longer,
+    "wide.tokenizer": wide.tokenizer,
+    "wide.janus": wide.janus,
 }
 
 

@@ -58,22 +58,6 @@ def tokenizer() -> Run:
     return Run("nano.tokenizer", task, (stage,))
 
 
-def product_tokenizer() -> Run:
-    """Ids that are products of 256 shapes and 32 colours, so that a colour is the same in every object."""
-    run = tokenizer()
-    assert isinstance(run.task, TokenizerTraining)
-    task = dataclasses.replace(
-        run.task,
-        tokenizer=dataclasses.replace(IMAGE_TOKENIZER, num_ids=256 * 32, code_width=12),
-        num_colours=32,
-        colour_width=4,
-        discriminator_start=7000,
-        revive_end=4000,
-    )
-    stage = Stage("reconstruct", 8000, 1e-3, {"emoji.recoloured": 16}, schedule="cosine", warmup_steps=100)
-    return Run("nano.product_tokenizer", task, (stage,))
-
-
 def encoder() -> Run:
     """SigLIP on pictures and their captions, 40% of which name only the objects."""
     task = ContrastiveTraining(

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from openjanus.config import NonNegativeFloat, PositiveInt, Range
+from openjanus.config import NonNegativeFloat, NonNegativeInt, PositiveInt, Range
 from openjanus.data.image_ids import ImageIds, encode
 from openjanus.data.sources import Gives, Source, find_source, find_text_tokenizer
 from openjanus.model.image_tokenizer import ImageTokenizer
@@ -25,7 +25,7 @@ from openjanus.model.janus import Janus
 from openjanus.model.product_eye import ProductHead
 from openjanus.processing.message import show_both_eyes
 from openjanus.processing.processor import Conversation, Message, Processor
-from openjanus.sequence import Batch, Document, GenerateSpan, Kind, UnderstandSpan, find_rows, lay_out
+from openjanus.sequence import Batch, Document, GenerateSpan, Kind, UnderstandSpan, find_rows, lay_out, num_tokens
 from openjanus.training.loop import Measures, Training
 from openjanus.training.stage import Stage
 from openjanus.weights.config import Checkpoint
@@ -41,13 +41,15 @@ class JanusTraining(StartConfig):
     `image_ids`: the file of `openjanus tokenize` with drawings as ids, or one file for each source. Drawings of a
     source without a file are encoded during the training. `text_weight` 1 is the paper's loss (no task
     weights). `drop_view`: share of the pictures to edit that only the understanding eye sees, so that the model learns
-    to look there, too.
+    to look there, too. `long_row_tokens` > 0: documents that are longer than `row_tokens` share rows of this length,
+    so that few long talks do not make all rows long.
     """
 
     examples: ClassVar[Gives] = "conversations"  # what its sources give
 
     image_ids: str | dict[str, str]
     row_tokens: PositiveInt = 4096
+    long_row_tokens: NonNegativeInt = 0
     micro_batch_rows: PositiveInt = 8
     drop_caption: Annotated[float, Range(0, 1)] = 0.1
     text_weight: NonNegativeFloat = 1.0
@@ -118,9 +120,16 @@ class JanusData:
             source = find_source(name, self.config.examples)("train", seed)
             for index in range(step * count, (step + 1) * count):
                 documents.append(self.document(name, source, index))
-        row_tokens, num_rows = self.config.row_tokens, self.config.micro_batch_rows
-        rows = find_rows(documents, row_tokens)
-        return [lay_out(rows[start : start + num_rows], row_tokens) for start in range(0, len(rows), num_rows)]
+        c = self.config
+        long = [document for document in documents if c.long_row_tokens and num_tokens(document) > c.row_tokens]
+        if not long:
+            return _batches(documents, c.row_tokens, c.micro_batch_rows)
+        short = [document for document in documents if num_tokens(document) <= c.row_tokens]
+        num_long_rows = max(1, c.micro_batch_rows * c.row_tokens // c.long_row_tokens)
+        return [
+            *_batches(short, c.row_tokens, c.micro_batch_rows),
+            *_batches(long, c.long_row_tokens, num_long_rows),
+        ]
 
     def document(self, name: str, source: Source, index: int) -> Document:
         """Example `index` of the source called `name`."""
@@ -156,6 +165,12 @@ class JanusData:
                 message = Message("assistant", [drawn(part) for part in message.content])
             ready.append(message)
         return show_both_eyes(ready, ids_of) if draws and not one_view else ready
+
+
+def _batches(documents: Sequence[Document], row_tokens: int, num_rows: int) -> list[Batch]:
+    """Batches of at most `num_rows` rows."""
+    rows = find_rows(documents, row_tokens)
+    return [lay_out(rows[start : start + num_rows], row_tokens) for start in range(0, len(rows), num_rows)]
 
 
 def janus_loss(model: Janus, batch: Batch, step: int, text_weight: float = 1.0) -> tuple[Tensor, Measures]:

@@ -37,7 +37,7 @@ def fails_with(capsys, code: int, *words: str) -> str:
     ("source", "message"),
     [
         ("emoji.drawing", "unknown source 'emoji.drawing'; did you mean 'emoji.drawings'?"),
-        ("nothing", "unknown source 'nothing'; known: emoji.drawings, emoji.questions, emoji.texts"),
+        ("nothing", "unknown source 'nothing'; known: emoji.drawings, emoji.questions, emoji.wide.drawings, "),
         ("emoji.pictures", "source 'emoji.pictures' gives pictures, but this needs conversations"),
     ],
 )

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openjanus.data.sources import SOURCES, find_source
+from openjanus.processing.message import Message
 from openjanus.sequence import Batch, Kind, TextSpan
 from openjanus.training.contrastive import ContrastiveTraining, PairBatch, contrastive_training
 from openjanus.training.janus import JanusTraining, janus_training
@@ -192,3 +193,29 @@ def test_a_dropped_caption_leaves_the_image_loss_without_its_condition(task) -> 
     alone = dropped.loss(dropped.model, second, 0)[0]
     torch.testing.assert_close(alone, cross_entropy(kept, second, Kind.GENERATE), rtol=1e-5, atol=1e-4)
     assert not torch.isclose(alone, kept.loss(kept.model, first, 0)[0])
+
+
+def test_long_documents_have_rows_of_their_own_and_the_loss_is_the_same(monkeypatch) -> None:
+    """Half of the examples are longer than a short row; the loss of a step does not depend on the rows."""
+
+    def talks(split: str, seed: int):
+        words = "two red apples and a cat " * 6
+        return lambda index: [Message("text", words * (1 + 2 * (index % 2)))]
+
+    monkeypatch.setitem(SOURCES, "talks", (talks, "conversations"))
+    stage = Stage("s", 1, 1e-3, {"talks": 8})
+    start = tiny.checkpoint()
+    sums, shapes = [], []
+    for settings in ({"row_tokens": 190}, {"row_tokens": 64, "long_row_tokens": 190, "micro_batch_rows": 4}):
+        training = janus_training(JanusTraining("", "", **settings), 0, start)
+        batches = training.data(stage, 0)
+        shapes.append([tuple(batch.tokens.shape) for batch in batches])
+        sums.append(sum(float(training.loss(training.model, batch, 0)[0]) for batch in batches))
+        words = [talks("", 0)(index)[0].content[0] for index in range(8)]
+        num_words = sum(len(start.processor.text.encode(text)) + 1 for text in words)  # and the end of each
+        assert sum(training.num_targets(batch) for batch in batches) == num_words
+    assert {length for _, length in shapes[1]} == {64, 190} and all(rows <= 4 for rows, _ in shapes[1])
+    assert [rows for rows, length in shapes[1] if length == 190] == [1] * 4  # 4 x 64 positions hold one long row
+    assert sums[0] == pytest.approx(sums[1], rel=1e-5)
+    with pytest.raises(ValueError, match="does not fit a row of 64: raise row_tokens"):
+        janus_training(JanusTraining("", "", row_tokens=64), 0, start).data(stage, 0)
