@@ -23,7 +23,7 @@ from openjanus.inference.engine import Engine, load
 from openjanus.inference.sampling import SamplingOptions
 from openjanus.processing.processor import Message
 from openjanus.recipes.evaluators import evaluate_emoji_world
-from openjanus.sequence import Document, GenerateSpan, TextSpan, collate
+from openjanus.sequence import Document, GenerateSpan, Kind, TextSpan, collate, num_tokens
 
 FORMS = ("float32", "bfloat16", "int8", "int4")
 
@@ -52,14 +52,16 @@ def answers(engine: Engine, num: int, seed: int) -> list[Document]:
 
 
 @torch.inference_mode()
-def logits(engine: Engine, documents: list[Document], face: str) -> Tensor:
+def logits(engine: Engine, documents: list[Document]) -> Tensor:
     """At every position of the last spans: [positions, V]."""
     rows = []
     for document in documents:
         hidden = engine.model(collate([document]))[0]
         last = document[-1]
-        num = len(last.image_ids if isinstance(last, GenerateSpan) else last.ids)
-        rows.append(getattr(engine.model, f"{face}_logits")(hidden[-num - 1 : -1]))
+        assert isinstance(last, (GenerateSpan, TextSpan))
+        is_drawing = isinstance(last, GenerateSpan)
+        head = engine.model.heads[Kind.GENERATE if is_drawing else Kind.TEXT]
+        rows.append(head(hidden[-num_tokens([last]) - 1 : -1]))
     return torch.cat(rows).float()
 
 
@@ -79,7 +81,7 @@ def main() -> None:
     a = parser.parse_args()
     exact = load(a.model, "cpu", "float32")
     documents = {"image": drawings(exact, a.documents, a.seed), "text": answers(exact, a.documents, a.seed)}
-    wanted = {face: logits(exact, some, face) for face, some in documents.items()}
+    wanted = {face: logits(exact, some) for face, some in documents.items()}
     print(
         "| weights | image logits: error, same choice | text logits: error, same choice | drawings accepted | answers |"
     )
@@ -88,7 +90,7 @@ def main() -> None:
         engine = load(a.model, "cpu", form)
         cells = []
         for face, some in documents.items():
-            got = logits(engine, some, face)
+            got = logits(engine, some)
             error = (got - wanted[face]).square().mean().sqrt() / wanted[face].std()
             same = (got.argmax(-1) == wanted[face].argmax(-1)).double().mean()
             cells.append(f"{error:.4f}, {same:.1%}")

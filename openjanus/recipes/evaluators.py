@@ -21,7 +21,7 @@ from openjanus.inference.picture_files import contact_sheet
 from openjanus.inference.sampling import SamplingOptions
 from openjanus.model.image_tokenizer import ImageTokenizer
 from openjanus.processing.image import to_images
-from openjanus.processing.processor import Message
+from openjanus.processing.message import Conversation, Message
 from openjanus.training.loop import Evaluator, Training
 from openjanus.training.tokenizer import TokenizerAndDiscriminator
 from openjanus.weights import checkpoint
@@ -108,6 +108,20 @@ def evaluate_emoji_world(engine: Engine, options: SamplingOptions, n: int, seed:
             images += redrawn(engine.model.generation.tokenizer, pictures[start : start + BATCH])
         return images
 
-    settings = {"guidance": options.guidance, "temperature": options.temperature}
+    def answer(conversations: Sequence[Conversation]) -> list[str]:
+        answers: list[str] = []
+        for start in range(0, len(conversations), BATCH):
+            answers += engine.answers(conversations[start : start + BATCH], max_new_tokens=ANSWER_TOKENS)
+        return answers
+
+    def change(asked: Sequence[tuple[Image.Image, str]]) -> list[Image.Image]:
+        images: list[Image.Image] = []
+        for start in range(0, len(asked), BATCH):
+            part = [Message("user", [picture, words]) for picture, words in asked[start : start + BATCH]]
+            images += engine.generate(part, options, seeds=[options.seed + start + k for k in range(len(part))])
+        return images
+
+    settings = {name: getattr(options, name) for name in ("guidance", "temperature", "top_p", "image_guidance")}
     with torch.inference_mode():
-        return report_on_world(draw, engine.ask, redraw, n, seed, settings)
+        changes = change if "edit" in engine.tasks else None
+        return report_on_world(draw, answer, redraw, n, seed, settings, changes)

@@ -88,7 +88,8 @@ def test_a_preview_talks_by_what_the_training_talks_by(training, tmp_path, monke
 
 def test_pictures_of_other_sizes_than_the_worlds_are_judged(engine, tmp_path, monkeypatch) -> None:
     report = evaluators.evaluate_emoji_world(engine, OPTIONS, 1, 1)
-    assert report.reconstructions is not None and report.reconstructions.n == 1
+    assert set(report.reconstructions) == {"seen", "heldout_color", "heldout_pair"}
+    assert all(drawings.n == 1 for drawings in report.reconstructions.values())
     assert all(drawings.n == 1 for drawings in report.drawings.values())
     monkeypatch.setattr(evaluators, "NUM_PREVIEWS", 4)
     tokenizer = tokenizer_training(TokenizerTraining(tiny.IMAGE_TOKENIZER, perceptual_weight=0.0), 0)
