@@ -57,6 +57,9 @@ def draw_files(
         n=o.n, seed=o.seed, guidance=o.guidance, image_guidance=image_guidance,
         temperature=o.temperature, top_k=o.top_k, top_p=o.top_p,
     )  # fmt: skip
+    for each in words:
+        if unknown := engine.unknown_words(each):
+            console.print(f"this model does not know {', '.join(unknown)}; it draws anyway", markup=False)
     pictures, names = PictureFolder(o.out), [f"{file_name(each)}-seed{o.seed}" for each in words]
     has_sheet = 1 < len(words) * o.n <= MAX_ON_SHEET
     paths: dict[int, Path] = {}

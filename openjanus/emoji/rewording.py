@@ -3,19 +3,15 @@
     reworded("two big red cars", rng) -> "2 large red automobiles, please"
 
 A rewording states what the text states: it changes words one by one, or adds words that say nothing about a picture.
-`loose_caption` writes the few facts of a simple caption in free order. `unknown_words` finds what a model was not
-taught.
+`loose_caption` writes the few facts of a simple caption in free order.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 
-from openjanus.emoji import templates as T
 from openjanus.emoji.sprites import OBJECTS
 from openjanus.emoji.words import NUMBER_WORDS, coin, noun_phrase, pick
 from openjanus.emoji.world import Scene
@@ -61,21 +57,6 @@ ASKING = (
     "make me {}", "let me see {}", "paint me {}", "a photo of {}", "a painting of {}", "an icon of {}", "{} emoji",
     "an emoji of {}", "could you show me {}", "would you draw {}", "i need {}", "sketch {}", "a nice picture of {}",
 )  # fmt: skip
-_SMALL_WORDS = """
-a an and are as at be by can color colour could do draw for from give has have here i i'd i'm image in is it its just
-like make me my of on one only or paint painting photo picture please show that the there these they this to two want
-we what which with would you your need see let generate create sketch now thanks thank hello hi hey ok nice icon emoji
-style background backdrop alone single exactly group set both together plus front corner side next x
-"""
-_TEMPLATES = [
-    T.PREFIXES, T.BACKGROUND_WORDS, T.STYLE_WORDS, T.COUNT_ONE_PHRASES, T.COUNT_ONE_SENTENCES, T.SIDE_WORDS.values(),
-    *T.RELATION_WORDS.values(), *T.PLACE_WORDS.values(),
-    *(texts for pair in T.CAPTION_TEMPLATES.values() for texts in pair),
-]  # fmt: skip
-SMALL_WORDS = frozenset(_SMALL_WORDS.split()) | {
-    word for texts in _TEMPLATES for text in texts for word in re.findall(r"[a-z']+", re.sub(r"{.*?}", "", text))
-}
-
 _NOUNS = {word: noun for noun, info in OBJECTS.items() for word in (noun, info.plural)}
 _FIRST_WORDS = {"a", "an", *NUMBER_WORDS, *map(str, range(11))}
 _PLURAL = {info.plural: noun for noun, info in OBJECTS.items() if info.plural != noun}
@@ -140,33 +121,3 @@ def loose_caption(scene: Scene, rng: np.random.Generator) -> str:
     joint = pick(rng, (", ", " "))
     place = int(rng.integers(0, len(facts) + 1)) if joint == ", " else 0
     return joint.join([*facts[:place], noun, *facts[place:]])
-
-
-def unknown_words(text: str, known: Mapping[str, Iterable[str]], also: Collection[str] = ()) -> list[str]:
-    """Words of a prompt that a model was not taught, in order, each once.
-
-    known: the model's words by kind (`About.words`). also: further words without a meaning for a picture. Plurals,
-    numbers up to ten, words of a request and words with a slip of the pen in them are known, too.
-    """
-    taught = {part for words in known.values() for word in words for part in re.findall(r"[a-z']+", word.lower())}
-    taught |= SMALL_WORDS | set(NUMBER_WORDS) | {word.lower() for word in also}
-    unknown: dict[str, None] = {}
-    for word in re.findall(r"[^\W\d_]+(?:['-][^\W\d_]+)*", text.lower()):
-        parts = [word, *word.split("-")] if "-" in word else [word]
-        if not any(_is_taught(part, taught) for part in parts):
-            unknown[word] = None
-    return list(unknown)
-
-
-def _is_taught(word: str, taught: set[str]) -> bool:
-    forms = {
-        word,
-        word.removesuffix("s"),
-        word.removesuffix("es"),
-        re.sub("ies$", "y", word),
-        re.sub("ves$", "f", word),
-        re.sub("i$", "us", word),
-    }
-    if forms & taught:
-        return True
-    return len(word) >= 5 and bool(difflib.get_close_matches(word, [w for w in taught if len(w) >= 5], 1, cutoff=0.87))

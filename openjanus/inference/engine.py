@@ -17,7 +17,14 @@ from torch import Tensor
 
 from openjanus.inference.body import prepare
 from openjanus.inference.graphs import recording_lock
-from openjanus.inference.prompt import Prompt, check_editing, guidance_rows, read_prompt, read_prompts
+from openjanus.inference.prompt import (
+    Prompt,
+    check_editing,
+    check_image_ids,
+    guidance_rows,
+    read_prompt,
+    read_prompts,
+)
 from openjanus.inference.quantisation import placer
 from openjanus.inference.request import Request
 from openjanus.inference.running import Progress, finished, run_together, speculate
@@ -28,8 +35,9 @@ from openjanus.model.janus import Janus
 from openjanus.processing.image import Picture, as_image, generation_pixels, to_images
 from openjanus.processing.message import Message, as_conversation, show_both_eyes
 from openjanus.processing.text import TextStream
+from openjanus.processing.words import unknown_words
 from openjanus.runtime import Runtime
-from openjanus.sequence import Document, GenerateSpan, Kind, num_tokens
+from openjanus.sequence import Kind, num_tokens
 from openjanus.weights import checkpoint as checkpoints
 from openjanus.weights.config import Checkpoint
 from openjanus.weights.hub import find_checkpoint
@@ -175,6 +183,10 @@ class Engine:
         ids = dict(self._finished(requests, progress, speculative))
         return torch.cat([ids[number] for number in range(len(requests))])
 
+    def unknown_words(self, prompt: str) -> list[str]:
+        """The words of a prompt that the model was not taught, if its checkpoint lists its words (words.py)."""
+        return unknown_words(prompt, self.about.words) if self.about else []
+
     def drawing(self, prompt: Prompt, options: SamplingOptions, first: int = 0) -> Request:
         """`options.n` pictures of one prompt, from number `first` on, as a request to a `Scheduler`."""
         stop = first + options.n
@@ -183,7 +195,7 @@ class Engine:
         conversation = read_prompt(prompt)
         check_editing(conversation, self.tasks)
         document = self.processor.prompt(show_both_eyes(conversation, self._image_ids), draw=True)
-        self._check_image_ids(document)
+        check_image_ids(document, self.model.config.generation.num_ids)
         documents, scales = guidance_rows(self.processor, document, options)
         total = self.model.config.generation.num_image_ids
         return Request(documents, Kind.GENERATE, total, Sampler(options, range(first, stop)), scales=scales)
@@ -194,7 +206,7 @@ class Engine:
         """The assistant's next answer as a request to a `Scheduler`; it gives up at `max_new_tokens` ids, or at the end
         of the model's positions."""
         document = self.processor.prompt(as_conversation(messages))
-        self._check_image_ids(document)
+        check_image_ids(document, self.model.config.generation.num_ids)
         room = self.model.config.language_model.max_positions - num_tokens(document)
         num_new = max(min(max_new_tokens, room), 1)
         sampler = Sampler(replace(options, guidance=1.0, n=1), [0])
@@ -334,13 +346,6 @@ class Engine:
                     f"the prompt takes {num_tokens(request.documents[0])} positions, the answer up to "
                     f"{request.num_new}, but the model has {limit}: shorten it"
                 )
-
-    def _check_image_ids(self, document: Document) -> None:
-        num_ids = self.model.config.generation.num_ids
-        for span in document:
-            wrong = [id for id in span.image_ids if not 0 <= id < num_ids] if isinstance(span, GenerateSpan) else []
-            if wrong:
-                raise ValueError(f"image id {wrong[0]}: the image tokenizer has the ids 0 to {num_ids - 1}")
 
     def _text_logits(self, hidden: Tensor) -> Tensor:
         """Text logits without what an answer must not hold: special tokens, and rows that stand for no text."""

@@ -15,7 +15,7 @@ from typing import Any
 from openjanus.inference.sampling import SamplingOptions
 from openjanus.processing.message import Conversation, Message, as_conversation
 from openjanus.processing.processor import Processor
-from openjanus.sequence import Document, SignalSpan, TextSpan
+from openjanus.sequence import Document, GenerateSpan, SignalSpan, TextSpan
 
 Prompt = str | Message | Sequence[Message | Mapping[str, Any]]  # the last one is a conversation
 EXPECTED = "expected text (str), a Message, or a conversation (a list of messages)"
@@ -54,6 +54,14 @@ def check_editing(conversation: Conversation, tasks: Sequence[str]) -> None:
             f"a prompt to draw from holds a picture, but this model was trained to {' and '.join(tasks)}, not to edit: "
             "ask for a drawing with words only"
         )
+
+
+def check_image_ids(document: Document, num_ids: int) -> None:
+    """Raises ValueError for an image id that the image tokenizer does not have."""
+    for span in document:
+        wrong = [id for id in span.image_ids if not 0 <= id < num_ids] if isinstance(span, GenerateSpan) else []
+        if wrong:
+            raise ValueError(f"image id {wrong[0]}: the image tokenizer has the ids 0 to {num_ids - 1}")
 
 
 def guidance_rows(

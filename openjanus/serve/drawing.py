@@ -41,7 +41,8 @@ SIZE = re.compile("[1-9][0-9]{0,4}x[1-9][0-9]{0,4}")
 class Canvas:
     """The drawing settings of a checkpoint. sampling: its defaults. decode: image ids [M, N] -> M pictures.
 
-    strict_sizes: whether another size is an error; else the nearest size is drawn.
+    strict_sizes: whether another size is an error; else the nearest size is drawn. unknown_words: those of a prompt
+    that the model was not taught.
     """
 
     sizes_px: tuple[int, ...]
@@ -49,6 +50,7 @@ class Canvas:
     sampling: dict[str, float]
     decode: Callable[[Tensor], list[Image.Image]]
     strict_sizes: bool = False
+    unknown_words: Callable[[str], list[str]] = lambda prompt: []
 
     @property
     def sizes(self) -> list[str]:
@@ -180,6 +182,7 @@ class Drawing:
             size=self.canvas.sizes[0],
             usage=self.usage(num_prompt, len(pictures), num_seen),
             seed=self.options.seed,
+            unknown_words=self.canvas.unknown_words(self.prompt) or None,
         )
 
     def partial_event(self, common: "EventFields", picture: str, index: int, num_ids: int) -> PartialImage:
@@ -202,6 +205,7 @@ class Drawing:
             b64_json=picture,
             image_index=index,
             usage=self.usage(num_prompt, 1, num_seen),
+            unknown_words=self.canvas.unknown_words(self.prompt) or None,
             **common,
         )
 

@@ -61,7 +61,9 @@ class Service:
         self.names = tuple(dict.fromkeys((s.name, *s.aliases)))  # what clients call the model
         self.created = int(time.time())
         num_image_ids = engine.model.config.generation.num_image_ids
-        self.canvas = Canvas(engine.sizes_px, num_image_ids, engine.sampling, engine.decode_images, s.strict_sizes)
+        self.canvas = Canvas(
+            engine.sizes_px, num_image_ids, engine.sampling, engine.decode_images, s.strict_sizes, engine.unknown_words
+        )
         self.metrics = Metrics()
         self.worker = Worker(engine, *cache_size(engine, s.slots, s.positions), s.limits, self.metrics)
         self.store = Store(s.limits.max_stored_bytes)

@@ -90,7 +90,8 @@ class DrawnImage(BaseModel):
 
 
 class ImagesResponse(BaseModel):
-    """The same request with this `seed` gives the same pictures. size: the size of the pictures."""
+    """The same request with this `seed` gives the same pictures. size: the size of the pictures. unknown_words: words
+    of the prompt that the model was not taught, if there are any."""
 
     created: int
     data: list[DrawnImage]
@@ -99,6 +100,7 @@ class ImagesResponse(BaseModel):
     size: str
     usage: ImagesUsage
     seed: int
+    unknown_words: list[str] | None = None
 
 
 class ImageEvent(BaseModel):
@@ -126,3 +128,4 @@ class CompletedImage(ImageEvent):
     type: Literal["image_generation.completed", "image_edit.completed"]
     background: Literal["opaque"] = "opaque"
     usage: ImagesUsage
+    unknown_words: list[str] | None = None
