@@ -27,7 +27,7 @@ from openjanus.inference.prompt import (
 )
 from openjanus.inference.quantisation import placer
 from openjanus.inference.request import Request
-from openjanus.inference.running import Progress, finished, run_together, speculate
+from openjanus.inference.running import Progress, check_room, finished, run_together, speculate
 from openjanus.inference.sampling import MAX_PICTURES, Sampler, SamplingOptions, Settings, choose_options
 from openjanus.inference.scheduler import Scheduler
 from openjanus.inference.speculative import check_window
@@ -246,7 +246,7 @@ class Engine:
         """
         options = self.options(options or SamplingOptions(temperature=0.0), **settings)
         request = self.answer(messages, options, max_new_tokens)
-        self._check_room([request])
+        check_room(self.model, [request])
         return self._pieces(request)
 
     def ask(
@@ -290,7 +290,7 @@ class Engine:
         requests = [self.answer(messages, options, max_new_tokens) for messages in conversations]
         if not requests:
             return []
-        self._check_room(requests)
+        check_room(self.model, requests)
         for _ in self._run(requests):
             pass
         streams = [TextStream(self.processor.text) for _ in requests]
@@ -311,7 +311,7 @@ class Engine:
         requests = [
             self.drawing(prompt, replace(options, seed=seed), first) for prompt, seed in zip(each, seeds, strict=True)
         ]
-        self._check_room(requests)
+        check_room(self.model, requests)
         return requests
 
     def _finished(
@@ -337,15 +337,6 @@ class Engine:
 
     def _run(self, requests: Sequence[Request]) -> Iterator[None]:
         return run_together(self.scheduler, requests)
-
-    def _check_room(self, requests: Sequence[Request]) -> None:
-        limit = self.model.config.language_model.max_positions
-        for request in requests:
-            if request.num_positions > limit:
-                raise ValueError(
-                    f"the prompt takes {num_tokens(request.documents[0])} positions, the answer up to "
-                    f"{request.num_new}, but the model has {limit}: shorten it"
-                )
 
     def _text_logits(self, hidden: Tensor) -> Tensor:
         """Text logits without what an answer must not hold: special tokens, and rows that stand for no text."""

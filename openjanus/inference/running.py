@@ -9,9 +9,21 @@ from openjanus.inference.request import Request
 from openjanus.inference.scheduler import Scheduler
 from openjanus.inference.speculative import Speculation
 from openjanus.model.janus import Janus
+from openjanus.sequence import num_tokens
 
 Progress = Callable[[int, int], None]  # (steps done, steps in all)
 MAX_ROWS = 128  # of the KV cache that one call may use: more pictures wait for these to be finished
+
+
+def check_room(model: Janus, requests: Sequence[Request]) -> None:
+    """Raises ValueError for a request that is too long for the model."""
+    limit = model.config.language_model.max_positions
+    for request in requests:
+        if request.num_positions > limit:
+            raise ValueError(
+                f"the prompt takes {num_tokens(request.documents[0])} positions, the answer up to "
+                f"{request.num_new}, but the model has {limit}: shorten it"
+            )
 
 
 def run_together(make_scheduler: Callable[[int, int], Scheduler], requests: Sequence[Request]) -> Iterator[None]:

@@ -13,7 +13,7 @@ please thanks thank hello hi hey ok now again just only exactly very really some
 to from for with without as about against next near beside between behind around above below over under left right top
 bottom middle center centre front side corner place placed put standing sitting single alone identical same other plus
 together group set pair couple one count x color colour colored coloured background backdrop nice what which who how
-thing things object objects
+thing things object objects well
 """
 SMALL_WORDS = frozenset(_SMALL_WORDS.split())
 NUMBERS = frozenset(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"])
