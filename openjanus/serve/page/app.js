@@ -8,7 +8,7 @@ import { notice, tell } from "./messages.js";
 import { copyText, saveConversation, saveDrawing } from "./save.js";
 import { openKey, setUp as setUpSettings } from "./settings.js";
 import * as store from "./store.js";
-import { askTurn, attempts, drawTurn, followers, hasPicture } from "./talk.js";
+import { askTurn, attempts, drawTurn, drawingRequest, followers, hasPicture } from "./talk.js";
 import { viewOf } from "./turns.js";
 import * as viewer from "./viewer.js";
 
@@ -194,10 +194,12 @@ async function draw(turn) {
   turn.pictures.fill(null);
   const { n } = turn.drawing;
   await run(turn, `Drawing ${counted(n, "picture")}`, async (signal) => {
-    for await (const event of events("/v1/images/generations", { ...turn.drawing, partial_images: PARTIAL_IMAGES }, signal)) {
+    const [path, body] = drawingRequest(turn);
+    for await (const event of events(path, { ...body, partial_images: PARTIAL_IMAGES }, signal)) {
       const view = views.get(turn);
-      if (event.type === "image_generation.completed") {
+      if (event.type.endsWith(".completed")) {
         turn.pictures[event.image_index] = `data:image/png;base64,${event.b64_json}`;
+        if (event.unknown_words) turn.note = `does not know: ${event.unknown_words.join(", ")}`;
         view?.finish(event.image_index, turn.pictures[event.image_index]);
       } else view?.partial(event);
     }
@@ -225,7 +227,7 @@ function start(turn, instead = null) {
 
 const randomSeed = () => crypto.getRandomValues(new Uint32Array(1))[0] % 1_000_000; // short enough to be read
 
-const startDrawing = (drawing, instead) => start(drawTurn({ ...drawing, seed: drawing.seed ?? randomSeed() }), instead);
+const startDrawing = (drawing, sources, instead) => start(drawTurn({ ...drawing, seed: drawing.seed ?? randomSeed() }, sources), instead);
 
 async function submit() {
   if (state.running) return stop();
@@ -240,9 +242,11 @@ async function submit() {
   }
   if (mode === "draw") {
     const drawing = composer.drawing(words);
+    const sources = composer.edits ? attached : [];
     composer.editing = null;
+    if (sources.length) composer.attached = [];
     composer.setWords("");
-    return startDrawing(drawing, editing);
+    return startDrawing(drawing, sources, editing);
   }
   composer.clear();
   return start(askTurn(words, attached), editing);
@@ -255,12 +259,14 @@ const actions = {
   retry: (turn) => answer(turn, { temperature: RETRY_TEMPERATURE, seed: randomSeed() }),
   edit: (turn) => composer.edit(turn, turn.kind === "ask" || Boolean(turn.problem)),
   remove: (turn) => remove([turn], "Deleted."),
-  draw: (words) => { composer.setMode("draw"); startDrawing(composer.drawing(words)); },
+  draw: (words) => { composer.setMode("draw"); startDrawing(composer.drawing(words), []); },
   ask: (words) => { composer.setMode("ask"); start(askTurn(words, [])); },
-  drawAgain: (drawing) => startDrawing(drawing),
+  drawAgain: (drawing, sources) => startDrawing(drawing, sources ?? []),
   saveAll: saveDrawing,
   enlarge: viewer.enlarge,
-  askAbout: (picture) => { composer.attach([picture]); update(); tell("The picture is added: ask about it"); },
+  askAbout: (picture) => { composer.attach([picture], "ask"); update(); tell("The picture is added: ask about it"); },
+  change: (picture) => { composer.attach([picture], "draw"); update(); tell("The picture is added: say what to change"); },
+  canChange: () => composer.edits,
   copy: async (text) => { try { await copyText(text); tell("Copied"); } catch { notice("The browser does not allow copying."); } },
 };
 
@@ -328,7 +334,7 @@ composer.context = () => ({
 setUpComposer(submit, (pages) => $("scroll").scrollBy({ top: pages * 0.9 * $("scroll").clientHeight }));
 viewer.setUp(actions.askAbout);
 showSuggestions(
-  (words, picture) => { composer.clear(); composer.attach([picture]); composer.setWords(words); update(); },
+  (words, picture) => { composer.clear(); composer.attach([picture], "ask"); composer.setWords(words); update(); },
   (words) => { composer.clear(); composer.setMode("draw"); composer.setWords(words); $("words").focus(); update(); },
 );
 setUpSettings(loadModel, () => { if (!state.model) tellOut("This server asks for a key.", "Enter key", openKey); });

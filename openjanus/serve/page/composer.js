@@ -12,19 +12,22 @@ export const composer = {
   attached: [],
   editing: null, // the turn that the next submit replaces
   isRunning: false,
+  edits: false, // whether the model draws from pictures, too
   reading: null, // a promise while files are read: a question waits for its pictures
   hint: null,
   context: () => ({ hasPicture: false, about: null, followers: 0 }), // set by app.js
 
   update() {
     const isDraw = this.mode === "draw";
+    const takesPictures = !isDraw || this.edits;
+    const isChange = isDraw && this.edits && this.attached.length > 0;
     $("composer").dataset.mode = this.mode;
     document.querySelector(`input[name=mode][value=${this.mode}]`).checked = true;
     $("settings").hidden = $("settings-open").hidden = !isDraw;
-    $("choose").hidden = isDraw;
-    $("attached").hidden = isDraw || !this.attached.length;
-    $("words").placeholder = isDraw ? "Say what to draw …" : "Ask about a picture …";
-    $("words-label").textContent = isDraw ? "What to draw" : "Question";
+    $("choose").hidden = !takesPictures;
+    $("attached").hidden = !takesPictures || !this.attached.length;
+    $("words").placeholder = isChange ? "Say what to change …" : isDraw ? "Say what to draw …" : "Ask about a picture …";
+    $("words-label").textContent = isChange ? "What to change" : isDraw ? "What to draw" : "Question";
     $("go").textContent = this.isRunning ? "Stop" : isDraw ? "Draw" : "Ask";
     $("go").classList.toggle("stop", this.isRunning);
     for (const id of SETTINGS) $(`${id}-shown`).textContent = $(id).value;
@@ -48,7 +51,7 @@ export const composer = {
   showHint() {
     const { hasPicture, about } = this.context();
     const words = $("words").value.trim();
-    const hint = hintFor({ mode: this.mode, words, attached: this.attached.length, hasPicture: hasPicture || this.attached.length > 0, about });
+    const hint = hintFor({ mode: this.mode, words, attached: this.attached.length, hasPicture: hasPicture || this.attached.length > 0, about, edits: this.edits });
     if (hint?.text === this.hint?.text) return;
     this.hint = hint;
     $("hint").replaceChildren(...(hint ? [make("span", {}, hint.text), button(hint.label, () => this.follow(hint.act))] : []));
@@ -78,10 +81,11 @@ export const composer = {
     field.style.height = `${field.scrollHeight}px`; // the style sheet bounds it
   },
 
-  attach(pictures) {
+  // mode: where they are for; left out, they stay under Draw if the model edits pictures.
+  attach(pictures, mode = this.mode === "draw" && this.edits ? "draw" : "ask") {
     if (!pictures.length) return;
     this.attached.push(...pictures);
-    this.setMode("ask");
+    this.setMode(mode);
     $("words").focus();
   },
 
@@ -109,7 +113,10 @@ export const composer = {
     this.clear();
     this.mode = turn.kind;
     if (turn.kind === "ask") this.attached = [...turn.pictures];
-    else this.setDrawing(turn.drawing);
+    else {
+      this.attached = [...turn.sources ?? []];
+      this.setDrawing(turn.drawing);
+    }
     this.editing = replaces ? turn : null;
     this.setWords(turn.kind === "ask" ? turn.words : turn.drawing.prompt);
     this.update();
@@ -129,7 +136,8 @@ export const composer = {
     return { prompt, n: Number($("n").value), seed, guidance_scale: Number($("guidance").value), temperature: Number($("temperature").value) };
   },
 
-  setLimits({ guidance_scale, temperature, max_n }) {
+  setLimits({ guidance_scale, temperature, max_n, edits }) {
+    this.edits = edits;
     $("n").max = max_n;
     $("n").value = Math.min(4, max_n);
     $("guidance").max = Math.max(10, guidance_scale);

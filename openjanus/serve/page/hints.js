@@ -21,7 +21,7 @@ export function knowsNoneOf(words, about) {
 }
 
 // { text, label, act } or null. hasPicture: attached, or in the conversation already. act: "ask", "draw", "choose", "about".
-export function hintFor({ mode, words, attached, hasPicture, about }) {
+export function hintFor({ mode, words, attached, hasPicture, about, edits }) {
   if (mode === "ask") {
     if (looksLikeDrawing(words)) return { text: "This reads like words for a drawing.", label: "Switch to Draw", act: "draw" };
     if (hasPicture || !words) return null;
@@ -30,6 +30,7 @@ export function hintFor({ mode, words, attached, hasPicture, about }) {
     return null;
   }
   if (looksLikeQuestion(words)) return { text: "This reads like a question.", label: "Switch to Ask", act: "ask" };
+  if (attached && edits) return null;
   if (attached) return { text: "Pictures go with questions only.", label: "Switch to Ask", act: "ask" };
   if (knowsNoneOf(words, about)) return { text: "This model does not know such a thing.", label: "What it knows", act: "about" };
   return null;

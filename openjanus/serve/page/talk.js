@@ -1,8 +1,10 @@
 // Turns as plain data, and what of them is sent to the model. Knows neither the page nor the server.
 //
 //   { id, kind: "ask", words, pictures: [{ url, name }], answer, note, problem }
-//   { id, kind: "draw", drawing: { prompt, n, seed, guidance_scale, temperature }, pictures: [url or null], note, problem }
+//   { id, kind: "draw", drawing: { prompt, n, seed, guidance_scale, temperature }, sources: [{ url, name }],
+//     pictures: [url or null], note, problem }
 //
+// sources: pictures that the drawing changes; none for a drawing from words alone.
 // problem: { message, status, code } of what went wrong, or null.
 
 const MAX_TURNS = 200; // the server reads at most 1,024 messages
@@ -12,7 +14,13 @@ const newId = () => (lastId = Math.max(lastId + 1, Date.now()));
 
 export const askTurn = (words, pictures) => ({ id: newId(), kind: "ask", words, pictures, answer: "", note: "", problem: null });
 
-export const drawTurn = (drawing) => ({ id: newId(), kind: "draw", drawing, pictures: Array(drawing.n).fill(null), note: "", problem: null });
+export const drawTurn = (drawing, sources) => ({ id: newId(), kind: "draw", drawing, sources, pictures: Array(drawing.n).fill(null), note: "", problem: null });
+
+// Where a drawing is asked for, and the body of the request.
+export function drawingRequest({ drawing, sources = [] }) {
+  if (!sources.length) return ["/v1/images/generations", drawing];
+  return ["/v1/images/edits", { ...drawing, images: sources.map(({ url }) => ({ image_url: url })) }];
+}
 
 function questionMessage(words, pictures) {
   const parts = pictures.map(({ url }) => ({ type: "image_url", image_url: { url } }));

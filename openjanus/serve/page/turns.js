@@ -21,6 +21,13 @@ export function picture(url, alt) {
   return img;
 }
 
+// The pictures that a user sent with a turn.
+function shownPictures(pictures, actions) {
+  const shown = pictures.map(({ url, name }) => ({ url, title: name, file: name.includes(".") ? name : `${name}.${extensionOf(url)}` }));
+  return make("div", { className: "seen" }, ...shown.map(({ url, title }, i) =>
+    make("button", { type: "button", className: "picture", "aria-label": `Enlarge ${title}`, onclick: () => actions.enlarge(shown, i) }, picture(url, title))));
+}
+
 const note = (words) => make("span", { className: "note" }, words);
 
 class TurnView {
@@ -58,11 +65,7 @@ export class AskView extends TurnView {
   question() {
     const { words, pictures } = this.turn;
     const mine = make("div", { className: "mine ask" }, make("h2", { className: "unseen" }, "You asked"));
-    if (pictures.length) {
-      const shown = pictures.map(({ url, name }) => ({ url, title: name, file: name.includes(".") ? name : `${name}.${extensionOf(url)}` }));
-      mine.append(make("div", { className: "seen" }, ...shown.map(({ url, title }, i) =>
-        make("button", { type: "button", className: "picture", "aria-label": `Enlarge ${title}`, onclick: () => this.actions.enlarge(shown, i) }, picture(url, title)))));
-    }
+    if (pictures.length) mine.append(shownPictures(pictures, this.actions));
     if (words) mine.append(make("p", {}, words));
     return mine;
   }
@@ -107,9 +110,17 @@ export class DrawView extends TurnView {
     this.grid = make("div", { className: "drawings" });
     this.bar = make("progress", { max: 1, value: 0, hidden: true, "aria-label": "Drawing" });
     this.body = make("div", { className: "drawing" }, this.grid, this.bar, this.trouble, this.foot);
-    this.node.append(make("div", { className: "mine draw" }, make("h2", { className: "unseen" }, "You asked to draw"), make("p", {}, turn.drawing.prompt)), this.body);
+    this.node.append(this.request(), this.body);
     this.setFrames();
     this.end();
+  }
+
+  request() {
+    const { drawing, sources = [] } = this.turn;
+    const mine = make("div", { className: "mine draw" }, make("h2", { className: "unseen" }, sources.length ? "You asked to change" : "You asked to draw"));
+    if (sources.length) mine.append(shownPictures(sources, this.actions));
+    mine.append(make("p", {}, drawing.prompt));
+    return mine;
   }
 
   get done() { return this.turn.pictures.filter(Boolean).length; }
@@ -152,6 +163,7 @@ export class DrawView extends TurnView {
     this.frames[i].replaceChildren(
       make("button", { type: "button", className: "picture", title: "Enlarge", onclick: enlarge }, picture(url, title)),
       make("button", { type: "button", className: "over", "aria-label": `Ask about picture ${i + 1}`, onclick: () => actions.askAbout({ url, name: prompt }) }, "Ask about it"),
+      ...(actions.canChange() ? [make("button", { type: "button", className: "over change", "aria-label": `Change picture ${i + 1}`, onclick: () => actions.change({ url, name: prompt }) }, "Change it")] : []),
       make("a", { href: url, download: `${save}.png`, className: "save", title: "Download, settings included", "aria-label": `Download picture ${i + 1}` }, "↓"));
     this.bar.value = 1;
   }
@@ -169,8 +181,8 @@ export class DrawView extends TurnView {
     const facts = make("span", { className: "note facts" }, [`seed ${seed}`, `guidance ${guidance_scale}`, `temperature ${temperature}`, turn.note].filter(Boolean).join(" · "));
     const ask = looksLikeQuestion(prompt) && idle("Ask this", () => actions.ask(prompt));
     const all = n > 1 && this.done && button("Save all", () => actions.saveAll(turn));
-    this.foot.append(...[facts, ask, all, idle("Same seed again", () => actions.drawAgain(turn.drawing)),
-      idle("New seed", () => actions.drawAgain({ ...turn.drawing, seed: null })), ...this.more(idle("Edit words", () => actions.edit(turn)))].filter(Boolean));
+    this.foot.append(...[facts, ask, all, idle("Same seed again", () => actions.drawAgain(turn.drawing, turn.sources)),
+      idle("New seed", () => actions.drawAgain({ ...turn.drawing, seed: null }, turn.sources)), ...this.more(idle("Edit words", () => actions.edit(turn)))].filter(Boolean));
   }
 
   // Sizes the pictures so that all of them are in view at once; width and height are what there is for them.
