@@ -1,10 +1,9 @@
 """A nano model of the wider emoji world: product ids, Muon, conversations and edits.
 
     openjanus train wide.tokenizer                    image ids that are products of a shape and a colour
-    openjanus tokenize wide.janus --num 60000         the drawings as image ids
     openjanus train wide.janus                        the body, with both heads and all eyes but the tokenizer
 
-The understanding eye begins as the bundled model's.
+The understanding eye begins as the bundled model's. Drawings are encoded during the training, so that none is repeated.
 """
 
 import dataclasses
@@ -67,7 +66,7 @@ def janus() -> Run:
             "understanding.encoder": "nano",
             "generation.tokenizer": "runs/wide.tokenizer",
         },
-        image_ids={"emoji.wide.drawings": "runs/wide.image_ids.safetensors"},
+        image_ids="",
         model=model,
         processor=ProcessorConfig(PixelConfig(size_px=64)),
         row_tokens=256,
