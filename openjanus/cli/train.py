@@ -1,13 +1,16 @@
-"""openjanus train: start or resume the run of a recipe."""
+"""openjanus train: start or resume the run of a recipe, or all runs of a model."""
 
 from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import arg
 
+from openjanus.cli.console import console
 from openjanus.cli.files import check_folder
 from openjanus.cli.options import Device, Overrides, Recipe, Threads, choose_runtime, short_or
 from openjanus.inference.source import Compute
+
+REPORT_N = 100  # prompts and questions of a split, for the report page
 
 
 def train(
@@ -20,20 +23,57 @@ def train(
     threads: Threads = 0,
     print_config: Annotated[bool, arg(name="print", help="only show the recipe, with overrides, as JSON")] = False,
 ) -> None:
-    """Train a recipe, or resume its run."""
+    """Train a recipe, or resume its run. `openjanus train nano` trains all that the bundled model consists of, from
+    nothing, and ends with a report page."""
     from openjanus import config as configs
     from openjanus.recipes import configure
     from openjanus.recipes.evaluators import evaluators_of, keep_result
+    from openjanus.recipes.pipeline import PIPELINES
     from openjanus.runtime import dtype_name
     from openjanus.training.run import train as train_run
 
+    dtype = dtype_name(dtype, ("auto", "float32", "bfloat16"))
+    if recipe in PIPELINES:
+        if overrides or print_config:
+            raise ValueError(f"{recipe} is {', '.join(PIPELINES[recipe])}: change or print these one by one")
+        _train_all(recipe, out or Path("runs") / recipe, Compute(device, dtype, threads), short_or(stop_after, 1))
+        return
     run = configure(recipe, overrides)
     if print_config:
         print(configs.to_json(run))
         return
-    dtype = dtype_name(dtype, ("auto", "float32", "bfloat16"))
     folder = out or Path("runs") / recipe
     check_folder(folder)
     runtime = choose_runtime(Compute(device, dtype, threads))
     trained = train_run(run, folder, runtime, evaluators_of, short_or(stop_after, 1))
     print(keep_result(trained, folder))
+
+
+def _train_all(name: str, folder: Path, compute: Compute, stop_after: int | None) -> None:
+    """All runs of a pipeline, with an estimate before and a report after them."""
+    from openjanus.inference.engine import Engine
+    from openjanus.recipes.evaluators import keep_result
+    from openjanus.recipes.pipeline import estimate, parts_of, train_parts
+    from openjanus.recipes.report import write_report
+
+    check_folder(folder)
+    runtime = choose_runtime(compute)
+    parts = parts_of(name, folder)
+    for part, seconds in zip(parts, totals := estimate(parts, runtime), strict=True):
+        console.print(f"{part.run.name}: about {_duration(seconds)}", markup=False)
+    console.print(f"all: about {_duration(sum(totals))} here; the same command goes on after an interruption")
+    trained = train_parts(parts, runtime, lambda line: console.print(line, markup=False), stop_after)
+    print(keep_result(trained, folder))
+    assert trained.checkpoint is not None, "the last run of a pipeline trains a Janus"
+    report = folder / "report.html"
+    runs = [(part.run.name, part.folder) for part in parts]
+    write_report(report, name, Engine(trained.checkpoint), runs, short_or(REPORT_N, 2))
+    print(report)
+
+
+def _duration(seconds: float) -> str:
+    """Hours and minutes; seconds if there are few."""
+    minutes = round(seconds / 60)
+    if not minutes:
+        return f"{seconds:.0f} s"
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"

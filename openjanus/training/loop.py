@@ -173,6 +173,20 @@ def _train_step(
     return measures
 
 
+def seconds_per_step(training: Training, stage: Stage, runtime: Runtime, num_steps: int = 3) -> float:
+    """The shortest time of a few steps of a stage. The model is changed by them."""
+    model = training.model.to(runtime.device)
+    trainable = choose_trainable(model, stage.trainable)
+    optimizer = make_optimizer(stage, trainable, runtime.dtype)
+    times = []
+    for step in range(num_steps):
+        started = time.monotonic()
+        measures = _train_step(training, stage, step, step, trainable, optimizer, runtime)
+        float(measures["loss"][0])  # waits for a GPU
+        times.append(time.monotonic() - started)
+    return min(times)
+
+
 def _evaluate(evaluators: Sequence[Evaluator], model: nn.Module, step: int, folder: Path) -> dict[str, float]:
     figures: dict[str, float] = {}
     previews = folder / "previews"
