@@ -23,8 +23,8 @@ def train(
     threads: Threads = 0,
     print_config: Annotated[bool, arg(name="print", help="only show the recipe, with overrides, as JSON")] = False,
 ) -> None:
-    """Train a recipe, or resume its run. `openjanus train nano` trains all that the bundled model consists of, from
-    nothing, and ends with a report page."""
+    """Train a recipe, or resume its run. `openjanus train nano` trains a nano model of the wider emoji world from
+    nothing, eyes first, and ends with a report page."""
     from openjanus import config as configs
     from openjanus.recipes import configure
     from openjanus.recipes.evaluators import evaluators_of, keep_result
