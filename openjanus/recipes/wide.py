@@ -70,7 +70,7 @@ def janus() -> Run:
         model=model,
         processor=ProcessorConfig(PixelConfig(size_px=64)),
         row_tokens=256,
-        long_row_tokens=704,
+        long_row_tokens=960,
         micro_batch_rows=32,
         text_weight=4.0,
         sampling={"guidance": 1.25, "temperature": 0.7, "top_p": 0.9},
