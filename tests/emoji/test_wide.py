@@ -15,6 +15,9 @@ from openjanus.emoji.splits import HELDOUT_COLOR_PAIRS, is_train_pair, stream
 from openjanus.emoji.sprites import COLORS, MORE_COLORS, NOUNS, OBJECTS, RECOLOURABLE, to_oklab
 from openjanus.emoji.talks import ABOUT, MAX_PICTURES, about_pictures, plain_answer, small_talk
 from openjanus.emoji.wide import LEAST_DISTANCE, more_colors, wide_scene
+from openjanus.processing.processor import Processor
+from openjanus.recipes import RECIPES
+from openjanus.sequence import num_tokens
 
 
 def distance(one: str, other: str) -> float:
@@ -133,6 +136,14 @@ def test_the_order_of_picture_and_words_can_be_chosen(order, first) -> None:
         content = next(m for m in about_pictures("seen", 0, index, order, 1) if m.role == "user").content
         place = [isinstance(part, Image.Image) for part in content].index(True)
         assert (place < len(content) - 1) == first
+
+
+def test_the_longest_talks_fit_the_long_rows_of_the_recipe() -> None:
+    task = RECIPES["wide.janus"]().task
+    processor = Processor(task.processor, find_text_tokenizer("emoji.wide"), 64)
+    talks = [about_pictures("train", 0, index, pictures=MAX_PICTURES) for index in range(150)]
+    longest = max(num_tokens(processor.document(talk, train=True)) for talk in talks)
+    assert 650 < longest < 0.9 * task.long_row_tokens < task.model.language_model.max_positions
 
 
 def test_plain_answers_of_a_scene_by_hand() -> None:
