@@ -207,4 +207,5 @@ def janus_training(c: JanusTraining, seed: int, start: Checkpoint | None = None)
         num_targets=Batch.num_targets,
         checkpoint=exported,
         inputs=data.inputs,
+        data_reads=("generation.tokenizer.",),
     )

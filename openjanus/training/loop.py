@@ -8,8 +8,10 @@ step, so that the division into micro-batches has no effect.
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from torch import Tensor, nn
 
 from openjanus import config as configs
 from openjanus.config import Config, NonNegativeFloat, PositiveInt
-from openjanus.runtime import Runtime
+from openjanus.runtime import Runtime, one_core_pool
 from openjanus.training import checkpoint
 from openjanus.training.interruption import Interruption
 from openjanus.training.metrics import Measures, MetricsLog, add_measures
@@ -39,7 +41,8 @@ Loss = Callable[[Any, Any, int], tuple[Tensor, Measures]]
 class Training:
     """A model, its data and its loss. Every `step` counts from the beginning of the run.
 
-    data: a pure function of the seed, the stage and the step. num_targets: targets of a batch; the loss is
+    data: a pure function of the seed, the stage, the step, and the parameters that begin with one of `data_reads`; a
+    step is made ahead while none of these is trained. num_targets: targets of a batch; the loss is
     averaged over them. clipped_apart: prefixes of parameter names; gradient norms are clipped for each prefix
     separately (a discriminator, for instance). before_step(model, stage, step, batches): changes of the model outside
     the gradient. checkpoint: the exported checkpoint of a Janus. inputs(): further inputs of the batches, which a
@@ -54,6 +57,7 @@ class Training:
     before_step: Callable[[Any, Stage, int, Sequence[Any]], None] = lambda model, stage, step, batches: None
     checkpoint: Checkpoint | None = None
     inputs: Callable[[], dict[str, Any]] = dict
+    data_reads: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -109,9 +113,11 @@ def fit(
             if newest is not None and step > first:
                 checkpoint.restore_optimizer(newest, optimizer)
             saved_at = time.monotonic()
+            data = _DataAhead(training, stage, trainable, min(last, end))
             while step < min(last, end):
                 interruption.saved = False
-                log.add(_train_step(training, stage, step - first, step, trainable, optimizer, runtime))
+                made = data(step)
+                log.add(_train_step(training, stage, step - first, step, made, trainable, optimizer, runtime))
                 step += 1
                 if step % schedule.log_steps == 0 or step == last:
                     line = log.flush(step, stage.name, stage.lr_at(step - 1 - first))
@@ -131,7 +137,29 @@ def fit(
                 if evaluates:
                     _say(progress, f"{stage.name} {step - first}/{stage.num_steps}  making previews")
                     log.write(step, stage.name, _evaluate(evaluators, model, step, folder))
+            data.close()
             first = last
+
+
+class _DataAhead:
+    """The data of each step of a stage; while the step runs, a thread makes those of the next one."""
+
+    def __init__(self, training: Training, stage: Stage, trainable: dict[str, nn.Parameter], end: int):
+        self.make, self.end = partial(training.data, stage), end
+        is_pure = not any(name.startswith(training.data_reads) for name in trainable) if training.data_reads else True
+        self.pool = one_core_pool(1, "data") if is_pure else None
+        self.next: tuple[int, Future[Sequence[Any]]] | None = None
+
+    def __call__(self, step: int) -> Sequence[Any]:
+        if self.pool is None:
+            return self.make(step)
+        made = self.next[1].result() if self.next and self.next[0] == step else self.make(step)
+        self.next = (step + 1, self.pool.submit(self.make, step + 1)) if step + 1 < self.end else None
+        return made
+
+    def close(self) -> None:
+        if self.pool is not None:
+            self.pool.shutdown()
 
 
 def _train_step(
@@ -139,6 +167,7 @@ def _train_step(
     stage: Stage,
     stage_step: int,
     step: int,
+    made: Sequence[Any],
     trainable: dict[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
     runtime: Runtime,
@@ -146,7 +175,6 @@ def _train_step(
     """One optimiser step; returns the step's measures."""
     model = training.model.train()
     lr = stage.lr_at(stage_step)
-    made = training.data(stage, step)
     counts = [training.num_targets(batch) for batch in made]
     batches = [batch.to(runtime.device) for batch in made]
     measures: Measures = {}
@@ -181,7 +209,8 @@ def seconds_per_step(training: Training, stage: Stage, runtime: Runtime, num_ste
     times = []
     for step in range(num_steps):
         started = time.monotonic()
-        measures = _train_step(training, stage, step, step, trainable, optimizer, runtime)
+        made = training.data(stage, step)
+        measures = _train_step(training, stage, step, step, made, trainable, optimizer, runtime)
         float(measures["loss"][0])  # waits for a GPU
         times.append(time.monotonic() - started)
     return min(times)

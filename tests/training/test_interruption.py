@@ -78,7 +78,7 @@ def test_a_second_signal_ends_at_once(tmp_path, number) -> None:
     training = Interrupted(2, signal.SIGINT, number)
     with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SystemExit):
         fit(training, STAGES, tmp_path, CPU, schedule=WATCHED)
-    assert len(training.calls) == 3 and steps_saved(tmp_path) == []
+    assert set(training.lost) == {0, 1} and steps_saved(tmp_path) == []
 
 
 def test_a_second_signal_while_saving_leaves_the_checkpoint_before(tmp_path, monkeypatch) -> None:

@@ -1,6 +1,7 @@
 """The one loop: exact resume, global token counts, frozen parts, and what a step holds, for all three trainings."""
 
 import json
+import threading
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
@@ -277,14 +278,15 @@ class Slide(Training):
 
     def __init__(self, bias: bool = False) -> None:
         super().__init__(torch.nn.Linear(1, 1, bias=bias), self.batches_of, self.loss_of, num_targets=int)
-        self.calls: list[tuple[str, int, int]] = []
+        self.made: list[tuple[str, int]] = []  # stage and step of each call for data
+        self.lost: list[int] = []  # the step of each loss
 
     def batches_of(self, stage: Stage, step: int) -> list[torch.Tensor]:
-        self.calls.append((stage.name, step, -1))
+        self.made.append((stage.name, step))
         return [torch.tensor(1), torch.tensor(2)]
 
     def loss_of(self, model: torch.nn.Module, batch: torch.Tensor, step: int):
-        self.calls[-1] = (*self.calls[-1][:2], step)
+        self.lost.append(step)
         return batch * model.weight.sum(), {}
 
 
@@ -307,7 +309,8 @@ def test_each_step_moves_by_its_own_stages_learning_rate(tmp_path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["lr"] for line in lines] == pytest.approx(rates, abs=1e-6)
     # batches and losses are asked for by the step of the whole run
-    assert training.calls == [*(("up", i, i) for i in range(3)), *(("down", i, i) for i in range(3, 7))]
+    assert training.made == [*(("up", i) for i in range(3)), *(("down", i) for i in range(3, 7))]
+    assert training.lost == [step for step in range(7) for _ in range(2)]  # of both batches
 
 
 def test_evaluators_see_the_model_at_rest_and_their_figures_are_logged(janus_task, tmp_path) -> None:
@@ -372,3 +375,36 @@ def test_a_log_line_never_averages_over_a_stages_border(janus_task, tmp_path) ->
     fit(make_training(run), run.stages, tmp_path, CPU, schedule=Schedule(log_steps=4))
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(line["step"], line["stage"]) for line in lines] == [(2, "adapt"), (4, "tune"), (5, "tune")]
+
+
+@pytest.mark.parametrize("reads", [(), ("elsewhere.",), ("place",)])
+def test_the_next_steps_data_is_made_while_a_step_runs_unless_the_step_changes_it(reads, tmp_path) -> None:
+    made: list[tuple[int, bool]] = []
+
+    def data(stage: Stage, step: int) -> list[torch.Tensor]:
+        made.append((step, threading.current_thread() is threading.main_thread()))
+        return [torch.ones(1)]
+
+    training = replace_data(Slide(), data, reads)
+    stages = tuple(Stage(name, 3, 0.1, {"a": 1}) for name in ("one", "two"))
+    fit(training, stages, tmp_path, CPU, stop_after=5)
+    assert [step for step, _ in made] == [0, 1, 2, 3, 4]  # each once, in order, none beyond the end
+    first_of_a_stage = [True, False, False, True, False]
+    assert [in_main for _, in_main in made] == ([True] * 5 if reads == ("place",) else first_of_a_stage)
+
+
+def test_data_that_cannot_be_made_ends_the_training_at_its_step(tmp_path) -> None:
+    def data(stage: Stage, step: int) -> list[torch.Tensor]:
+        if step == 3:
+            raise ValueError("step 3 has no data")
+        return [torch.ones(1)]
+
+    training = replace_data(Slide(), data, ())
+    with pytest.raises(ValueError, match="step 3 has no data"):
+        fit(training, (Stage("one", 9, 0.1, {"a": 1}),), tmp_path, CPU, schedule=Schedule(log_steps=1))
+    assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3]
+
+
+def replace_data(training: Training, data, reads: tuple[str, ...]) -> Training:
+    training.data, training.data_reads = data, reads
+    return training
