@@ -377,7 +377,7 @@ def test_a_log_line_never_averages_over_a_stages_border(janus_task, tmp_path) ->
     assert [(line["step"], line["stage"]) for line in lines] == [(2, "adapt"), (4, "tune"), (5, "tune")]
 
 
-@pytest.mark.parametrize("reads", [(), ("elsewhere.",), ("place",)])
+@pytest.mark.parametrize("reads", [(), ("elsewhere.",), ("weight",)])
 def test_the_next_steps_data_is_made_while_a_step_runs_unless_the_step_changes_it(reads, tmp_path) -> None:
     made: list[tuple[int, bool]] = []
 
@@ -390,7 +390,7 @@ def test_the_next_steps_data_is_made_while_a_step_runs_unless_the_step_changes_i
     fit(training, stages, tmp_path, CPU, stop_after=5)
     assert [step for step, _ in made] == [0, 1, 2, 3, 4]  # each once, in order, none beyond the end
     first_of_a_stage = [True, False, False, True, False]
-    assert [in_main for _, in_main in made] == ([True] * 5 if reads == ("place",) else first_of_a_stage)
+    assert [in_main for _, in_main in made] == ([True] * 5 if reads == ("weight",) else first_of_a_stage)
 
 
 def test_data_that_cannot_be_made_ends_the_training_at_its_step(tmp_path) -> None:
