@@ -70,9 +70,9 @@ function noteScroll() {
 
 // What is kept in the browser
 
-async function keep(turn, record = turn) {
+async function keep(...turns) {
   try {
-    if (await store.keep(record)) {
+    if (await store.keep(turns)) {
       notice(`This browser keeps ${store.MAX_CHARS / 1e6} MB of a conversation, and that is full: after a reload the oldest turns will be gone. Save what you want to keep.`, button("Save conversation", saveAll));
     }
   } catch {
@@ -97,7 +97,8 @@ function remove(turns, said) {
   store.forget(turns).catch(() => {});
   const undo = () => {
     state.turns = [...new Set([...before, ...state.turns])].sort((a, b) => a.id - b.id);
-    for (const turn of [...turns].reverse()) { place(turn); keep(turn); }
+    for (const turn of [...turns].reverse()) place(turn);
+    keep(...turns);
     update();
     tell("");
     $("words").focus();
@@ -135,7 +136,7 @@ async function run(turn, said, work) {
   notice("");
   update();
   tell(said);
-  keep(turn, { ...turn, problem: LEFT });
+  keep({ ...turn, problem: LEFT });
   try {
     await work(running.stop.signal);
   } catch (error) {

@@ -21,9 +21,14 @@ async function transact(mode, work) {
   database ??= await open();
   return new Promise((resolve, reject) => {
     const transaction = database.transaction(TURNS, mode);
-    const request = work(transaction.objectStore(TURNS));
-    transaction.oncomplete = () => resolve(request?.result);
     transaction.onerror = transaction.onabort = () => reject(transaction.error);
+    try {
+      const request = work(transaction.objectStore(TURNS));
+      transaction.oncomplete = () => resolve(request?.result);
+    } catch (error) {
+      reject(error);
+      transaction.abort();
+    }
   });
 }
 
@@ -42,22 +47,23 @@ export const load = () => after(async () => {
   return turns;
 });
 
-// Writes a turn, and forgets the oldest others that have no room any more. Resolves to how many; rejects if not even
-// this turn can be kept. The record is taken at once: later changes of `turn` do not count.
-export function keep(turn) {
-  const record = structuredClone(turn);
+// Writes turns in one transaction, so that none is kept without the others, and forgets the oldest others that have no
+// room any more. Resolves to how many; rejects if not even these turns can be kept. The records are taken at once: later
+// changes of `turns` do not count.
+export function keep(turns) {
+  const records = structuredClone(turns);
   return after(async () => {
     let forgotten = 0;
-    const size = sizeOf(record);
+    const size = records.reduce((sum, record) => sum + sizeOf(record), 0);
     if (size > MAX_CHARS) throw new Error("too large");
-    sizes.delete(record.id);
+    for (const { id } of records) sizes.delete(id);
     for (;;) {
       const oldest = Math.min(...sizes.keys());
       const total = [...sizes.values()].reduce((sum, one) => sum + one, size);
       if (total <= MAX_CHARS) {
         try {
-          await transact("readwrite", (store) => store.put(record));
-          sizes.set(record.id, size);
+          await transact("readwrite", (store) => { for (const record of records) store.put(record); });
+          for (const record of records) sizes.set(record.id, sizeOf(record));
           return forgotten;
         } catch (error) {
           if (error?.name !== "QuotaExceededError" || !sizes.size) throw error;
@@ -79,3 +85,6 @@ export const forgetAll = () => after(async () => {
   await transact("readwrite", (store) => { store.clear(); });
   sizes.clear();
 });
+
+// Resolves when all that was asked for so far is written.
+export const settled = () => last;

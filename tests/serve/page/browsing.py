@@ -66,7 +66,13 @@ def opened(
     assert asked and all(url.startswith((server.url, "data:", "blob:")) for url in asked)
 
 
+def settle(page: Page) -> None:
+    """Waits until the page has written what it keeps: a browser drops what is still to be written when a page ends."""
+    page.evaluate("async () => (await import('/page/store.js')).settled()")
+
+
 def reload(page: Page) -> None:
+    settle(page)
     page.reload()
     expect(page.locator("#model")).to_have_text("tiny")
 

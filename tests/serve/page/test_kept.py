@@ -20,6 +20,7 @@ from tests.serve.page.browsing import (
     question_field,
     reload,
     said_in,
+    settle,
 )
 from tests.serve.test_faults import slow
 
@@ -59,7 +60,8 @@ def test_a_deleted_conversation_is_gone(page) -> None:
 
 
 def stored(page: Page) -> list[str]:
-    """The words of the turns that the browser keeps."""
+    """The words of the turns that the browser keeps, when all is written."""
+    settle(page)
     return page.evaluate("""() => new Promise((resolve) => {
         const opening = indexedDB.open("openjanus", 1);
         opening.onsuccess = () => {
@@ -86,7 +88,7 @@ def test_a_turn_that_cannot_be_read_does_not_stop_the_page(page) -> None:
     ask(page, "one")
     page.evaluate("""async () => {
         const store = await import("/page/store.js");
-        await store.keep({ id: 1, kind: "song", words: "la" });
+        await store.keep([{ id: 1, kind: "song", words: "la" }]);
     }""")
     reload(page)
     expect(page.locator("#notice")).to_contain_text("1 turn of the kept conversation could not be read")
@@ -94,6 +96,14 @@ def test_a_turn_that_cannot_be_read_does_not_stop_the_page(page) -> None:
     assert stored(page) == ["one"]
     ask(page, "two")
     expect(page.locator(".said")).to_have_count(2)
+
+
+def test_turns_are_kept_together_or_not_at_all(page) -> None:
+    assert page.evaluate("""async () => {
+        const store = await import("/page/store.js");
+        return store.keep([{ id: 1, words: "one" }, { words: "it has no id" }]).then(() => "kept", () => "refused");
+    }""") == "refused"
+    assert stored(page) == []
 
 
 def bounded(chars: int):
