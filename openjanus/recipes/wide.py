@@ -41,7 +41,8 @@ def tokenizer() -> Run:
 
 
 def janus() -> Run:
-    """One cosine over all steps. Questions are few until the last third, because they take most of a step."""
+    """Stages 2 and 3 of the paper. The second has more questions, which take most of a step, and trains the encoder of
+    the understanding eye, too. In the first it is frozen: the gradients of an untrained body would spoil it."""
     model = JanusConfig(
         language_model=LanguageModelConfig(
             vocab_size=1536,
@@ -76,17 +77,25 @@ def janus() -> Run:
         sampling={"guidance": 1.25, "temperature": 0.7, "top_p": 0.9},
         changes=('tasks=["talk", "draw", "edit"]',),
     )
-    few = {"emoji.wide.drawings": 44, "emoji.wide.edits": 8, "emoji.wide.talks": 10, "emoji.texts": 2}
-    stage = Stage(
+    unify = Stage(
         "unify",
-        6000,
+        5000,
         1.5e-3,
-        few,
-        ("*", "!generation.tokenizer.*"),
-        "cosine",
+        {"emoji.wide.drawings": 44, "emoji.wide.edits": 8, "emoji.wide.talks": 12, "emoji.texts": 2},
+        ("*", "!generation.tokenizer.*", "!understanding.encoder.*"),
         warmup_steps=100,
         weight_decay=0.05,
         muon=("language_model.layers.*",),
         muon_lr=0.02,
     )
-    return Run("wide.janus", task, (stage,))
+    tune = dataclasses.replace(
+        unify,
+        name="tune",
+        num_steps=3000,
+        lr=1e-3,
+        mixture={"emoji.wide.drawings": 40, "emoji.wide.edits": 12, "emoji.wide.talks": 24, "emoji.texts": 2},
+        trainable=("*", "!generation.tokenizer.*"),
+        schedule="cosine",
+        muon_lr=0.015,
+    )
+    return Run("wide.janus", task, (unify, tune))
