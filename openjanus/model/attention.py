@@ -15,6 +15,7 @@ from torch import Tensor
 
 from openjanus.model.rope_scaling import RopeScaling
 
+QUERY_BLOCK = 128  # queries whose scores are computed together, see _attend_in_products
 ROTARY_BLOCK = 64  # positions whose rotary values are computed together: in tensors of one size, see KVCache.rotary
 
 
@@ -127,14 +128,25 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _attend_in_products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """`attend` for training in bfloat16 on a CPU, where torch's fused kernel goes back three times slower than this."""
-    dtype = torch.get_autocast_dtype("cpu")
-    q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
+    """`attend` for training in bfloat16 on a CPU, where torch's fused kernel goes back three times slower than this.
+
+    A mask of as many keys as queries is causal, so a block of queries needs no keys after its own.
+    """
+    dtype, T = torch.get_autocast_dtype("cpu"), q.shape[2]
+    q, k, v = (q * q.shape[-1] ** -0.5).to(dtype), k.to(dtype), v.to(dtype)
+    bias = None if mask is None else torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, float("-inf"))
+    is_causal = mask is not None and k.shape[2] == T
+    block = QUERY_BLOCK if is_causal else T
+    blocks = []
     with torch.autocast("cpu", enabled=False):
-        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-        if mask is not None:
-            scores = scores.masked_fill(~mask, float("-inf"))
-        return torch.softmax(scores, dim=-1) @ v
+        for start in range(0, T, block):
+            stop = min(start + block, T)
+            seen = stop if is_causal else k.shape[2]
+            scores = q[:, :, start:stop] @ k[:, :, :seen].transpose(-1, -2)
+            if bias is not None:
+                scores += bias[:, :, start:stop, :seen]
+            blocks.append(torch.softmax(scores, dim=-1) @ v[:, :, :seen])
+    return torch.cat(blocks, dim=2)
 
 
 def attend_slowly(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:

@@ -109,8 +109,15 @@ class Layer(nn.Module):
     def forward(
         self, x: Tensor, cosine: Tensor, sine: Tensor, mask: Tensor | None, cache: CacheRows | None
     ) -> Tensor:  # [B, T, D]
-        x = x + self.attention(self.attention_norm(x), cosine, sine, mask, cache)
-        return x + self.ffn(self.ffn_norm(x))
+        x = x + self.attention(_for_products(self.attention_norm(x)), cosine, sine, mask, cache)
+        return x + self.ffn(_for_products(self.ffn_norm(x)))
+
+
+def _for_products(x: Tensor) -> Tensor:
+    """Under autocast, x in the dtype of products: else each of the products that take x would convert it."""
+    device = x.device.type
+    is_on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return x.to(torch.get_autocast_dtype(device)) if is_on else x
 
 
 class LanguageModel(nn.Module):

@@ -41,8 +41,8 @@ class JanusTraining(StartConfig):
     `image_ids`: the file of `openjanus tokenize` with drawings as ids, or one file for each source. Drawings of a
     source without a file are encoded during the training. `text_weight` 1 is the paper's loss (no task
     weights). `drop_view`: share of the pictures to edit that only the understanding eye sees, so that the model learns
-    to look there, too. `long_row_tokens` > 0: documents that are longer than `row_tokens` share rows of this length,
-    so that few long talks do not make all rows long.
+    to look there, too. `long_row_tokens` > 0: a document that is longer than `row_tokens`, up to this length, has a
+    micro-batch of its own, so that few long talks do not make all rows long.
     """
 
     examples: ClassVar[Gives] = "conversations"  # what its sources give
@@ -122,14 +122,9 @@ class JanusData:
                 documents.append(self.document(name, source, index))
         c = self.config
         long = [document for document in documents if c.long_row_tokens and num_tokens(document) > c.row_tokens]
-        if not long:
-            return _batches(documents, c.row_tokens, c.micro_batch_rows)
-        short = [document for document in documents if num_tokens(document) <= c.row_tokens]
-        num_long_rows = max(1, c.micro_batch_rows * c.row_tokens // c.long_row_tokens)
-        return [
-            *_batches(short, c.row_tokens, c.micro_batch_rows),
-            *_batches(long, c.long_row_tokens, num_long_rows),
-        ]
+        short = [document for document in documents if not any(document is one for one in long)]
+        batches = _batches(short, c.row_tokens, c.micro_batch_rows)
+        return batches + [lay_out(find_rows([one], c.long_row_tokens), num_tokens(one)) for one in long]
 
     def document(self, name: str, source: Source, index: int) -> Document:
         """Example `index` of the source called `name`."""

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from openjanus.model import attention
 from openjanus.model.attention import KVCache, attend, attend_slowly, causal_document_mask, rotary_table, rotate
 
 
@@ -20,7 +21,9 @@ def test_attend_equals_the_textbook(num_kv_heads, masked):
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_training_in_bfloat16_on_a_cpu_attends_as_the_textbook(masked):
+@pytest.mark.parametrize("block", [128, 4])
+def test_training_in_bfloat16_on_a_cpu_attends_as_the_textbook(masked, block, monkeypatch):
+    monkeypatch.setattr(attention, "QUERY_BLOCK", block)
     q, k, v = (torch.randn(2, 4, 9, 16, generator=torch.Generator().manual_seed(s)) for s in range(3))
     document = torch.tensor([[0] * 4 + [1] * 5, [0] * 7 + [-1] * 2])
     mask = causal_document_mask(document) if masked else None

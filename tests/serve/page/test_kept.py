@@ -99,10 +99,13 @@ def test_a_turn_that_cannot_be_read_does_not_stop_the_page(page) -> None:
 
 
 def test_turns_are_kept_together_or_not_at_all(page) -> None:
-    assert page.evaluate("""async () => {
+    assert (
+        page.evaluate("""async () => {
         const store = await import("/page/store.js");
         return store.keep([{ id: 1, words: "one" }, { words: "it has no id" }]).then(() => "kept", () => "refused");
-    }""") == "refused"
+    }""")
+        == "refused"
+    )
     assert stored(page) == []
 
 
