@@ -22,6 +22,14 @@ def fixed_seed_and_threads() -> Iterator[None]:
     torch.set_num_threads(num_threads)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What openjanus keeps of users' data lies in a folder of this test run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPENJANUS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture
 def compiled_kernels() -> None:
     """Skips where no C++ compiler is; where one is, a build that breaks is a failure."""

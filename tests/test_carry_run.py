@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
+from openjanus.eyes.tokenizer import TokenizerTraining
 from openjanus.runtime import Runtime
 from openjanus.training.run import Run, train
 from openjanus.training.stage import Stage
-from openjanus.training.tokenizer import TokenizerTraining
 from scripts import carry_run
 from tests import tiny
 

@@ -8,10 +8,10 @@ from typing import Literal
 import pytest
 
 from openjanus import config as configs
+from openjanus.eyes.contrastive import ContrastiveTraining
 from openjanus.model.janus import JanusConfig
 from openjanus.model.vision_encoder import VisionEncoderConfig
 from openjanus.recipes import RECIPES, find_recipe, nano
-from openjanus.training.contrastive import ContrastiveTraining
 from openjanus.training.run import Run
 from openjanus.training.stage import Stage
 from tests.tiny import CONFIG

@@ -13,6 +13,7 @@ import pytest
 import openjanus
 from openjanus import config as configs
 from openjanus.config import Config, ConfigError, NonNegativeInt, PositiveFloat, PositiveInt, Range
+from openjanus.eyes.contrastive import ContrastiveTraining
 from openjanus.model.image_tokenizer import ImageTokenizerConfig
 from openjanus.model.language_model import LanguageModelConfig
 from openjanus.model.vision_encoder import VisionEncoderConfig
@@ -21,7 +22,6 @@ from openjanus.processing.image import PixelConfig
 from openjanus.recipes import nano
 from openjanus.serve.limits import Limits
 from openjanus.testing import tiny_checkpoint
-from openjanus.training.contrastive import ContrastiveTraining
 from openjanus.training.janus import JanusTraining
 from openjanus.training.loop import Schedule
 from openjanus.training.run import Run
@@ -180,8 +180,11 @@ def override(assignment: str) -> str:
         ("stages.tune.clip_norm=0", "stages.tune.clip_norm is 0.0, expected more than 0"),
         ("stages.tune.clip_norm=-1", "stages.tune.clip_norm is -1.0, expected more than 0"),
         ("stages.tune.mixture={}", "stages.tune.mixture is {}, expected a source with 1 or more examples per step"),
-        ('stages.tune.mixture={"emoji.texts": 0}', "stages.tune.mixture is {'emoji.texts': 0}, expected a source with"),
-        ("stages.tune.mixture.emoji.texts=-1", "stages.tune.mixture.emoji.texts is -1, expected 0 or more"),
+        (
+            'stages.tune.mixture={"emoji.texts": 0}',
+            "stages.tune.mixture is {'emoji.texts': 0.0}, expected a source",
+        ),
+        ("stages.tune.mixture.emoji.texts=-1", "stages.tune.mixture.emoji.texts is -1.0, expected 0 or more"),
         ("stages.tune.trainable=[]", "stages.tune.trainable is empty"),
         ("stages=[]", "stages is empty, expected one or more"),
         ("stages.tune.name=adapt", "stages has two stages called 'adapt'"),

@@ -1,5 +1,5 @@
-"""The command line: openjanus generate | edit | ask | chat | demo | serve | train | recipes | tokenize | evaluate |
-convert | bench.
+"""The command line: openjanus generate | edit | ask | chat | demo | serve | data | train | recipes | tokenize |
+evaluate | convert | bench.
 
 One file a command. Results go to stdout, messages to stderr. Exit codes: 0 done; 2 a user's error,
 explained in one line; 130 interrupted (Ctrl-C), 129 hung up (SIGHUP), 143 terminated (SIGTERM); a training is saved
@@ -22,6 +22,7 @@ from openjanus.cli import bench
 from openjanus.cli.ask import ask
 from openjanus.cli.chat import chat
 from openjanus.cli.convert import convert
+from openjanus.cli.data import check
 from openjanus.cli.demo import demo
 from openjanus.cli.edit import edit
 from openjanus.cli.evaluate import evaluate
@@ -102,11 +103,14 @@ def _drop_stdout() -> None:
 
 
 def _commands() -> tyro.extras.SubcommandApp:
-    """All commands; `bench` is a group of its own."""
+    """All commands; `data` and `bench` are groups."""
     app, benches = tyro.extras.SubcommandApp(), tyro.extras.SubcommandApp()
     for name, command in COMMANDS.items():
         app.command(name=name)(command)
     for name, command in BENCHES.items():
         benches.command(name=name)(command)
+    data = tyro.extras.SubcommandApp()
+    data.command(name="check")(check)
+    app.command(data, name="data", help="Look at data of your own before a training.")
     app.command(benches, name="bench", help="Measure speed here, or a server under load.")
     return app

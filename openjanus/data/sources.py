@@ -7,6 +7,7 @@ line in `SOURCES`.
 
 import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from fractions import Fraction
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from openjanus.data.config import DataConfig
 from openjanus.processing.image import generation_pixels, to_pixels
 from openjanus.processing.text import TextTokenizer
 
@@ -35,6 +37,9 @@ SOURCES: dict[str, tuple[str | MakeSource, Gives]] = {
     "emoji.wide.edits": ("openjanus.emoji.wide_sources:edits", "conversations"),
     "emoji.texts": ("openjanus.emoji.sources:texts", "conversations"),
 }
+
+# Opens a user's data (data/config.py): what it gives has `source(split, seed)`.
+USERS_DATA = "openjanus.readers.dataset:open_data"
 
 # "module:function", as above: the text tokenizers of worlds that have one.
 TEXT_TOKENIZERS = {
@@ -56,11 +61,22 @@ def find_source(name: str, expected: Gives) -> MakeSource:
     return _imported(make) if isinstance(make, str) else make
 
 
-def examples_of_step(mixture: Mapping[str, int], gives: Gives, seed: int, step: int) -> Iterator[Any]:
+def open_users_data(c: DataConfig) -> Any:
+    """The data of a config, as readers/dataset.py describes it. Raises ValueError if it cannot be used."""
+    return _imported(USERS_DATA)(c)
+
+
+def indices_of_step(count: float, step: int) -> range:
+    """The examples of a step, if each has `count` of them; a fraction is carried over to later steps."""
+    exact = Fraction(str(count))
+    return range(int(step * exact), int((step + 1) * exact))
+
+
+def examples_of_step(mixture: Mapping[str, float], gives: Gives, seed: int, step: int) -> Iterator[Any]:
     """The training examples of a step: of each source the next ones, as many as the mixture says."""
     for name, count in mixture.items():
         source = find_source(name, gives)("train", seed)
-        yield from (source(index) for index in range(step * count, (step + 1) * count))
+        yield from map(source, indices_of_step(count, step))
 
 
 def find_text_tokenizer(name: str) -> TextTokenizer:

@@ -3,7 +3,7 @@
     id ─► shape's row and colour's row, joined ─► adaptor ─► body ─► logits of the shape + logits of the colour
 
 What a colour means is learned once, for all shapes, so a pair that was never seen can be drawn. Its image tokenizer
-has a codebook of the same kind (training/codebook.py). A checkpoint stores it as an ordinary VQEye (`plain`).
+has a codebook of the same kind (eyes/codebook.py). A checkpoint stores it as an ordinary VQEye (`plain`).
 """
 
 from dataclasses import dataclass

@@ -16,6 +16,7 @@ from openjanus.emoji import grammar, world
 from openjanus.emoji.drawing_score import in_world_size, judge
 from openjanus.emoji.splits import stream
 from openjanus.emoji.world_report import WorldReport, report_on_world
+from openjanus.eyes.tokenizer import TokenizerAndDiscriminator
 from openjanus.inference.engine import Engine
 from openjanus.inference.picture_files import contact_sheet
 from openjanus.inference.sampling import SamplingOptions
@@ -23,7 +24,6 @@ from openjanus.model.image_tokenizer import ImageTokenizer
 from openjanus.processing.image import to_images
 from openjanus.processing.message import Conversation, Message
 from openjanus.training.loop import Evaluator, Training
-from openjanus.training.tokenizer import TokenizerAndDiscriminator
 from openjanus.weights import checkpoint
 from openjanus.weights.config import Checkpoint
 

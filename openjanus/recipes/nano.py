@@ -10,6 +10,8 @@
 
 import dataclasses
 
+from openjanus.eyes.contrastive import ContrastiveTraining
+from openjanus.eyes.tokenizer import TokenizerTraining
 from openjanus.model.image_tokenizer import ImageTokenizerConfig
 from openjanus.model.janus import JanusConfig
 from openjanus.model.language_model import LanguageModelConfig
@@ -18,11 +20,9 @@ from openjanus.model.vision_encoder import VisionEncoderConfig
 from openjanus.model.vq_eye import VQEyeConfig
 from openjanus.processing.image import PixelConfig
 from openjanus.processing.processor import ProcessorConfig
-from openjanus.training.contrastive import ContrastiveTraining
 from openjanus.training.janus import JanusTraining
 from openjanus.training.run import Run
 from openjanus.training.stage import Stage
-from openjanus.training.tokenizer import TokenizerTraining
 
 IMAGE_TOKENIZER = ImageTokenizerConfig(
     image_size_px=64,

@@ -8,6 +8,7 @@ The understanding eye begins as the bundled model's. Drawings are encoded during
 
 import dataclasses
 
+from openjanus.eyes.tokenizer import TokenizerTraining
 from openjanus.model.janus import JanusConfig
 from openjanus.model.language_model import LanguageModelConfig
 from openjanus.model.product_eye import ProductEyeConfig
@@ -18,7 +19,6 @@ from openjanus.recipes import nano
 from openjanus.training.janus import JanusTraining
 from openjanus.training.run import Run
 from openjanus.training.stage import Stage
-from openjanus.training.tokenizer import TokenizerTraining
 
 NUM_SHAPES, NUM_COLOURS, COLOUR_WIDTH = 256, 32, 4
 IMAGE_TOKENIZER = dataclasses.replace(nano.IMAGE_TOKENIZER, num_ids=NUM_SHAPES * NUM_COLOURS, code_width=12)

@@ -8,7 +8,7 @@ that words and picture have guidance of their own. Every step mixes all kinds of
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Annotated, Any, ClassVar
 
@@ -18,8 +18,17 @@ from PIL import Image
 from torch import Tensor
 
 from openjanus.config import NonNegativeFloat, NonNegativeInt, PositiveInt, Range
+from openjanus.data.config import DataConfig
+from openjanus.data.id_store import IdStore
 from openjanus.data.image_ids import ImageIds, encode
-from openjanus.data.sources import Gives, Source, find_source, find_text_tokenizer
+from openjanus.data.sources import (
+    Gives,
+    Source,
+    find_source,
+    find_text_tokenizer,
+    indices_of_step,
+    open_users_data,
+)
 from openjanus.model.image_tokenizer import ImageTokenizer
 from openjanus.model.janus import Janus
 from openjanus.model.product_eye import ProductHead
@@ -38,6 +47,8 @@ class JanusTraining(StartConfig):
 
     A `text_tokenizer` in a table of parts is a name of `TEXT_TOKENIZERS`, a file, or a checkpoint folder.
 
+    `data`: the user's own data, by the names that the mixtures of the stages give it.
+
     `image_ids`: the file of `openjanus tokenize` with drawings as ids, or one file for each source. Drawings of a
     source without a file are encoded during the training. `text_weight` 1 is the paper's loss (no task
     weights). `drop_view`: share of the pictures to edit that only the understanding eye sees, so that the model learns
@@ -47,7 +58,8 @@ class JanusTraining(StartConfig):
 
     examples: ClassVar[Gives] = "conversations"  # what its sources give
 
-    image_ids: str | dict[str, str]
+    image_ids: str | dict[str, str] = ""
+    data: dict[str, DataConfig] = field(default_factory=dict)
     row_tokens: PositiveInt = 4096
     long_row_tokens: NonNegativeInt = 0
     micro_batch_rows: PositiveInt = 8
@@ -86,12 +98,23 @@ class JanusData:
     processor: Processor
     image_tokenizer: ImageTokenizer
 
+    @cached_property
+    def users_data(self) -> dict[str, Any]:
+        """The user's data by name (readers/dataset.py)."""
+        return {name: open_users_data(c) for name, c in self.config.data.items()}
+
+    @cached_property
+    def encode(self) -> IdStore:
+        """Pictures to image ids, with those of users' pictures kept. Made at the first batch, as `image_ids`."""
+        return IdStore(self.image_tokenizer)
+
     def inputs(self) -> dict[str, Any]:
-        """The files of image ids that the batches use."""
-        return {
+        """The files of image ids and the user's data that the batches use."""
+        made = {
             f"image ids of {ids.source}": {"image_tokenizer": ids.tokenizer, "num": len(ids), "seed": ids.seed}
             for ids in self._files
         }
+        return made | {f"examples of {name}": len(opened.examples("train")) for name, opened in self.users_data.items()}
 
     @cached_property
     def _files(self) -> list[ImageIds]:
@@ -115,16 +138,21 @@ class JanusData:
     def __call__(self, stage: Stage, step: int) -> Sequence[Batch]:
         documents = []
         for name, count in stage.mixture.items():
-            # The file's ids are of one seed; captions of another seed belong to other pictures.
-            seed = self.image_ids[name].seed if name in self.image_ids else self.seed
-            source = find_source(name, self.config.examples)("train", seed)
-            for index in range(step * count, (step + 1) * count):
-                documents.append(self.document(name, source, index))
+            source = self.source(name)
+            documents += [self.document(name, source, index) for index in indices_of_step(count, step)]
         c = self.config
         long = [document for document in documents if c.long_row_tokens and num_tokens(document) > c.row_tokens]
         short = [document for document in documents if not any(document is one for one in long)]
         batches = _batches(short, c.row_tokens, c.micro_batch_rows)
         return batches + [lay_out(find_rows([one], c.long_row_tokens), num_tokens(one)) for one in long]
+
+    def source(self, name: str, split: str = "train") -> Source:
+        """A source of examples: a user's data, or one of `SOURCES`."""
+        if name in self.config.data:
+            return self.users_data[name].source(split, self.seed)
+        # The file's ids are of one seed; captions of another seed belong to other pictures.
+        seed = self.image_ids[name].seed if name in self.image_ids else self.seed
+        return find_source(name, self.config.examples)(split, seed)
 
     def document(self, name: str, source: Source, index: int) -> Document:
         """Example `index` of the source called `name`."""
@@ -134,19 +162,23 @@ class JanusData:
         made = self.image_ids.get(name)
         if made is not None:
             index %= len(made)
-        conversation = self._with_image_ids(source(index), None if made is None else made[index], one_view)
+        made_here = None if made is None else made[index]
+        conversation = self._with_image_ids(source(index), made_here, one_view, name in c.data)
         document = self.processor.document(conversation, train=True)
         if not dropped or not any(isinstance(span, GenerateSpan) for span in document):
             return document
         edits = any(isinstance(span, UnderstandSpan) for span in document)
         return self.processor.drop(document, words=True, pictures=not (edits and keeps_picture))
 
-    def _with_image_ids(self, conversation: Conversation, made: np.ndarray | None, one_view: bool) -> Conversation:
+    def _with_image_ids(
+        self, conversation: Conversation, made: np.ndarray | None, one_view: bool, is_users: bool
+    ) -> Conversation:
         """The conversation with the assistant's pictures as ids, from the file or encoded now. If it draws, the user's
-        pictures are to be edited: both eyes see them, unless `one_view`."""
+        pictures are to be edited: both eyes see them, unless `one_view`. is_users: of a user's data; its ids are
+        kept."""
 
         def ids_of(picture: Image.Image) -> np.ndarray:
-            return encode(self.image_tokenizer, [picture])[0]
+            return self.encode([picture])[0] if is_users else encode(self.image_tokenizer, [picture])[0]
 
         def drawn(part: Any) -> Any:
             if not isinstance(part, Image.Image):

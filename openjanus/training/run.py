@@ -11,26 +11,22 @@ import torch
 from filelock import FileLock, Timeout
 
 from openjanus import config as configs
-from openjanus.config import Config, ConfigError, Range
-from openjanus.data.sources import find_source
+from openjanus.config import Config, ConfigError, OneOf, Range
+from openjanus.data.sources import SOURCES, find_source
 from openjanus.model.janus import Janus
 from openjanus.processing.text import TextTokenizer
 from openjanus.runtime import Runtime
 from openjanus.training import checkpoint
-from openjanus.training.contrastive import ContrastiveTraining, contrastive_training
 from openjanus.training.janus import JanusTraining, janus_training
 from openjanus.training.loop import Evaluator, Schedule, Training, fit
 from openjanus.training.resume import check_lengths, check_unchanged, open_keys, read_stages
 from openjanus.training.stage import Stage
-from openjanus.training.tokenizer import TokenizerTraining, tokenizer_training
 from openjanus.weights import own
 from openjanus.weights.config import Checkpoint, CheckpointConfig
 
-TRAININGS: dict[type, Callable[..., Training]] = {
-    TokenizerTraining: tokenizer_training,
-    ContrastiveTraining: contrastive_training,
-    JanusTraining: janus_training,
-}
+# A training is a config, with the kind of its `examples`, and a function (config, seed) -> Training. More are added by
+# whoever imports them (openjanus/eyes).
+TRAININGS: dict[type, Callable[..., Training]] = {JanusTraining: janus_training}
 
 
 @dataclass(frozen=True)
@@ -38,7 +34,7 @@ class Run(Config):
     """The config of a training: it can be printed, overridden by `key=value`, and stored with the results."""
 
     name: str
-    task: TokenizerTraining | ContrastiveTraining | JanusTraining
+    task: Annotated[Any, OneOf(TRAININGS)]
     stages: tuple[Stage, ...]
     seed: Annotated[int, Range(0, 2**32 - 1)] = 0
     schedule: Schedule = field(default_factory=Schedule)
@@ -65,9 +61,24 @@ def make_training(run: Run, start: Checkpoint | None = None) -> Training:
     """
     for stage in run.stages:
         for name in stage.mixture:
-            find_source(name, run.task.examples)
+            _check_source(run, stage, name)
     torch.manual_seed(run.seed)
     return TRAININGS[type(run.task)](run.task, run.seed, *([start] if start is not None else []))
+
+
+def _check_source(run: Run, stage: Stage, name: str) -> None:
+    """Raises ValueError if a mixture has a name that is neither a source nor the user's data."""
+    users = run.task.data if isinstance(run.task, JanusTraining) else {}
+    if name in users:
+        return
+    try:
+        find_source(name, run.task.examples)
+    except ValueError as error:
+        if name in SOURCES or not isinstance(run.task, JanusTraining):
+            raise
+        raise ValueError(
+            f"stage {stage.name} needs data for {name!r}: set task.data.{name}.path=FOLDER ({error})"
+        ) from None
 
 
 def restore(folder: Path) -> Checkpoint:

@@ -18,7 +18,8 @@ Beta = Annotated[float, Range(0, below=1)]
 
 @dataclass(frozen=True)
 class Stage(Config):
-    """One stage of a training. `mixture`: examples of each source per step; every step has all of them.
+    """One stage of a training. `mixture`: examples of each source per step. A fraction is carried over: with 0.5 every
+    second step has one.
 
     `trainable` are patterns over parameter names (`fnmatch`); a pattern that matches nothing is an error. A pattern
     that starts with `!` excludes parameters of earlier patterns. `muon`: patterns over the names of trainable matrices
@@ -28,7 +29,7 @@ class Stage(Config):
     name: str
     num_steps: PositiveInt
     lr: PositiveFloat
-    mixture: dict[str, NonNegativeInt]
+    mixture: dict[str, NonNegativeFloat]
     trainable: tuple[str, ...] = ("*",)
     schedule: Literal["constant", "cosine"] = "constant"
     warmup_steps: NonNegativeInt = 0

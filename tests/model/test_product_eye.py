@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 
 from openjanus.config import ConfigError
+from openjanus.eyes.codebook import ProductCodebook
 from openjanus.inference.engine import Engine, load
 from openjanus.model.janus import Janus, JanusConfig
 from openjanus.model.product_eye import ProductEye, ProductEyeConfig
 from openjanus.model.shared_eye import SharedEyeConfig
 from openjanus.model.vq_eye import VQEye, VQEyeConfig
 from openjanus.sequence import GenerateSpan, Kind, TextSpan, pack
-from openjanus.training.codebook import ProductCodebook
 from openjanus.training.janus import janus_loss
 from openjanus.weights import checkpoint
 from openjanus.weights.config import Checkpoint

@@ -9,13 +9,13 @@ import torch
 from PIL import Image
 
 from openjanus.emoji.world_report import WorldReport
+from openjanus.eyes.tokenizer import TokenizerTraining, tokenizer_training
 from openjanus.inference.engine import Engine
 from openjanus.inference.sampling import SamplingOptions
 from openjanus.processing.processor import ROLES, Processor
 from openjanus.recipes import evaluators
 from openjanus.training.janus import JanusTraining, janus_training
 from openjanus.training.loop import Training
-from openjanus.training.tokenizer import TokenizerTraining, tokenizer_training
 from openjanus.weights import checkpoint
 from openjanus.weights.config import Checkpoint
 from tests import tiny

@@ -10,14 +10,14 @@ import openjanus
 from openjanus import recipes
 from openjanus.cli import main
 from openjanus.data.sources import find_source
+from openjanus.eyes.contrastive import ContrastiveTraining
+from openjanus.eyes.tokenizer import TokenizerTraining
 from openjanus.recipes import pipeline
 from openjanus.recipes.report import curves
-from openjanus.training.contrastive import ContrastiveTraining
 from openjanus.training.janus import JanusTraining
 from openjanus.training.loop import Schedule
 from openjanus.training.run import Run
 from openjanus.training.stage import Stage
-from openjanus.training.tokenizer import TokenizerTraining
 from tests import tiny
 
 STAGE = Stage("all", 2, 1e-3, {"emoji.pictures": 2})

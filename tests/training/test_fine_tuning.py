@@ -8,13 +8,13 @@ import torch
 
 from openjanus.cli import main
 from openjanus.data.image_ids import tokenize_source
+from openjanus.eyes.contrastive import ContrastiveTraining, contrastive_training
 from openjanus.processing.image import PixelConfig
 from openjanus.processing.processor import ProcessorConfig
 from openjanus.recipes import configure, evaluators
 from openjanus.recipes.evaluators import keep_result
 from openjanus.runtime import Runtime
 from openjanus.testing import TINY, tiny_checkpoint
-from openjanus.training.contrastive import ContrastiveTraining, contrastive_training
 from openjanus.training.janus import JanusTraining, janus_training, starting_tokenizer
 from openjanus.training.run import Run, train
 from openjanus.training.stage import Stage

@@ -16,17 +16,17 @@ from openjanus import config as configs
 from openjanus.data import image_ids as image_id_files
 from openjanus.data.image_ids import ImageIds, tokenize_source
 from openjanus.data.sources import find_source
+from openjanus.eyes.contrastive import ContrastiveTraining, TwoTowers
+from openjanus.eyes.tokenizer import TokenizerAndDiscriminator, TokenizerTraining
 from openjanus.model.image_tokenizer import ImageTokenizer
 from openjanus.processing.image import generation_pixels
 from openjanus.runtime import Runtime
 from openjanus.sequence import Batch, Kind, TextSpan, pack
 from openjanus.training import checkpoint
-from openjanus.training.contrastive import ContrastiveTraining, TwoTowers
 from openjanus.training.janus import JanusTraining, janus_training, starting_tokenizer
 from openjanus.training.loop import Schedule, Training, fit
 from openjanus.training.run import Run, make_training
 from openjanus.training.stage import Stage
-from openjanus.training.tokenizer import TokenizerAndDiscriminator, TokenizerTraining
 from openjanus.weights import checkpoint as checkpoints
 from tests import tiny
 

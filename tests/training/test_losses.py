@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openjanus.data.sources import SOURCES, find_source
+from openjanus.eyes.contrastive import ContrastiveTraining, PairBatch, contrastive_training
 from openjanus.processing.message import Message
 from openjanus.sequence import Batch, Kind, TextSpan
-from openjanus.training.contrastive import ContrastiveTraining, PairBatch, contrastive_training
 from openjanus.training.janus import JanusTraining, janus_training
 from openjanus.training.loop import Training
 from openjanus.training.stage import Stage

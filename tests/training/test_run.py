@@ -14,9 +14,10 @@ import pytest
 
 from openjanus import config as configs
 from openjanus.cli import main
+from openjanus.eyes import contrastive
+from openjanus.eyes.contrastive import ContrastiveTraining
 from openjanus.recipes import find_recipe
-from openjanus.training import checkpoint, contrastive
-from openjanus.training.contrastive import ContrastiveTraining
+from openjanus.training import checkpoint
 from openjanus.training.loop import Schedule
 from openjanus.training.run import Run, locked, restore, train
 from openjanus.training.stage import Stage

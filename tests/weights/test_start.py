@@ -14,6 +14,8 @@ import openjanus
 from openjanus import config as configs
 from openjanus.data.image_ids import tokenize_source
 from openjanus.data.sources import find_text_tokenizer
+from openjanus.eyes.contrastive import ContrastiveTraining
+from openjanus.eyes.tokenizer import TokenizerTraining
 from openjanus.inference.engine import Engine
 from openjanus.inference.sampling import SamplingOptions
 from openjanus.model.image_tokenizer import ImageTokenizer
@@ -23,11 +25,9 @@ from openjanus.recipes.evaluators import keep_result
 from openjanus.runtime import Runtime
 from openjanus.sequence import GenerateSpan, Kind, TextSpan, collate, pack
 from openjanus.testing import TINY, tiny_checkpoint
-from openjanus.training.contrastive import ContrastiveTraining
 from openjanus.training.janus import JanusTraining, starting_tokenizer
 from openjanus.training.run import Run, restore, train
 from openjanus.training.stage import Stage
-from openjanus.training.tokenizer import TokenizerTraining
 from openjanus.weights import checkpoint
 from openjanus.weights.config import Checkpoint
 from openjanus.weights.names import llamagen_names

@@ -21,8 +21,7 @@ from torch.func import functional_call
 
 from openjanus.config import Config, ConfigError, NonNegativeFloat, NonNegativeInt, PositiveInt
 from openjanus.data.sources import Gives, examples_of_step, stack_pictures
-from openjanus.model.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
-from openjanus.training.codebook import (
+from openjanus.eyes.codebook import (
     ProductCodebook,
     count_uses,
     join_halves,
@@ -30,8 +29,9 @@ from openjanus.training.codebook import (
     seed_codebook,
     tables_of,
 )
+from openjanus.eyes.perceptual import PerceptualDistance
+from openjanus.model.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
 from openjanus.training.loop import Data, Measures, Training
-from openjanus.training.perceptual import PerceptualDistance
 from openjanus.training.stage import Stage
 
 USES_DECAY = 0.9

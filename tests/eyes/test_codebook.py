@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 
 from openjanus.config import ConfigError
+from openjanus.eyes.codebook import ProductCodebook, count_uses, latents_of, tables_of
+from openjanus.eyes.tokenizer import TokenizerTraining, tokenizer_training
 from openjanus.model.image_tokenizer import ImageTokenizer
 from openjanus.runtime import Runtime
-from openjanus.training.codebook import ProductCodebook, count_uses, latents_of, tables_of
 from openjanus.training.run import Run, train
 from openjanus.training.stage import Stage
-from openjanus.training.tokenizer import TokenizerTraining, tokenizer_training
 from openjanus.weights.checkpoint import load_part
 from openjanus.weights.parts import IMAGE_TOKENIZER, read_part
 from tests import tiny

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from openjanus.eyes import codebook, tokenizer
+from openjanus.eyes.perceptual import PerceptualDistance
+from openjanus.eyes.tokenizer import TokenizerTraining, tokenizer_training
 from openjanus.runtime import Runtime
-from openjanus.training import codebook, tokenizer
 from openjanus.training.loop import Schedule, fit
-from openjanus.training.perceptual import PerceptualDistance
 from openjanus.training.stage import Stage
-from openjanus.training.tokenizer import TokenizerTraining, tokenizer_training
 from tests import tiny
 
 CPU = Runtime(torch.device("cpu"), "float32", "test")
