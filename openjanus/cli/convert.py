@@ -21,6 +21,7 @@ def convert(
     revision: Revision = None,
     as_configured: AsConfigured = False,
     ignore_config_keys: IgnoreConfigKeys = (),
+    adapter: Annotated[str | None, arg(help="folder of an adapter (LoRA) to merge")] = None,
 ) -> None:
     """Convert a checkpoint to another format or dtype, or write a run's newest state as a checkpoint folder."""
     from openjanus.runtime import DTYPES, dtype_name
@@ -36,7 +37,11 @@ def convert(
             kept = restore(Path(source))
         else:
             named = ModelSource(
-                model=source, revision=revision, as_configured=as_configured, ignore_config_keys=ignore_config_keys
+                model=source,
+                revision=revision,
+                as_configured=as_configured,
+                ignore_config_keys=ignore_config_keys,
+                adapter=adapter,
             )
             with progress_bar("reading") as progress:
                 kept = named.checkpoint(progress=progress)

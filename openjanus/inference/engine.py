@@ -51,6 +51,7 @@ def load(
     as_configured: bool = False,
     progress: Progress | None = None,
     ignore_config_keys: Sequence[str] = (),
+    adapter: str | Path | None = None,
 ) -> "Engine":
     """An engine for a model: `nano`, a folder in any of the three formats, a finished run, or a hub id (`owner/name`).
 
@@ -59,6 +60,7 @@ def load(
     revision: branch, tag or commit of a hub id.
     as_configured: follow the preprocessor file of the first Janus-1.3B even where it is known to be mistaken.
     ignore_config_keys: keys of the config files that are left out, such as `vq_config.something`.
+    adapter: the folder of an adapter (LoRA, in PEFT's files), which is merged into the model.
 
     Raises ValueError naming what is wrong: a folder, file, config value or tensor.
     """
@@ -69,6 +71,7 @@ def load(
         progress=progress,
         place=placer(runtime),
         ignore_config_keys=ignore_config_keys,
+        adapter=None if adapter is None else Path(adapter),
     )
     prepare(checkpoint.model, runtime)
     return Engine(checkpoint)

@@ -49,6 +49,7 @@ class ModelSource(Compute):
     as_configured: bool = False
     # keys of a foreign config to leave out, such as vq_config.something
     ignore_config_keys: tuple[str, ...] = ()
+    adapter: str | None = None  # folder of an adapter (LoRA) to merge, such as runs/mine/adapter
 
     def folder(self) -> Path:
         """The checkpoint's folder, downloaded if need be. Raises ValueError if there is none."""
@@ -63,7 +64,8 @@ class ModelSource(Compute):
         from openjanus.weights.checkpoint import load
 
         keys = self.ignore_config_keys
-        return load(self.folder(), "cpu", dtype, self.as_configured, progress, ignore_config_keys=keys)
+        adapter = None if self.adapter is None else Path(self.adapter)
+        return load(self.folder(), "cpu", dtype, self.as_configured, progress, ignore_config_keys=keys, adapter=adapter)
 
     def load(self, runtime: "Runtime | None" = None, progress: Callable[[int, int], None] | None = None) -> "Engine":
         """An engine. Raises ValueError for what is wrong with the model, or with the place where it runs."""
@@ -76,4 +78,5 @@ class ModelSource(Compute):
             as_configured=self.as_configured,
             progress=progress,
             ignore_config_keys=self.ignore_config_keys,
+            adapter=self.adapter,
         )

@@ -24,7 +24,9 @@ from openjanus.model.image_tokenizer import ImageTokenizer
 from openjanus.processing.image import to_images
 from openjanus.processing.message import Conversation, Message
 from openjanus.training.loop import Evaluator, Training
+from openjanus.training.run import read_run
 from openjanus.weights import checkpoint
+from openjanus.weights.adapters import save_adapter
 from openjanus.weights.config import Checkpoint
 
 PREVIEW_SEED = 7
@@ -41,9 +43,13 @@ def evaluators_of(training: Training) -> Sequence[Evaluator]:
 
 
 def keep_result(training: Training, folder: Path) -> Path:
-    """Exports a trained Janus as a checkpoint folder. Other trainings only keep their run's checkpoint."""
+    """Exports a trained Janus as a checkpoint folder, or what LoRA added as an adapter's folder. Other trainings only
+    keep their run's checkpoint."""
     if training.checkpoint is None:
         return folder
+    if not training.keeps_base:
+        save_adapter(training.checkpoint.model, folder / "adapter", str(read_run(folder).task.start))
+        return folder / "adapter"
     checkpoint.save(training.checkpoint, folder / "model")
     return folder / "model"
 

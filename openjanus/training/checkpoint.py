@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,16 @@ FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 SUMS = "SHA256SUMS"
 
 
-def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> Path:
+def save(
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, Any],
+    names: Collection[str] | None = None,
+) -> Path:
     """Writes a checkpoint under `folder`, named by `state["step"]`, and keeps only the `KEEP` - 1 before it.
+
+    names: of the model's tensors to write; None: all.
 
     Raises OSError naming the file that could not be written; earlier checkpoints stay whole.
     """
@@ -39,7 +47,7 @@ def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state
         shutil.rmtree(stale, ignore_errors=True)
     draft, replaced = folder / f".draft-{os.getpid()}", folder / f".draft-{os.getpid()}-replaced"
     write: dict[str, Callable[[Path], object]] = {
-        "model.safetensors": lambda path: save_file(_unshared(model.state_dict()), path),
+        "model.safetensors": lambda path: save_file(_unshared(model.state_dict(), names), path),
         "optimizer.safetensors": lambda path: save_file(_optimizer_tensors(optimizer), path),
         "state.json": lambda path: path.write_text(json.dumps(state, indent=1)),
         SUMS: lambda path: path.write_text("".join(f"{_sha256(draft / name)}  {name}\n" for name in FILES)),
@@ -117,8 +125,13 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: damaged, not JSON ({error})") from None
 
 
-def restore_model(checkpoint: Path, model: nn.Module) -> None:
-    model.load_state_dict(_tensors(checkpoint / "model.safetensors"), strict=True)
+def restore_model(checkpoint: Path, model: nn.Module, names: Collection[str] | None = None) -> None:
+    """Loads what `save` wrote with the same `names`; the model's other tensors stay."""
+    tensors = _tensors(checkpoint / "model.safetensors")
+    if names is not None and set(names) != tensors.keys():
+        odd = sorted(set(names) ^ tensors.keys())
+        raise ValueError(f"{checkpoint}: does not hold what this run trains; {odd[0]} is only on one side")
+    model.load_state_dict(tensors, strict=names is None)
 
 
 def restore_optimizer(checkpoint: Path, optimizer: torch.optim.Optimizer) -> None:
@@ -165,9 +178,10 @@ def _to_disk(path: Path) -> None:
         os.close(descriptor)
 
 
-def _unshared(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _unshared(state: dict[str, Tensor], names: Collection[str] | None) -> dict[str, Tensor]:
     """safetensors refuses tensors that share memory (a tied head); each name gets its own copy."""
-    return {name: tensor.detach().clone().contiguous() for name, tensor in state.items()}
+    kept = state if names is None else {name: state[name] for name in sorted(names)}
+    return {name: tensor.detach().clone().contiguous() for name, tensor in kept.items()}
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

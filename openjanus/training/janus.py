@@ -36,6 +36,7 @@ from openjanus.processing.message import show_both_eyes
 from openjanus.processing.processor import Conversation, Message, Processor
 from openjanus.sequence import Batch, Document, GenerateSpan, Kind, UnderstandSpan, find_rows, lay_out, num_tokens
 from openjanus.training.loop import Measures, Training
+from openjanus.training.lora import LoRAConfig, add_lora
 from openjanus.training.stage import Stage
 from openjanus.weights.config import Checkpoint
 from openjanus.weights.start import StartConfig, starting_image_tokenizer, starting_point
@@ -53,7 +54,8 @@ class JanusTraining(StartConfig):
     source without a file are encoded during the training. `text_weight` 1 is the paper's loss (no task
     weights). `drop_view`: share of the pictures to edit that only the understanding eye sees, so that the model learns
     to look there, too. `long_row_tokens` > 0: a document that is longer than `row_tokens`, up to this length, has a
-    micro-batch of its own, so that few long talks do not make all rows long.
+    micro-batch of its own, so that few long talks do not make all rows long. `lora`: matrices that learn a small
+    difference instead (lora.py).
     """
 
     examples: ClassVar[Gives] = "conversations"  # what its sources give
@@ -66,6 +68,7 @@ class JanusTraining(StartConfig):
     drop_caption: Annotated[float, Range(0, 1)] = 0.1
     text_weight: NonNegativeFloat = 1.0
     drop_view: Annotated[float, Range(0, 1)] = 0.2
+    lora: LoRAConfig | None = None
 
 
 def image_ids_file(c: JanusTraining, source: str) -> str:
@@ -225,6 +228,8 @@ def janus_training(c: JanusTraining, seed: int, start: Checkpoint | None = None)
     `start`: the initial checkpoint, possibly without weights yet; None: that of the config.
     """
     begin = start or starting_checkpoint(c)
+    if c.lora is not None:
+        add_lora(begin.model, c.lora)
     exported = begin if isinstance(c.start, str) else replace(begin, sampling=c.sampling)
     data = JanusData(c, seed, begin.processor, begin.model.generation.tokenizer)
     return Training(
@@ -235,4 +240,5 @@ def janus_training(c: JanusTraining, seed: int, start: Checkpoint | None = None)
         checkpoint=exported,
         inputs=data.inputs,
         data_reads=("generation.tokenizer.",),
+        keeps_base=c.lora is None,
     )

@@ -46,7 +46,8 @@ class Training:
     averaged over them. clipped_apart: prefixes of parameter names; gradient norms are clipped for each prefix
     separately (a discriminator, for instance). before_step(model, stage, step, batches): changes of the model outside
     the gradient. checkpoint: the exported checkpoint of a Janus. inputs(): further inputs of the batches, which a
-    resumed run must find unchanged.
+    resumed run must find unchanged. keeps_base: whether the run's checkpoints hold the whole model, or only what is
+    trained, because the rest is that of the model that the run started from.
     """
 
     model: nn.Module
@@ -58,6 +59,13 @@ class Training:
     checkpoint: Checkpoint | None = None
     inputs: Callable[[], dict[str, Any]] = dict
     data_reads: tuple[str, ...] = ()
+    keeps_base: bool = True
+
+    def kept_names(self, stages: Sequence[Stage]) -> set[str] | None:
+        """The tensors that a checkpoint holds: None for all, or those that some stage trains."""
+        if self.keeps_base:
+            return None
+        return set().union(*(choose_trainable(self.model, stage.trainable) for stage in stages))
 
 
 @dataclass(frozen=True)
@@ -93,8 +101,9 @@ def fit(
     model = training.model.to(runtime.device)
     if newest is not None:
         state = checkpoint.read_state(newest)
-        checkpoint.restore_model(newest, model)
+        checkpoint.restore_model(newest, model, training.kept_names(stages))
     step = state.get("step", 0)
+    kept_names = training.kept_names(stages)
     total_steps = sum(s.num_steps for s in stages)
     end = total_steps if stop_after is None else min(total_steps, step + stop_after)
     log = MetricsLog(folder, step, state.get("log"))
@@ -129,7 +138,7 @@ def fit(
                 due = time.monotonic() - saved_at > schedule.checkpoint_seconds
                 if due or evaluates or interruption.requested or step in (last, end):
                     state = {"step": step, "stage": stage.name, "stages": configs.to_dict(stages), "log": log.state()}
-                    checkpoint.save(folder / "checkpoints", model, optimizer, state)
+                    checkpoint.save(folder / "checkpoints", model, optimizer, state, kept_names)
                     saved_at, interruption.saved = time.monotonic(), True
                 if interruption.requested:
                     _say(progress, f"saved at step {step}; the same command goes on from there")

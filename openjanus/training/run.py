@@ -82,7 +82,7 @@ def _check_source(run: Run, stage: Stage, name: str) -> None:
 
 
 def restore(folder: Path) -> Checkpoint:
-    """The Janus of a run's newest whole checkpoint; it reads only the run's folder.
+    """The Janus of a run's newest whole checkpoint. It reads only the run's folder, and for LoRA its base.
 
     Raises ValueError if the run does not train a Janus, or has no whole checkpoint.
     """
@@ -90,10 +90,11 @@ def restore(folder: Path) -> Checkpoint:
     newest = checkpoint.latest(folder / "checkpoints")
     if newest is None:
         raise ValueError(f"{folder}: no checkpoint there yet")
-    restored = make_training(run, kept_start(folder)).checkpoint
+    training = make_training(run, kept_start(folder))
+    restored = training.checkpoint
     if restored is None:
         raise ValueError(f"{folder}: not the run of a Janus")
-    checkpoint.restore_model(newest, restored.model)
+    checkpoint.restore_model(newest, restored.model, training.kept_names(run.stages))
     return restored
 
 
@@ -173,7 +174,7 @@ def train(
             check_same(run, folder, newest)
         training = make_training(run, None if newest is None else kept_start(folder))
         keep_inputs(training, runtime, folder)
-        if newest is None and training.checkpoint is not None:
+        if newest is None and training.checkpoint is not None and training.keeps_base:
             keep_start(training.checkpoint, folder)
         own.save(run, folder / "run.json")
         fit(training, run.stages, folder, runtime, evaluators_of(training), run.schedule, stop_after)

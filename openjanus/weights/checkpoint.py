@@ -30,6 +30,7 @@ from openjanus import config as configs
 from openjanus.model.janus import Janus
 from openjanus.processing.text import TextTokenizer
 from openjanus.weights import names, official, own, transformers_format
+from openjanus.weights.adapters import Adapter, merged_state, read_adapter
 from openjanus.weights.config import About, Checkpoint, CheckpointConfig
 from openjanus.weights.fields import ConfigFiles
 from openjanus.weights.tensors import (
@@ -142,13 +143,14 @@ def load(
     place: Place | None = None,
     ignore_config_keys: Sequence[str] = (),
     only: str = "",
+    adapter: Path | None = None,
 ) -> Checkpoint:
     """Reads a checkpoint folder of any format; `dtype` None keeps the stored one.
 
     `place` puts the tensors into the model, instead of `device` and `dtype` (inference/quantisation.py).
     `as_configured` follows a known mistake of official preprocessor files (foreign.py). `ignore_config_keys`: keys of
     the config files to ignore (fields.py). `only`: a prefix of openjanus's names; all other tensors stay on the meta
-    device.
+    device. `adapter`: the folder of an adapter to merge (adapters.py).
     Raises ValueError that names the wrong file, config key or tensor.
     """
     folder = Path(folder)
@@ -157,7 +159,10 @@ def load(
     config, text = read_config(folder, as_configured, ignore_config_keys, files.shapes)
     with torch.device("meta"), _Uninitialised():
         model = Janus(config.model)
-    _fill(model, files, form, place or place_as(torch.device(device), dtype), progress, only)
+    place = place or place_as(torch.device(device), dtype)
+    if adapter is not None:
+        place = _adapted(place, read_adapter(Path(adapter), shapes_of(stored_tensors(model))))
+    _fill(model, files, form, place, progress, only)
     about = configs.load(About, folder / "about.json") if (folder / "about.json").is_file() else None
     model.eval().requires_grad_(False)
     return Checkpoint(model, config.make_processor(text), config.sampling, about, config.tasks)
@@ -232,8 +237,8 @@ def load_part(part: nn.Module, run: str, prefix: str, dropped: tuple[str, ...] =
 
 
 def stored_tensors(model: Janus) -> dict[str, Tensor]:
-    """The tensors to store: all, but a tied text head only once."""
-    state = model.state_dict()
+    """The tensors to store: all, with LoRA merged, but a tied text head only once."""
+    state = merged_state(model)
     if model.config.language_model.tie_text_head:
         del state["language_model.text_head.weight"]
     return state
@@ -254,6 +259,11 @@ def place_as(device: torch.device, dtype: torch.dtype | None) -> Place:
         setattr(model.get_submodule(module), leaf, tensor)
 
     return place
+
+
+def _adapted(place: Place, adapter: Adapter) -> Place:
+    """Merges an adapter before a tensor is placed, so that a quantised matrix is that of the merged one."""
+    return lambda model, name, tensor: place(model, name, adapter.applied(name, tensor))
 
 
 class _Uninitialised(TorchFunctionMode):

@@ -1,0 +1,172 @@
+"""Adapters in PEFT's files: LoRA matrices, and parts that were trained whole.
+
+    adapter_config.json         base model, rank, alpha, adapted layers, parts that were trained whole
+    adapter_model.safetensors   base_model.model.<layer>.lora_A.weight [rank, in], .lora_B.weight [out, rank], and
+                                base_model.model.<part>.weight
+
+Names are those of transformers' JanusForConditionalGeneration, so that `peft.PeftModel` loads the files. An adapter is
+merged when a checkpoint is loaded, before its matrices are quantised. Source: huggingface/peft, utils/save_and_load.py.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from openjanus.model.janus import Janus
+from openjanus.model.lora import LoRALinear, merge
+from openjanus.weights.names import transformers_names
+from openjanus.weights.tensors import TensorFiles, check_finite
+
+CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."
+# Options of PEFT that change what an adapter computes, and their neutral values.
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "use_dora": (None, False),
+    "fan_in_fan_out": (None, False),
+    "bias": (None, "none"),
+    "rank_pattern": (None, {}),
+    "alpha_pattern": (None, {}),
+    "layer_replication": (None,),
+    "lora_bias": (None, False),
+    "trainable_token_indices": (None,),
+}
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """`scale`: alpha / rank. `lora`: a layer's weight -> A and B. `whole`: a parameter -> its new values."""
+
+    scale: float
+    lora: Mapping[str, tuple[Tensor, Tensor]]
+    whole: Mapping[str, Tensor]
+
+    def applied(self, name: str, tensor: Tensor) -> Tensor:
+        """What becomes of a parameter of the base. Raises ValueError if the shapes do not fit."""
+        if name in self.whole:
+            _check_shape(name, self.whole[name], tuple(tensor.shape))
+            return self.whole[name].to(tensor.dtype)
+        if name not in self.lora:
+            return tensor
+        a, b = self.lora[name]
+        _check_shape(f"{name}, lora_A", a, (a.shape[0], tensor.shape[1]))
+        _check_shape(f"{name}, lora_B", b, (tensor.shape[0], a.shape[0]))
+        return merge(tensor, a, b, self.scale)
+
+
+def _check_shape(name: str, tensor: Tensor, expected: tuple[int, ...]) -> None:
+    if tuple(tensor.shape) != expected:
+        raise ValueError(
+            f"the adapter's {name} is {list(tensor.shape)}, expected {list(expected)}: is it of another model?"
+        )
+
+
+def save_adapter(model: Janus, folder: Path, base: str) -> None:
+    """Writes the LoRA matrices of a model, and its other trainable parameters as parts that were trained whole.
+
+    base: folder or hub id of the model that was adapted. Raises ValueError for a model without LoRA.
+    """
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, LoRALinear)}
+    if not layers:
+        raise ValueError("the model has no LoRA layers: there is no adapter to write")
+    tensors: dict[str, Tensor] = {}
+    for name, layer in layers.items():
+        theirs = _their_name(f"{name}.weight").removesuffix(".weight")
+        tensors[f"{PREFIX}{theirs}.lora_A.weight"] = layer.lora_a
+        tensors[f"{PREFIX}{theirs}.lora_B.weight"] = layer.lora_b
+    whole = {name: p for name, p in model.named_parameters() if p.requires_grad and not _is_lora(name)}
+    tensors |= {f"{PREFIX}{_their_name(model.stored_name(name))}": p for name, p in whole.items()}
+    for name, tensor in tensors.items():
+        check_finite(tensor, name, "the adapter")
+    first = next(iter(layers.values()))
+    config = {
+        "peft_type": "LORA",
+        "task_type": None,
+        "base_model_name_or_path": base,
+        "r": first.lora_a.shape[0],
+        "lora_alpha": first.scale * first.lora_a.shape[0],
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "target_modules": [_their_name(f"{name}.weight").removesuffix(".weight") for name in layers],
+        "modules_to_save": sorted({_their_name(model.stored_name(name)).rpartition(".")[0] for name in whole}) or None,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG).unlink(missing_ok=True)  # without it the folder is no adapter while it is written
+    draft = folder / f".{TENSORS}.draft"
+    save_file({name: tensor.detach().cpu().float().contiguous() for name, tensor in tensors.items()}, draft)
+    draft.replace(folder / TENSORS)
+    (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n", "utf-8")
+
+
+def read_adapter(folder: Path, names: Iterable[str]) -> Adapter:
+    """An adapter for a model whose stored parameters have these names.
+
+    Raises ValueError for a missing or damaged file, an option that is not supported, and tensors that the model lacks.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        raise ValueError(f"{folder}: no {CONFIG}; expected the folder of an adapter, such as runs/mine/adapter")
+    try:
+        config = json.loads(path.read_text("utf-8"))
+        rank, alpha = int(config["r"]), float(config["lora_alpha"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: damaged or incomplete ({type(error).__name__}: {error})") from None
+    if config.get("peft_type") != "LORA" or rank < 1:
+        raise ValueError(
+            f"{path}: peft_type {config.get('peft_type')!r} of rank {rank} is not supported, expected LORA"
+        )
+    for key, neutral in NEUTRAL.items():
+        if config.get(key) not in neutral:
+            raise ValueError(f"{path}: {key} {config[key]!r} is not supported, expected {neutral[-1]!r}")
+    files = TensorFiles(folder / TENSORS)
+    found = dict(files.read(files.shapes))
+    scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
+    lora: dict[str, tuple[Tensor, Tensor]] = {}
+    whole: dict[str, Tensor] = {}
+    for name in names:
+        theirs = f"{PREFIX}{_their_name(name, required=False)}"
+        stem = theirs.removesuffix(".weight")
+        if f"{stem}.lora_A.weight" in found and f"{stem}.lora_B.weight" in found:
+            lora[name] = found.pop(f"{stem}.lora_A.weight"), found.pop(f"{stem}.lora_B.weight")
+        elif theirs in found:
+            whole[name] = found.pop(theirs)
+    if found:
+        raise ValueError(
+            f"{folder / TENSORS}: {len(found)} tensors belong to no part of this model, such as {next(iter(found))}"
+        )
+    for name, tensor in (*whole.items(), *((name, t) for name, pair in lora.items() for t in pair)):
+        check_finite(tensor, name, str(folder))
+    return Adapter(scale, lora, whole)
+
+
+def _is_lora(name: str) -> bool:
+    return name.endswith((".lora_a", ".lora_b"))
+
+
+def _their_name(name: str, required: bool = True) -> str:
+    """The name in transformers, or our own for a part that transformers lacks. Raises ValueError if a parameter is
+    several there, and one is `required`."""
+    try:
+        theirs = transformers_names(name)
+    except ValueError:  # a part that transformers does not have
+        return name
+    if len(theirs) > 1:
+        if required:
+            raise ValueError(f"{name} is {len(theirs)} matrices in transformers: an adapter cannot be stored")
+        return name
+    return theirs[0]
+
+
+def merged_state(model: Janus) -> dict[str, Tensor]:
+    """The model's state with its LoRA matrices merged, under the names of a model without them."""
+    state = {name: tensor for name, tensor in model.state_dict().items() if not _is_lora(name)}
+    for name, module in model.named_modules():
+        if isinstance(module, LoRALinear):
+            state[f"{name}.weight"] = module.merged()
+    return state
