@@ -1,7 +1,8 @@
 """openjanus train: start or resume the run of a recipe, or all runs of a model."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
@@ -9,6 +10,11 @@ from openjanus.cli.console import console
 from openjanus.cli.files import check_folder
 from openjanus.cli.options import Device, Overrides, Recipe, Threads, choose_runtime, short_or
 from openjanus.inference.source import Compute
+
+if TYPE_CHECKING:
+    from openjanus.runtime import Runtime
+    from openjanus.training.loop import Evaluator, Training
+    from openjanus.training.run import Run
 
 REPORT_N = 100  # prompts and questions of a split, for the report page
 
@@ -21,15 +27,20 @@ def train(
     device: Device = "auto",
     dtype: Annotated[str, arg(help="autocast dtype: auto, float32, bfloat16")] = "auto",
     threads: Threads = 0,
+    check: Annotated[bool, arg(help="resolve all, run two steps, print memory and time, and keep nothing")] = False,
     print_config: Annotated[bool, arg(name="print", help="only show the recipe, with overrides, as JSON")] = False,
 ) -> None:
-    """Train a recipe, or resume its run. `openjanus train nano` trains a nano model of the wider emoji world from
+    """Train a recipe, or resume its run. Fine-tune on data of your own by `openjanus train finetune.lora start=MODEL
+    data=FOLDER`. `openjanus train nano` trains a nano model of the wider emoji world from
     nothing, eyes first, and ends with a report page."""
     from openjanus import config as configs
     from openjanus.recipes import configure
     from openjanus.recipes.evaluators import evaluators_of, keep_result
+    from openjanus.recipes.own_data import describe
     from openjanus.recipes.pipeline import PIPELINES
+    from openjanus.recipes.report import write_run_report
     from openjanus.runtime import dtype_name
+    from openjanus.training.janus import JanusTraining
     from openjanus.training.run import train as train_run
 
     dtype = dtype_name(dtype, ("auto", "float32", "bfloat16"))
@@ -43,10 +54,39 @@ def train(
         print(configs.to_json(run))
         return
     folder = out or Path("runs") / recipe
+    if check:
+        _check(run, choose_runtime(Compute(device, dtype, threads)))
+        return
     check_folder(folder)
     runtime = choose_runtime(Compute(device, dtype, threads))
-    trained = train_run(run, folder, runtime, evaluators_of, short_or(stop_after, 1))
+
+    def begin(training: "Training") -> "Sequence[Evaluator]":
+        _say(describe(run, training))
+        return evaluators_of(training)
+
+    trained = train_run(run, folder, runtime, begin, short_or(stop_after, 1))
     print(keep_result(trained, folder))
+    if isinstance(run.task, JanusTraining) and run.task.data:
+        write_run_report(folder / "report.html", run, folder)
+        print(folder / "report.html")
+
+
+def _say(lines: Iterable[str]) -> None:
+    for line in lines:
+        console.print(line, markup=False)
+
+
+def _check(run: "Run", runtime: "Runtime") -> None:
+    """What a run would train, and what it would need here."""
+    from openjanus.recipes.own_data import describe, estimate
+    from openjanus.training.run import make_training
+
+    training = make_training(run)
+    _say(describe(run, training))
+    needed = estimate(run, training, runtime)
+    for stage, seconds in zip(run.stages, needed.seconds, strict=True):
+        print(f"{stage.name}: {seconds:.2f} s a step, about {_duration(seconds * stage.num_steps)} in all")
+    print(f"memory: {needed.num_bytes / 1e9:.1f} GB")
 
 
 def _train_all(name: str, folder: Path, compute: Compute, stop_after: int | None) -> None:

@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from openjanus import config as configs
-from openjanus.recipes import nano, wide
+from openjanus.recipes import finetune, nano, wide
+from openjanus.recipes.short_keys import spelled_out, with_epochs
 from openjanus.training.janus import JanusTraining
 from openjanus.training.run import Run
 
@@ -16,6 +17,8 @@ RECIPES: dict[str, Callable[[], Run]] = {
     "nano.longer": nano.longer,
     "wide.tokenizer": wide.tokenizer,
     "wide.janus": wide.janus,
+    "finetune.lora": finetune.lora,
+    "finetune.full": finetune.full,
 }
 
 
@@ -32,15 +35,17 @@ OF_A_CHECKPOINT = ("task.model", "task.processor", "task.sampling")
 
 
 def configure(name: str, overrides: Sequence[str]) -> Run:
-    """A recipe with `key=value` overrides.
+    """A recipe with `key=value` overrides; start, data and epochs are short keys (short_keys.py).
 
     If it starts from a checkpoint, overrides of model, processor and sampling change the checkpoint's own values
     (`JanusTraining.changes`). If it starts from parts, this also holds for overrides of a model or processor that the
     recipe does not state.
     Raises ValueError for an unknown recipe or key.
     """
+    recipe = find_recipe(name)()
+    overrides, epochs = spelled_out(recipe, overrides)
     of_checkpoint = [o for o in overrides if o.startswith(OF_A_CHECKPOINT)]
-    run = configs.override(find_recipe(name)(), [o for o in overrides if o not in of_checkpoint])
+    run = configs.override(recipe, [o for o in overrides if o not in of_checkpoint])
     if isinstance(task := run.task, JanusTraining):
         left = [f"task.{key}." for key in ("model", "processor") if getattr(task, key) is None]
         prefixes = OF_A_CHECKPOINT if isinstance(task.start, str) else tuple(left)
@@ -48,4 +53,5 @@ def configure(name: str, overrides: Sequence[str]) -> Run:
         changes = (*task.changes, *(o.removeprefix("task.") for o in altered))
         run = replace(run, task=replace(task, changes=changes))
         of_checkpoint = [o for o in of_checkpoint if o not in altered]
-    return configs.override(run, of_checkpoint)
+    run = configs.override(run, of_checkpoint)
+    return run if epochs is None else with_epochs(run, epochs)

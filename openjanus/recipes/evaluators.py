@@ -23,6 +23,8 @@ from openjanus.inference.sampling import SamplingOptions
 from openjanus.model.image_tokenizer import ImageTokenizer
 from openjanus.processing.image import to_images
 from openjanus.processing.message import Conversation, Message
+from openjanus.recipes.own_data import OwnDataPreview
+from openjanus.training.janus import JanusData
 from openjanus.training.loop import Evaluator, Training
 from openjanus.training.run import read_run
 from openjanus.weights import checkpoint
@@ -37,6 +39,8 @@ ANSWER_TOKENS = 16  # of a preview's answer; true answers have up to 3
 
 def evaluators_of(training: Training) -> Sequence[Evaluator]:
     """The previews for a kind of training."""
+    if training.checkpoint is not None and isinstance(training.data, JanusData) and training.data.config.data:
+        return [OwnDataPreview(training.checkpoint, training.data)]
     if training.checkpoint is not None:
         return [JanusPreview(training.checkpoint)]
     return [preview_reconstructions] if isinstance(training.model, TokenizerAndDiscriminator) else []

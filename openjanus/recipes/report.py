@@ -5,16 +5,19 @@ import html
 import io
 import json
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 
 from PIL import Image
 
+from openjanus import config as configs
 from openjanus.config import write_text
 from openjanus.emoji import grammar, world
 from openjanus.emoji.splits import stream
 from openjanus.inference.engine import Engine
 from openjanus.inference.picture_files import contact_sheet
 from openjanus.recipes.evaluators import evaluate_emoji_world
+from openjanus.training.run import Run
 
 SEED = 1
 NUM_DRAWINGS = 32
@@ -42,6 +45,28 @@ def write_report(path: Path, title: str, engine: Engine, runs: Sequence[tuple[st
     ]
     head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
     write_text(path, f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>\n')
+
+
+def write_run_report(path: Path, run: Run, folder: Path) -> None:
+    """A page about one run: curves, the drawings before and after, settings and versions. Written atomically."""
+    previews = sorted((folder / "previews").glob("*.png"))
+    shown = dict.fromkeys(previews[:1] + previews[-1:])
+    about = "Above: drawings of the same captions and seeds. Below: the pictures that belong to the captions."
+    parts = [
+        f"<h1>{html.escape(run.name)}</h1>",
+        curves(folder / "metrics.jsonl", run.name),
+        *(f"<h2>Step {int(p.stem):,}</h2>{_picture(Image.open(p), about)}" for p in shown),
+        f"<h2>Settings</h2><pre>{html.escape(configs.to_json(run))}</pre>",
+        f"<h2>Versions</h2><pre>{html.escape(versions())}</pre>",
+    ]
+    head = f'<meta charset="utf-8"><title>{html.escape(run.name)}</title><style>{STYLE}</style>'
+    write_text(path, f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>\n')
+
+
+def versions() -> str:
+    """What the run was made with: a line each."""
+    names = ("openjanus", "torch", "numpy", "pillow", "tokenizers", "safetensors")
+    return "\n".join(f"{name} {metadata.version(name)}" for name in names)
 
 
 def curves(metrics: Path, name: str) -> str:

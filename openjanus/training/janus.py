@@ -143,6 +143,10 @@ class JanusData:
         for name, count in stage.mixture.items():
             source = self.source(name)
             documents += [self.document(name, source, index) for index in indices_of_step(count, step)]
+        return self.packed(documents)
+
+    def packed(self, documents: Sequence[Document]) -> list[Batch]:
+        """The documents as micro-batches. Raises ValueError for one that is longer than a row."""
         c = self.config
         long = [document for document in documents if c.long_row_tokens and num_tokens(document) > c.row_tokens]
         short = [document for document in documents if not any(document is one for one in long)]

@@ -70,10 +70,12 @@ class Training:
 
 @dataclass(frozen=True)
 class Schedule(Config):
-    """Intervals of logs, previews and checkpoints in steps; `seconds`: the longest time between checkpoints."""
+    """Intervals of logs, previews and checkpoints in steps; `seconds`: the longest time between checkpoints.
+    `evaluate_first`: previews also before the first step."""
 
     log_steps: PositiveInt = 10
     evaluate_steps: PositiveInt = 500
+    evaluate_first: bool = False
     checkpoint_seconds: NonNegativeFloat = 120.0
 
 
@@ -108,6 +110,8 @@ def fit(
     end = total_steps if stop_after is None else min(total_steps, step + stop_after)
     log = MetricsLog(folder, step, state.get("log"))
     with closing(log), Interruption() as interruption, _progress() as progress:
+        if step == 0 and schedule.evaluate_first:
+            log.write(0, stages[0].name, _evaluate(evaluators, model, 0, folder))
         first = 0
         for stage in stages:
             last = first + stage.num_steps

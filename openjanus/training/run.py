@@ -77,7 +77,7 @@ def _check_source(run: Run, stage: Stage, name: str) -> None:
         if name in SOURCES or not isinstance(run.task, JanusTraining):
             raise
         raise ValueError(
-            f"stage {stage.name} needs data for {name!r}: set task.data.{name}.path=FOLDER ({error})"
+            f"stage {stage.name} needs data for {name!r}: give data=FOLDER, or a JSON file of names ({error})"
         ) from None
 
 

@@ -52,5 +52,5 @@ def test_users_data_is_trained_as_the_same_conversations(tmp_path, monkeypatch) 
 def test_a_name_without_data_is_told_before_anything_is_built(tmp_path) -> None:
     task = JanusTraining("nano", data={"mine": DataConfig(str(tmp_path / "nothing"))})
     run = Run("r", task, (Stage("s", 1, 1e-3, {"captions": 1.0, "mine": 1.0}),))
-    with pytest.raises(ValueError, match=r"stage s needs data for .captions.: set task\.data\.captions\.path=FOLDER"):
+    with pytest.raises(ValueError, match=r"stage s needs data for .captions.: give data=FOLDER, or a JSON file"):
         make_training(run)
