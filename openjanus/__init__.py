@@ -5,6 +5,7 @@
     engine = openjanus.load("nano")
     engine.generate("two red apples", n=4, seed=1)[0].save("apples.png")
     engine.ask(picture, "what is it?")
+    openjanus.train("nano", "my-data", "runs/mine")
 
 Start reading in sequence.py and model/janus.py.
 """
@@ -14,11 +15,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from openjanus.inference.engine import Engine, load
     from openjanus.processing.message import Message
+    from openjanus.recipes.running import train
 
-__all__ = ["Engine", "Message", "load"]
+__all__ = ["Engine", "Message", "load", "train"]
 __version__ = "0.2.0"
 
-_HOMES = {"Engine": "inference.engine", "load": "inference.engine", "Message": "processing.message"}
+_HOMES = {
+    "Engine": "inference.engine",
+    "load": "inference.engine",
+    "Message": "processing.message",
+    "train": "recipes.running",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,5 @@
 """openjanus train: start or resume the run of a recipe, or all runs of a model."""
 
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +12,6 @@ from openjanus.inference.source import Compute
 
 if TYPE_CHECKING:
     from openjanus.runtime import Runtime
-    from openjanus.training.loop import Evaluator, Training
     from openjanus.training.run import Run
 
 REPORT_N = 100  # prompts and questions of a split, for the report page
@@ -35,13 +33,9 @@ def train(
     nothing, eyes first, and ends with a report page."""
     from openjanus import config as configs
     from openjanus.recipes import configure
-    from openjanus.recipes.evaluators import evaluators_of, keep_result
-    from openjanus.recipes.own_data import describe
     from openjanus.recipes.pipeline import PIPELINES
-    from openjanus.recipes.report import write_run_report
+    from openjanus.recipes.running import train_in
     from openjanus.runtime import dtype_name
-    from openjanus.training.janus import JanusTraining
-    from openjanus.training.run import train as train_run
 
     dtype = dtype_name(dtype, ("auto", "float32", "bfloat16"))
     if recipe in PIPELINES:
@@ -59,21 +53,12 @@ def train(
         return
     check_folder(folder)
     runtime = choose_runtime(Compute(device, dtype, threads))
-
-    def begin(training: "Training") -> "Sequence[Evaluator]":
-        _say(describe(run, training))
-        return evaluators_of(training)
-
-    trained = train_run(run, folder, runtime, begin, short_or(stop_after, 1))
-    print(keep_result(trained, folder))
-    if isinstance(run.task, JanusTraining) and run.task.data:
-        write_run_report(folder / "report.html", run, folder)
-        print(folder / "report.html")
+    for result in train_in(run, folder, runtime, _say, short_or(stop_after, 1)):
+        print(result)
 
 
-def _say(lines: Iterable[str]) -> None:
-    for line in lines:
-        console.print(line, markup=False)
+def _say(line: str) -> None:
+    console.print(line, markup=False)
 
 
 def _check(run: "Run", runtime: "Runtime") -> None:
@@ -82,7 +67,8 @@ def _check(run: "Run", runtime: "Runtime") -> None:
     from openjanus.training.run import make_training
 
     training = make_training(run)
-    _say(describe(run, training))
+    for line in describe(run, training):
+        _say(line)
     needed = estimate(run, training, runtime)
     for stage, seconds in zip(run.stages, needed.seconds, strict=True):
         print(f"{stage.name}: {seconds:.2f} s a step, about {_duration(seconds * stage.num_steps)} in all")
@@ -100,9 +86,9 @@ def _train_all(name: str, folder: Path, compute: Compute, stop_after: int | None
     runtime = choose_runtime(compute)
     parts = parts_of(name, folder)
     for part, seconds in zip(parts, totals := estimate(parts, runtime), strict=True):
-        console.print(f"{part.run.name}: about {_duration(seconds)}", markup=False)
+        _say(f"{part.run.name}: about {_duration(seconds)}")
     console.print(f"all: about {_duration(sum(totals))} here; the same command goes on after an interruption")
-    trained = train_parts(parts, runtime, lambda line: console.print(line, markup=False), stop_after)
+    trained = train_parts(parts, runtime, _say, stop_after)
     print(keep_result(trained, folder))
     assert trained.checkpoint is not None, "the last run of a pipeline trains a Janus"
     report = folder / "report.html"

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from openjanus import config as configs
 from openjanus.recipes import finetune, nano, wide
-from openjanus.recipes.short_keys import spelled_out, with_epochs
+from openjanus.recipes.short_keys import spelled_out, taught, with_epochs
 from openjanus.training.janus import JanusTraining
 from openjanus.training.run import Run
 
@@ -53,5 +53,5 @@ def configure(name: str, overrides: Sequence[str]) -> Run:
         changes = (*task.changes, *(o.removeprefix("task.") for o in altered))
         run = replace(run, task=replace(task, changes=changes))
         of_checkpoint = [o for o in of_checkpoint if o not in altered]
-    run = configs.override(run, of_checkpoint)
+    run = taught(configs.override(run, of_checkpoint))
     return run if epochs is None else with_epochs(run, epochs)

@@ -52,7 +52,8 @@ def keep_result(training: Training, folder: Path) -> Path:
     if training.checkpoint is None:
         return folder
     if not training.keeps_base:
-        save_adapter(training.checkpoint.model, folder / "adapter", str(read_run(folder).task.start))
+        adapted, base = training.checkpoint, str(read_run(folder).task.start)
+        save_adapter(adapted.model, folder / "adapter", base, adapted.tasks)
         return folder / "adapter"
     checkpoint.save(training.checkpoint, folder / "model")
     return folder / "model"

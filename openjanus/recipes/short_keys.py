@@ -18,6 +18,9 @@ from openjanus.data.sources import SOURCES
 from openjanus.readers.dataset import open_data
 from openjanus.training.janus import JanusTraining
 from openjanus.training.run import Run
+from openjanus.weights.checkpoint import read_config
+from openjanus.weights.config import TALK_AND_DRAW
+from openjanus.weights.hub import find_checkpoint
 
 
 def slots_of(run: Run) -> list[str]:
@@ -55,6 +58,19 @@ def _value(text: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError:
         return text
+
+
+def taught(run: Run) -> Run:
+    """The run with the task of editing added to what its model does, if its data has edits."""
+    task = run.task
+    if not isinstance(task, JanusTraining) or any(change.startswith("tasks=") for change in task.changes):
+        return run
+    tasks = TALK_AND_DRAW
+    if isinstance(task.start, str) and task.start:
+        tasks = read_config(find_checkpoint(task.start))[0].tasks
+    if "edit" in tasks or not any(row.edits for c in task.data.values() for row in open_data(c).rows):
+        return run
+    return replace(run, task=replace(task, changes=(*task.changes, f"tasks={json.dumps([*tasks, 'edit'])}")))
 
 
 def _positive(value: str) -> float:

@@ -3,26 +3,28 @@
     adapter_config.json         base model, rank, alpha, adapted layers, parts that were trained whole
     adapter_model.safetensors   base_model.model.<layer>.lora_A.weight [rank, in], .lora_B.weight [out, rank], and
                                 base_model.model.<part>.weight
+    openjanus.json              the tasks of the adapted model; PEFT does not know this file
 
 Names are those of transformers' JanusForConditionalGeneration, so that `peft.PeftModel` loads the files. An adapter is
 merged when a checkpoint is loaded, before its matrices are quantised. Source: huggingface/peft, utils/save_and_load.py.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from safetensors.torch import save_file
 from torch import Tensor
 
 from openjanus.model.janus import Janus
 from openjanus.model.lora import LoRALinear, merge
+from openjanus.weights.config import Task
 from openjanus.weights.names import transformers_names
 from openjanus.weights.tensors import TensorFiles, check_finite
 
-CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+CONFIG, TENSORS, OURS = "adapter_config.json", "adapter_model.safetensors", "openjanus.json"
 PREFIX = "base_model.model."
 # Options of PEFT that change what an adapter computes, and their neutral values.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -39,9 +41,11 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True)
 class Adapter:
-    """`scale`: alpha / rank. `lora`: a layer's weight -> A and B. `whole`: a parameter -> its new values."""
+    """`scale`: alpha / rank. `tasks`: those of the adapted model, or empty for those of its base. `lora`: a layer's
+    weight -> A and B. `whole`: a parameter -> its new values."""
 
     scale: float
+    tasks: tuple[Task, ...]
     lora: Mapping[str, tuple[Tensor, Tensor]]
     whole: Mapping[str, Tensor]
 
@@ -65,7 +69,7 @@ def _check_shape(name: str, tensor: Tensor, expected: tuple[int, ...]) -> None:
         )
 
 
-def save_adapter(model: Janus, folder: Path, base: str) -> None:
+def save_adapter(model: Janus, folder: Path, base: str, tasks: Sequence[Task] = ()) -> None:
     """Writes the LoRA matrices of a model, and its other trainable parameters as parts that were trained whole.
 
     base: folder or hub id of the model that was adapted. Raises ValueError for a model without LoRA.
@@ -101,6 +105,7 @@ def save_adapter(model: Janus, folder: Path, base: str) -> None:
     draft = folder / f".{TENSORS}.draft"
     save_file({name: tensor.detach().cpu().float().contiguous() for name, tensor in tensors.items()}, draft)
     draft.replace(folder / TENSORS)
+    (folder / OURS).write_text(json.dumps({"tasks": list(tasks)}) + "\n", "utf-8")
     (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n", "utf-8")
 
 
@@ -142,7 +147,18 @@ def read_adapter(folder: Path, names: Iterable[str]) -> Adapter:
         )
     for name, tensor in (*whole.items(), *((name, t) for name, pair in lora.items() for t in pair)):
         check_finite(tensor, name, str(folder))
-    return Adapter(scale, lora, whole)
+    return Adapter(scale, _tasks(folder / OURS), lora, whole)
+
+
+def _tasks(path: Path) -> tuple[Task, ...]:
+    """The tasks in our file, which an adapter of PEFT does not have."""
+    try:
+        tasks = json.loads(path.read_text("utf-8"))["tasks"] if path.is_file() else []
+        if unknown := set(tasks) - set(get_args(Task)):
+            raise ValueError(f"unknown task {unknown.pop()!r}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: damaged ({error})") from None
+    return tuple(tasks)
 
 
 def _is_lora(name: str) -> bool:

@@ -160,12 +160,14 @@ def load(
     with torch.device("meta"), _Uninitialised():
         model = Janus(config.model)
     place = place or place_as(torch.device(device), dtype)
+    tasks = config.tasks
     if adapter is not None:
-        place = _adapted(place, read_adapter(Path(adapter), shapes_of(stored_tensors(model))))
+        read = read_adapter(Path(adapter), shapes_of(stored_tensors(model)))
+        place, tasks = _adapted(place, read), read.tasks or tasks
     _fill(model, files, form, place, progress, only)
     about = configs.load(About, folder / "about.json") if (folder / "about.json").is_file() else None
     model.eval().requires_grad_(False)
-    return Checkpoint(model, config.make_processor(text), config.sampling, about, config.tasks)
+    return Checkpoint(model, config.make_processor(text), config.sampling, about, tasks)
 
 
 def save(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None = None, form: str = "openjanus") -> None:

@@ -1,0 +1,55 @@
+"""A recipe from its first step to its results: the same for the command line and for Python."""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from openjanus.recipes import configure
+from openjanus.recipes.evaluators import evaluators_of, keep_result
+from openjanus.recipes.own_data import describe
+from openjanus.recipes.report import write_run_report
+from openjanus.runtime import Runtime
+from openjanus.training.janus import JanusTraining
+from openjanus.training.loop import Evaluator, Training
+from openjanus.training.run import Run
+from openjanus.training.run import train as train_run
+
+
+def train_in(
+    run: Run, folder: Path, runtime: Runtime, say: Callable[[str], None], stop_after: int | None = None
+) -> Sequence[Path]:
+    """Trains a run in its folder, or resumes it there. Returns the paths of its results: the model, or the adapter of
+    LoRA; then the report, if the data was the user's. say: gets lines about what is trained."""
+
+    def begin(training: Training) -> Sequence[Evaluator]:
+        for line in describe(run, training):
+            say(line)
+        return evaluators_of(training)
+
+    trained = train_run(run, folder, runtime, begin, stop_after)
+    results = [keep_result(trained, folder)]
+    if isinstance(run.task, JanusTraining) and run.task.data:
+        results.append(folder / "report.html")
+        write_run_report(results[-1], run, folder)
+    return results
+
+
+def train(
+    start: str,
+    data: str | Path,
+    out: str | Path,
+    recipe: str = "finetune.lora",
+    overrides: Iterable[str] = (),
+    device: str = "auto",
+    dtype: str = "auto",
+    threads: int = 0,
+) -> Path:
+    """Fine-tunes a model on data of your own, in both directions; returns the folder of the adapter or of the model.
+
+        openjanus.train("nano", "my-data", "runs/mine", overrides=["epochs=3"])
+
+    start: as `openjanus.load` takes it. data: a folder or a file (openjanus/readers). out: the run's folder; the same
+    call resumes a run there. overrides: as on the command line, such as "stages.tune.lr=1e-3".
+    Raises ValueError for data that cannot be used, and for unknown recipes and keys.
+    """
+    run = configure(recipe, [f"start={start}", f"data={data}", *overrides])
+    return train_in(run, Path(out), Runtime.choose(device, dtype, threads), print)[0]
