@@ -1,18 +1,31 @@
 """openjanus serve: the OpenAI API and the page."""
 
 import os
+from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from tyro.conf import arg
+from tyro.conf import Suppress, arg
 
 from openjanus.cli.console import console
-from openjanus.cli.options import ModelOptions, Which
+from openjanus.cli.options import ModelOptions
 from openjanus.fleet.options import FleetOptions
 from openjanus.serve.limits import Limits
 from openjanus.serve.settings import ServerSettings
 from openjanus.serve.signals import end_at_once, handled
+
+if TYPE_CHECKING:
+    from openjanus.inference.engine import Engine
+
+
+@dataclass(frozen=True)
+class ServedModel(ModelOptions):
+    """As for other commands; the adapters of a server are models of their own."""
+
+    adapter: Suppress[None] = None
 
 
 def serve(
@@ -28,10 +41,13 @@ def serve(
     strict_sizes: Annotated[bool, arg(help="an unsupported size is an error; else: the nearest size")] = False,
     log_prompts: Annotated[bool, arg(help="log users' prompts")] = False,
     grace_seconds: Annotated[float, arg(help="for running requests, after SIGTERM")] = 30.0,
+    adapter: Annotated[
+        tuple[str, ...], arg(metavar="NAME=PATH ...", help="adapters (LoRA): each is a model beside the first")
+    ] = (),
     engine: Annotated[Literal["embedded", "vllm", "ray"], arg(help="see docs/vllm.md")] = "embedded",
     limits: Limits = Limits(),  # noqa: B008  (frozen)
     fleet: FleetOptions = FleetOptions(),  # noqa: B008
-    which: Which = ModelOptions(),  # noqa: B008  (frozen)
+    which: Annotated[ServedModel, arg(name="")] = ServedModel(),
 ) -> None:
     """Serve the OpenAI API and a page to chat and draw, until SIGTERM."""
     # Set before torch is imported. vLLM and Ray handle signals themselves.
@@ -43,7 +59,9 @@ def serve(
             allow_host, remote_pictures, log_prompts, grace_seconds, limits, strict_sizes,
         )  # fmt: skip
         if engine == "embedded":
-            run(which.engine, settings)
+            run(which.engine, settings, partial(_beside, which, adapter))
+        elif adapter:
+            raise ValueError(f"--engine {engine} serves no adapters: merge them by `openjanus convert --adapter`")
         elif engine == "vllm":
             from openjanus.fleet.command import server_command
 
@@ -54,6 +72,20 @@ def serve(
             from openjanus.fleet.ray_serve import run_replicas
 
             run_replicas(which, settings, fleet.replicas)
+
+
+def _beside(which: ServedModel, adapters: Sequence[str], first: "Engine") -> "dict[str, Engine]":
+    """The engines of adapters, by name."""
+    engines = {}
+    for given in adapters:
+        name, equals, path = given.partition("=")
+        if not (name and equals and path):
+            raise ValueError(f"--adapter {given!r}: expected NAME=PATH, such as mine=runs/mine/adapter")
+        if name in engines:
+            raise ValueError(f"--adapter: two are called {name!r}")
+        source = ModelOptions(**{f.name: getattr(which, f.name) for f in fields(which)} | {"adapter": path})
+        engines[name] = source.load(which.runtime(), beside=first)
+    return engines
 
 
 def name_of(model: str) -> str:

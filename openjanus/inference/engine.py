@@ -30,6 +30,7 @@ from openjanus.inference.request import Request
 from openjanus.inference.running import Progress, check_room, finished, run_together, speculate
 from openjanus.inference.sampling import MAX_PICTURES, Sampler, SamplingOptions, Settings, choose_options
 from openjanus.inference.scheduler import Scheduler
+from openjanus.inference.sharing import share_equal_tensors
 from openjanus.inference.speculative import check_window
 from openjanus.model.janus import Janus
 from openjanus.processing.image import Picture, as_image, generation_pixels, to_images
@@ -52,6 +53,7 @@ def load(
     progress: Progress | None = None,
     ignore_config_keys: Sequence[str] = (),
     adapter: str | Path | None = None,
+    beside: "Engine | None" = None,
 ) -> "Engine":
     """An engine for a model: `nano`, a folder in any of the three formats, a finished run, or a hub id (`owner/name`).
 
@@ -61,6 +63,8 @@ def load(
     as_configured: follow the preprocessor file of the first Janus-1.3B even where it is known to be mistaken.
     ignore_config_keys: keys of the config files that are left out, such as `vq_config.something`.
     adapter: the folder of an adapter (LoRA, in PEFT's files), which is merged into the model.
+    beside: an engine whose tensors are used again where they are equal, so that several adapters of one model take
+    little memory.
 
     Raises ValueError naming what is wrong: a folder, file, config value or tensor.
     """
@@ -73,6 +77,8 @@ def load(
         ignore_config_keys=ignore_config_keys,
         adapter=None if adapter is None else Path(adapter),
     )
+    if beside is not None:
+        share_equal_tensors(checkpoint.model, beside.model)
     prepare(checkpoint.model, runtime)
     return Engine(checkpoint)
 

@@ -67,8 +67,16 @@ class ModelSource(Compute):
         adapter = None if self.adapter is None else Path(self.adapter)
         return load(self.folder(), "cpu", dtype, self.as_configured, progress, ignore_config_keys=keys, adapter=adapter)
 
-    def load(self, runtime: "Runtime | None" = None, progress: Callable[[int, int], None] | None = None) -> "Engine":
-        """An engine. Raises ValueError for what is wrong with the model, or with the place where it runs."""
+    def load(
+        self,
+        runtime: "Runtime | None" = None,
+        progress: Callable[[int, int], None] | None = None,
+        beside: "Engine | None" = None,
+    ) -> "Engine":
+        """An engine. beside: one whose equal tensors are used again.
+
+        Raises ValueError for what is wrong with the model, or with the place where it runs.
+        """
         from openjanus.inference.engine import load
 
         return load(
@@ -79,4 +87,5 @@ class ModelSource(Compute):
             progress=progress,
             ignore_config_keys=self.ignore_config_keys,
             adapter=self.adapter,
+            beside=beside,
         )

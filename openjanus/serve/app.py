@@ -96,7 +96,8 @@ def make_app(service: Service, keys: Keys | None = None, hosts: Collection[str] 
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        service.worker.start()
+        for worker in service.workers:
+            worker.start()
         # These objects live as long as the server: a full collection would scan all of them and pause every stream.
         gc.freeze()
         yield
@@ -128,20 +129,20 @@ def _add_api(app: FastAPI, service: Service) -> None:
 
     @app.post(CHAT, response_model=ChatCompletion, responses=events)
     async def chat_completions(body: Annotated[ChatRequest, Depends(reads(ChatRequest, service))]) -> Any:
-        service.check_model(body.model)
+        asked = service.of(body.model)
         if body.stream:
-            return await EventStream.begin(chat.events(service, body))
-        return await chat.whole(service, body)
+            return await EventStream.begin(chat.events(asked, body))
+        return await chat.whole(asked, body)
 
     @app.post(IMAGES, response_model=ImagesResponse, response_model_exclude_none=True, responses=events)
     async def image_generations(body: Annotated[ImagesRequest, Depends(reads(ImagesRequest, service))]) -> Any:
-        service.check_model(body.model)
+        asked = service.of(body.model)
         if body.stream:
-            return await EventStream.begin(images.events(service, body))
-        return await images.whole(service, body)
+            return await EventStream.begin(images.events(asked, body))
+        return await images.whole(asked, body)
 
     async def edits() -> None:
-        if "edit" not in service.engine.tasks:
+        if not any("edit" in model.engine.tasks for model in service.models):
             raise ApiError(404, _NO_EDITS)
 
     @app.post(
@@ -149,10 +150,12 @@ def _add_api(app: FastAPI, service: Service) -> None:
         dependencies=[Depends(edits)],
     )  # fmt: skip
     async def image_edits(body: Annotated[EditsRequest, Depends(reads_form(EditsRequest, service))]) -> Any:
-        service.check_model(body.model)
+        asked = service.of(body.model)
+        if "edit" not in asked.engine.tasks:
+            raise ApiError(404, _NO_EDITS)
         if body.stream:
-            return await EventStream.begin(images.events(service, body))
-        return await images.whole(service, body)
+            return await EventStream.begin(images.events(asked, body))
+        return await images.whole(asked, body)
 
     Owner = Annotated[str, Depends(_owner)]
 
@@ -160,11 +163,11 @@ def _add_api(app: FastAPI, service: Service) -> None:
     async def make_response(
         body: Annotated[ResponsesRequest, Depends(reads(ResponsesRequest, service))], owner: Owner
     ) -> Any:
-        service.check_model(body.model)
+        asked = service.of(body.model)
         if body.stream:
             event = responses.Events()
-            return await EventStream.begin(responses.events(service, body, owner, event), event.failure)
-        return await responses.whole(service, body, owner)
+            return await EventStream.begin(responses.events(asked, body, owner, event), event.failure)
+        return await responses.whole(asked, body, owner)
 
     @app.get(RESPONSES + "/{id}")
     async def kept_response(id: str, owner: Owner) -> ResponsesAnswer:
@@ -177,12 +180,11 @@ def _add_api(app: FastAPI, service: Service) -> None:
 
     @app.get("/v1/models")
     async def models() -> ModelList:
-        return ModelList(data=[_card(service, name) for name in service.names])
+        return ModelList(data=[_card(model, name) for model in service.models for name in model.names])
 
     @app.get("/v1/models/{model:path}")
     async def model(model: str) -> ModelCard:
-        service.check_model(model)
-        return _card(service, model)
+        return _card(service.of(model), model)
 
 
 def _owner(request: Request) -> str:
@@ -199,21 +201,22 @@ def _card(service: Service, name: str) -> ModelCard:
     )  # fmt: skip
     stored = service.engine.about
     about = None if stored is None else ModelAbout.model_validate(stored, from_attributes=True)
-    return ModelCard(id=name, created=service.created, drawing=drawing, about=about)
+    alias_of = None if name == service.name else service.name
+    return ModelCard(id=name, created=service.created, alias_of=alias_of, drawing=drawing, about=about)
 
 
 def _add_status(app: FastAPI, service: Service) -> None:
     @app.get("/health")
     async def health() -> Status:
         """Liveness of the engine; also 200 during shutdown."""
-        if not service.worker.is_alive:
+        if not all(worker.is_alive for worker in service.workers):
             raise ApiError(503, "the engine has failed", "engine_failed")
         return Status(status="ok")
 
     @app.get("/ready")
     async def ready() -> Status:
         """Readiness for new requests."""
-        if not (service.worker.is_alive and service.worker.is_accepting):
+        if not all(worker.is_alive and worker.is_accepting for worker in service.workers):
             raise ApiError(503, "the server takes no new requests", "not_ready")
         return Status(status="ok")
 

@@ -1,6 +1,7 @@
 """The metrics for Prometheus (`/metrics`). Compute rates in PromQL, such as rate(openjanus_ids_total[1m])."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
@@ -8,6 +9,10 @@ from openjanus.sequence import Kind
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 KINDS = {Kind.TEXT: "text", Kind.GENERATE: "image"}
+
+
+def _sum(of_workers: Sequence[Callable[[], int]]) -> int:
+    return sum(of_worker() for of_worker in of_workers)
 
 
 class Metrics:
@@ -34,15 +39,19 @@ class Metrics:
         self.open = Gauge("openjanus_requests_open", "Requests waiting or in the batch", registry=r)
         self.rows = Gauge("openjanus_batch_rows", "Rows of the batch in use", registry=r)
         self.slots = Gauge("openjanus_batch_slots", "Rows of the batch there are", registry=r)
+        self._watched: dict[Gauge, list[Callable[[], int]]] = {}
 
     def watch(
         self, waiting: Callable[[], int], open: Callable[[], int], rows: Callable[[], int], num_slots: int
     ) -> None:
-        """Connects the gauges to functions of the worker. rows: rows of the batch in use; num_slots: all rows."""
-        self.waiting.set_function(waiting)
-        self.open.set_function(open)
-        self.rows.set_function(rows)
-        self.slots.set(num_slots)
+        """Connects the gauges to functions of a worker. rows: rows of the batch in use; num_slots: all rows.
+
+        With several workers, a gauge shows their sum.
+        """
+        for gauge, of_worker in ((self.waiting, waiting), (self.open, open), (self.rows, rows)):
+            self._watched.setdefault(gauge, []).append(of_worker)
+            gauge.set_function(partial(_sum, self._watched[gauge]))
+        self.slots.inc(num_slots)
 
     def add_ids(self, kind: Kind, count: int) -> None:
         self.ids.labels(KINDS[kind]).inc(count)

@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import uvicorn
@@ -59,16 +59,21 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """While requests run, the socket stays open: `/ready` answers 503 to load balancers, and new requests get 503.
         Then all connections are closed. After a second Ctrl-C the process does not wait for its threads."""
-        worker, connections = self.service.worker, self.server_state.connections
-        worker.drain(self.grace_seconds)
+        workers, connections = self.service.workers, self.server_state.connections
+
+        def num_open() -> int:
+            return sum(len(worker.open) for worker in workers)
+
+        for worker in workers:
+            worker.drain(self.grace_seconds)
         self._close_idle()
-        if worker.open:
+        if num_open():
             log.logger.info(
-                "ending: %d requests have %g s to finish; Ctrl-C ends them at once",
-                len(worker.open), self.grace_seconds,
-            )  # fmt: skip
-        await _until(lambda: not worker.open or self.is_hurried, self.grace_seconds + END_SECONDS)
-        worker.end_all()
+                "ending: %d requests have %g s to finish; Ctrl-C ends them at once", num_open(), self.grace_seconds
+            )
+        await _until(lambda: not num_open() or self.is_hurried, self.grace_seconds + END_SECONDS)
+        for worker in workers:
+            worker.end_all()
         for server in self.servers:
             server.close()
         self._close_idle()
@@ -94,14 +99,20 @@ async def _until(condition: Callable[[], bool], seconds: float) -> None:
         await asyncio.sleep(0.02)
 
 
-def run(load: Callable[[], Engine], s: ServerSettings) -> None:
-    """Serves until a signal. Raises ValueError for wrong settings or a wrong model before the socket opens.
+def run(
+    load: Callable[[], Engine],
+    s: ServerSettings,
+    beside: Callable[[Engine], Mapping[str, Engine]] = lambda engine: {},
+) -> None:
+    """Serves until a signal. beside: loads the models beside the first, whose engine it gets (`Service`).
 
-    The port is bound before the model is loaded, which can take minutes; it accepts connections after that.
+    The port is bound before the models are loaded, which can take minutes; it accepts connections after that.
+    Raises ValueError for wrong settings or a wrong model before the socket opens.
     """
     keys = read_keys(s.api_keys)
     with bind(s.host, s.port) as opened:
-        service = Service(load(), s)
+        engine = load()
+        service = Service(engine, s, beside(engine))
         server = make_server(service, keys, allowed_hosts(s.host, s.allow_host), s.grace_seconds)
         log.set_up(s.log_prompts)
         _open(opened, s.host, s.port)
@@ -109,11 +120,12 @@ def run(load: Callable[[], Engine], s: ServerSettings) -> None:
         shown = f"[{s.host}]" if ":" in s.host else s.host
         cache = service.worker.scheduler.cache
         warn_if_open(s)
+        names = ", ".join(model.name for model in service.models)
         log.logger.info(
-            "%s on http://%s:%d (%d slots of %d positions)", s.name, shown, port, cache.num_rows, cache.num_positions
+            "%s on http://%s:%d (%d slots of %d positions)", names, shown, port, cache.num_rows, cache.num_positions
         )
         server.run([opened])
-    if service.worker.is_stepping:
+    if any(worker.is_stepping for worker in service.workers):
         leave(0)
 
 

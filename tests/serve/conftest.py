@@ -60,8 +60,11 @@ def run_coroutine(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 @contextmanager
-def run_server(engine: Engine, limits: Limits | None = None, keys=(), hosts=(), **settings) -> Iterator[Running]:
-    service = Service(engine, ServerSettings(**{"name": "tiny", "slots": 16, "limits": limits or Limits(), **settings}))
+def run_server(
+    engine: Engine, limits: Limits | None = None, keys=(), hosts=(), beside=None, **settings
+) -> Iterator[Running]:
+    chosen = {"name": "tiny", "slots": 16, "limits": limits or Limits(), **settings}
+    service = Service(engine, ServerSettings(**chosen), beside)
     server, loop = make_server(service, keys, hosts, grace_seconds=5), asyncio.new_event_loop()
     socket = bind("127.0.0.1", 0)
 

@@ -3,7 +3,7 @@
 import { showAbout, showSuggestions } from "./about.js";
 import { ApiError, events, key, models } from "./api.js";
 import { composer, setUp as setUpComposer } from "./composer.js";
-import { $, button, counted } from "./dom.js";
+import { $, button, counted, make } from "./dom.js";
 import { notice, tell } from "./messages.js";
 import { copyText, saveConversation, saveDrawing } from "./save.js";
 import { openKey, setUp as setUpSettings } from "./settings.js";
@@ -174,7 +174,7 @@ async function answer(turn, settings = {}) {
         if (!isFirst) note = "earlier turns left out";
         isFirst = false;
         try {
-          for await (const event of events("/v1/chat/completions", { messages, ...settings }, signal)) {
+          for await (const event of events("/v1/chat/completions", { model: state.model?.id, messages, ...settings }, signal)) {
             const choice = event.choices[0];
             if (choice?.delta.content) views.get(turn)?.add(choice.delta.content);
             if (choice?.finish_reason === "length") note = "cut at the limit";
@@ -196,7 +196,7 @@ async function draw(turn) {
   const { n } = turn.drawing;
   await run(turn, `Drawing ${counted(n, "picture")}`, async (signal) => {
     const [path, body] = drawingRequest(turn);
-    for await (const event of events(path, { ...body, partial_images: PARTIAL_IMAGES }, signal)) {
+    for await (const event of events(path, { model: state.model?.id, ...body, partial_images: PARTIAL_IMAGES }, signal)) {
       const view = views.get(turn);
       if (event.type.endsWith(".completed")) {
         turn.pictures[event.image_index] = `data:image/png;base64,${event.b64_json}`;
@@ -277,13 +277,25 @@ function tellOut(words, label, act) {
   notice(words, button(label, () => act()));
 }
 
+// From now on, questions and drawings go to this model.
+function useModel(model) {
+  state.model = model;
+  $("model").textContent = model.id;
+  composer.setLimits(model.drawing);
+  showAbout(model.id, model.about);
+  update();
+}
+
 // Whether the server lets us in.
 async function loadModel() {
   try {
-    [state.model] = await models();
-    $("model").textContent = state.model.id;
-    composer.setLimits(state.model.drawing);
-    showAbout(state.model.id, state.model.about);
+    const all = (await models()).filter((model) => !model.alias_of);
+    const chosen = all.find((model) => model.id === state.model?.id) ?? all[0];
+    $("model-choice").hidden = all.length < 2;
+    $("model").classList.toggle("unseen", all.length > 1);
+    $("models").replaceChildren(...all.map((model) => make("option", { value: model.id, selected: model === chosen }, model.id)));
+    $("models").onchange = () => useModel(all[$("models").selectedIndex]);
+    useModel(chosen);
     if (state.isOut) notice("");
     state.isOut = false;
     return true;

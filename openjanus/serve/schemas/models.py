@@ -27,6 +27,7 @@ class ModelCard(BaseModel):
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "openjanus"
+    alias_of: str | None = None
     drawing: DrawingDefaults
     about: ModelAbout | None = None
 
