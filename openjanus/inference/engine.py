@@ -63,22 +63,16 @@ def load(
     as_configured: follow the preprocessor file of the first Janus-1.3B even where it is known to be mistaken.
     ignore_config_keys: keys of the config files that are left out, such as `vq_config.something`.
     adapter: the folder of an adapter (LoRA, in PEFT's files), which is merged into the model.
-    beside: an engine whose tensors are used again where they are equal, so that several adapters of one model take
-    little memory.
-
+    beside: an engine whose tensors are used again where they are equal; several adapters then take little memory.
     Raises ValueError naming what is wrong: a folder, file, config value or tensor.
     """
     runtime = device if isinstance(device, Runtime) else Runtime.choose(device, weights)
+    folder = find_checkpoint(model, revision, ignore_config_keys)
     checkpoint = checkpoints.load(
-        find_checkpoint(model, revision, ignore_config_keys),
-        as_configured=as_configured,
-        progress=progress,
-        place=placer(runtime),
-        ignore_config_keys=ignore_config_keys,
-        adapter=None if adapter is None else Path(adapter),
-    )
-    if beside is not None:
-        share_equal_tensors(checkpoint.model, beside.model)
+        folder, as_configured=as_configured, progress=progress, place=placer(runtime),
+        ignore_config_keys=ignore_config_keys, adapter=adapter,
+    )  # fmt: skip
+    share_equal_tensors(checkpoint.model, beside)
     prepare(checkpoint.model, runtime)
     return Engine(checkpoint)
 

@@ -143,7 +143,7 @@ def load(
     place: Place | None = None,
     ignore_config_keys: Sequence[str] = (),
     only: str = "",
-    adapter: Path | None = None,
+    adapter: Path | str | None = None,
 ) -> Checkpoint:
     """Reads a checkpoint folder of any format; `dtype` None keeps the stored one.
 
