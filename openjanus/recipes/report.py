@@ -21,7 +21,7 @@ from openjanus.training.run import Run
 
 SEED = 1
 NUM_DRAWINGS = 32
-HIDDEN = ("step", "stage", "lr", "seconds_per_step", "grad_norm", "loss")
+HIDDEN = ("step", "stage", "lr", "seconds_per_step", "grad_norm", "loss", "pictures_per_second", "padding")
 STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}"
     "img{max-width:100%}pre{overflow-x:auto;background:#f4f4f2;padding:1rem;font-size:13px}"

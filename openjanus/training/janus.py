@@ -207,6 +207,13 @@ def _batches(documents: Sequence[Document], row_tokens: int, num_rows: int) -> l
     return [lay_out(rows[start : start + num_rows], row_tokens) for start in range(0, len(rows), num_rows)]
 
 
+def sizes_of(batch: Batch) -> dict[str, int]:
+    """Positions without and with padding, and the pictures that are looked at or drawn."""
+    looked_at = 0 if batch.pixels is None else len(batch.pixels)
+    tokens = sum(len(places) for places in batch.places.values())
+    return {"tokens": tokens, "pictures": looked_at + len(batch.drawings), "positions": batch.tokens.numel()}
+
+
 def janus_loss(model: Janus, batch: Batch, step: int, text_weight: float = 1.0) -> tuple[Tensor, Measures]:
     """Cross-entropy of both heads, summed over the supervised positions of each."""
     hidden = model(batch).flatten(0, 1)
@@ -245,4 +252,5 @@ def janus_training(c: JanusTraining, seed: int, start: Checkpoint | None = None)
         inputs=data.inputs,
         data_reads=("generation.tokenizer.",),
         keeps_base=c.lora is None,
+        sizes=sizes_of,
     )

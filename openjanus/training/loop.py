@@ -25,7 +25,7 @@ from openjanus.config import Config, NonNegativeFloat, PositiveInt
 from openjanus.runtime import Runtime, one_core_pool
 from openjanus.training import checkpoint
 from openjanus.training.interruption import Interruption
-from openjanus.training.metrics import Measures, MetricsLog, add_measures
+from openjanus.training.metrics import PER_STEP, Measures, MetricsLog, add_measures
 from openjanus.training.stage import Stage, choose_trainable, make_optimizer
 from openjanus.weights.config import Checkpoint
 
@@ -47,7 +47,8 @@ class Training:
     separately (a discriminator, for instance). before_step(model, stage, step, batches): changes of the model outside
     the gradient. checkpoint: the exported checkpoint of a Janus. inputs(): further inputs of the batches, which a
     resumed run must find unchanged. keeps_base: whether the run's checkpoints hold the whole model, or only what is
-    trained, because the rest is that of the model that the run started from.
+    trained, because the rest is that of the model that the run started from. sizes: what a batch has, such as tokens
+    and pictures; the log shows how many of each a second.
     """
 
     model: nn.Module
@@ -60,6 +61,7 @@ class Training:
     inputs: Callable[[], dict[str, Any]] = dict
     data_reads: tuple[str, ...] = ()
     keeps_base: bool = True
+    sizes: Callable[[Any], dict[str, int]] = lambda batch: {}
 
     def kept_names(self, stages: Sequence[Stage]) -> set[str] | None:
         """The tensors that a checkpoint holds: None for all, or those that some stage trains."""
@@ -211,6 +213,9 @@ def _train_step(
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     measures["grad_norm"] = (norms[0].detach(), 1)
+    for batch in made:
+        for name, size in training.sizes(batch).items():
+            measures[PER_STEP + name] = (measures.get(PER_STEP + name, (0.0, 1))[0] + size, 1)
     return measures
 
 
@@ -241,8 +246,11 @@ def _evaluate(evaluators: Sequence[Evaluator], model: nn.Module, step: int, fold
 
 
 def _note(line: dict[str, Any]) -> str:
-    shown = {k: v for k, v in line.items() if k not in ("step", "stage", "lr", "seconds_per_step", "grad_norm")}
+    hidden = ("step", "stage", "lr", "seconds_per_step", "grad_norm", "padding")
+    shown = {k: v for k, v in line.items() if k not in hidden and not k.endswith("_per_second")}
     rate = f"{1 / line['seconds_per_step']:.2f} steps/s"
+    if "tokens_per_second" in line:
+        rate += f"  {line['tokens_per_second']:,.0f} tokens/s"
     return rate + "".join(f"  {name} {value:.4g}" for name, value in shown.items())
 
 

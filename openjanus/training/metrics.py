@@ -16,6 +16,7 @@ from openjanus.config import write_text
 
 # name -> (sum, count): logged as sum / count
 Measures = dict[str, tuple[Tensor | float, int]]
+PER_STEP = "per step: "  # prefix of sizes of a step: tokens, pictures, positions with padding
 
 
 class MetricsLog:
@@ -45,7 +46,11 @@ class MetricsLog:
         """Writes the means since the last line; returns the line."""
         means = {name: float(value) / max(count, 1) for name, (value, count) in self.measures.items()}
         seconds = (time.monotonic() - self.since) / max(self.num_steps, 1)
-        line = self.write(step, stage, {**means, "lr": lr, "seconds_per_step": seconds})
+        sizes = {name.removeprefix(PER_STEP): means.pop(name) for name in list(means) if name.startswith(PER_STEP)}
+        speeds = {f"{name}_per_second": size / seconds for name, size in sizes.items() if name != "positions"}
+        if "positions" in sizes:
+            speeds["padding"] = 1 - sizes["tokens"] / sizes["positions"]
+        line = self.write(step, stage, {**means, "lr": lr, "seconds_per_step": seconds, **speeds})
         self.measures, self.num_steps, self.since = {}, 0, time.monotonic()
         return line
 

@@ -1,12 +1,16 @@
 """A user's data in a training: the same documents as from any other source, and errors before the first step."""
 
+import json
+
 import pytest
 import torch
 
 from openjanus.data.config import DataConfig
 from openjanus.data.sources import SOURCES
 from openjanus.processing.message import Message
+from openjanus.runtime import Runtime
 from openjanus.training.janus import JanusTraining, janus_training
+from openjanus.training.loop import Schedule, fit
 from openjanus.training.run import Run, make_training
 from openjanus.training.stage import Stage
 from tests import tiny
@@ -54,3 +58,18 @@ def test_a_name_without_data_is_told_before_anything_is_built(tmp_path) -> None:
     run = Run("r", task, (Stage("s", 1, 1e-3, {"captions": 1.0, "mine": 1.0}),))
     with pytest.raises(ValueError, match=r"stage s needs data for .captions.: give data=FOLDER, or a JSON file"):
         make_training(run)
+
+
+def test_the_log_has_speeds_and_padding(tmp_path) -> None:
+    """Two steps: the sizes that it counts are those of the batches."""
+    start = tiny.checkpoint()
+    training = janus_training(JanusTraining("", "", row_tokens=64), 0, start)
+    stage = Stage("s", 2, 1e-3, {"emoji.questions": 2, "emoji.drawings": 3})
+    fit(training, (stage,), tmp_path, Runtime.choose("cpu"), schedule=Schedule(log_steps=2))
+    (line,) = (json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines())
+    batches = [batch for step in range(2) for batch in training.data(stage, step)]
+    tokens = sum(int((batch.document >= 0).sum()) for batch in batches)
+    assert line["tokens_per_second"] * line["seconds_per_step"] == pytest.approx(tokens / 2, rel=1e-3)
+    assert line["pictures_per_second"] * line["seconds_per_step"] == pytest.approx(5, rel=1e-3)
+    positions = sum(batch.tokens.numel() for batch in batches)
+    assert line["padding"] == pytest.approx(1 - tokens / positions, abs=1e-5)
