@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from openjanus import config as configs
-from openjanus.recipes import finetune, nano, wide
+from openjanus.recipes import finetune, janus_paper, nano, wide
 from openjanus.recipes.short_keys import spelled_out, taught, with_epochs
 from openjanus.training.janus import JanusTraining
 from openjanus.training.run import Run
@@ -17,6 +17,9 @@ RECIPES: dict[str, Callable[[], Run]] = {
     "nano.longer": nano.longer,
     "wide.tokenizer": wide.tokenizer,
     "wide.janus": wide.janus,
+    "janus-1.3b": janus_paper.janus,
+    "janus-pro-1b": janus_paper.pro_1b,
+    "janus-pro-7b": janus_paper.pro_7b,
     "finetune.lora": finetune.lora,
     "finetune.full": finetune.full,
 }

@@ -7,6 +7,9 @@
 spoil them.
 """
 
+from dataclasses import replace
+
+from openjanus.data.config import DataConfig
 from openjanus.training.janus import JanusTraining
 from openjanus.training.loop import Schedule
 from openjanus.training.lora import LoRAConfig
@@ -19,7 +22,7 @@ EXAMPLES = 16.0  # of the data in a step
 
 def full() -> Run:
     """Fine-tunes every part of a Janus but its image tokenizer."""
-    task = JanusTraining("", row_tokens=1024, long_row_tokens=8192, micro_batch_rows=4)
+    task = JanusTraining("", data={"data": DataConfig()}, row_tokens=1024, long_row_tokens=8192, micro_batch_rows=4)
     stage = Stage(
         "tune",
         300,
@@ -35,7 +38,8 @@ def full() -> Run:
 
 def lora() -> Run:
     """Fine-tunes LoRA matrices in the body, and both adaptors and the image head as a whole."""
-    task = JanusTraining("", row_tokens=1024, long_row_tokens=8192, micro_batch_rows=4, lora=LoRAConfig())
+    run = full()
+    assert isinstance(run.task, JanusTraining)
     trainable = ("*.lora_a", "*.lora_b", *ADAPTORS_AND_HEAD)
     stage = Stage("tune", 300, 2e-4, {"data": EXAMPLES}, trainable, "cosine", warmup_steps=15)
-    return Run("finetune.lora", task, (stage,), schedule=Schedule(evaluate_steps=100, evaluate_first=True))
+    return replace(run, name="finetune.lora", task=replace(run.task, lora=LoRAConfig()), stages=(stage,))

@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from openjanus.data.sources import SOURCES
 from openjanus.readers.dataset import open_data
 from openjanus.training.janus import JanusTraining
 from openjanus.training.run import Run
@@ -23,41 +22,25 @@ from openjanus.weights.config import TALK_AND_DRAW
 from openjanus.weights.hub import find_checkpoint
 
 
-def slots_of(run: Run) -> list[str]:
-    """The names in a recipe's mixtures that wait for data of the user's."""
-    names = [name for stage in run.stages for name in stage.mixture]
-    return [name for name in dict.fromkeys(names) if name not in SOURCES and "." not in name]
-
-
 def spelled_out(run: Run, overrides: Sequence[str]) -> tuple[list[str], float | None]:
     """The overrides with long keys, and the epochs, if any are given. Raises ValueError for data without a slot."""
     long: list[str] = []
-    data: dict[str, Any] = {}
     epochs: float | None = None
-    slots = slots_of(run)
+    slots = list(run.task.data) if isinstance(run.task, JanusTraining) else []
     for override in overrides:
         key, _, value = override.partition("=")
         if key == "start":
             long.append(f"task.start={value}")
         elif key == "data":
-            data |= _data(slots, run.name, value)
+            long += [f"task.data.{path}={json.dumps(one)}" for path, one in _data(slots, run.name, value).items()]
         elif key.startswith("data."):
-            *named, field = key.split(".")[1:]
-            if len(named) > 1 or not (named or len(slots) == 1):
-                raise ValueError(f"override {override!r}: expected data.NAME.KEY=VALUE, where NAME is one of {slots}")
-            data.setdefault(named[0] if named else slots[0], {})[field] = _value(value)
+            is_short = len(slots) == 1 and key.count(".") == 1
+            long.append(f"task.{key.replace('data.', f'data.{slots[0]}.') if is_short else key}={value}")
         elif key == "epochs":
             epochs = _positive(value)
         else:
             long.append(override)
-    return ([*long, f"task.data={json.dumps(data)}"] if data else long), epochs
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
+    return long, epochs
 
 
 def taught(run: Run) -> Run:
@@ -68,7 +51,7 @@ def taught(run: Run) -> Run:
     tasks = TALK_AND_DRAW
     if isinstance(task.start, str) and task.start:
         tasks = read_config(find_checkpoint(task.start))[0].tasks
-    if "edit" in tasks or not any(row.edits for c in task.data.values() for row in open_data(c).rows):
+    if "edit" in tasks or not any(row.edits for c in task.data.values() if c.path for row in open_data(c).rows):
         return run
     return replace(run, task=replace(task, changes=(*task.changes, f"tasks={json.dumps([*tasks, 'edit'])}")))
 
@@ -84,10 +67,11 @@ def _positive(value: str) -> float:
 
 
 def _data(slots: Sequence[str], recipe: str, value: str) -> dict[str, Any]:
+    """What `data=value` gives, by its key below `task.data`."""
     if not slots:
         raise ValueError(f"recipe {recipe} takes no data of your own; see finetune.lora and finetune.full")
     if len(slots) == 1:
-        return {slots[0]: {"path": value}}
+        return {f"{slots[0]}.path": value}
     example = f'{{"{slots[0]}": "FOLDER"}}'
     try:
         table = json.loads(Path(value).read_text("utf-8"))
@@ -95,9 +79,14 @@ def _data(slots: Sequence[str], recipe: str, value: str) -> dict[str, Any]:
         raise ValueError(
             f"recipe {recipe} takes data for {', '.join(slots)}: expected a JSON file such as {example} ({error})"
         ) from None
-    if not isinstance(table, dict):
-        raise ValueError(f"{value}: holds {type(table).__name__}, expected a table such as {example}")
-    return {name: {"path": one} if isinstance(one, str) else one for name, one in table.items()}
+    if not isinstance(table, dict) or (unknown := table.keys() - set(slots)):
+        what = f"data for {min(unknown)!r}" if isinstance(table, dict) else type(table).__name__
+        raise ValueError(f"{value}: holds {what}; expected a table for {', '.join(slots)}, such as {example}")
+    given: dict[str, Any] = {}
+    for name, one in table.items():
+        fields = one if isinstance(one, dict) else {"path": one}
+        given |= {f"{name}.{field}": said for field, said in fields.items()}
+    return given
 
 
 def with_epochs(run: Run, epochs: float) -> Run:

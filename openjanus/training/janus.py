@@ -104,7 +104,7 @@ class JanusData:
     @cached_property
     def users_data(self) -> dict[str, Any]:
         """The user's data by name (readers/dataset.py)."""
-        return {name: open_users_data(c) for name, c in self.config.data.items()}
+        return {name: open_users_data(c) for name, c in self.config.data.items() if c.path}
 
     @cached_property
     def encode(self) -> IdStore:
@@ -140,7 +140,7 @@ class JanusData:
 
     def __call__(self, stage: Stage, step: int) -> Sequence[Batch]:
         documents = []
-        for name, count in stage.mixture.items():
+        for name, count in stage.mixture_at(step).items():
             source = self.source(name)
             documents += [self.document(name, source, index) for index in indices_of_step(count, step)]
         return self.packed(documents)

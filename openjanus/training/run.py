@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from openjanus import config as configs
 from openjanus.config import Config, ConfigError, OneOf, Range
-from openjanus.data.sources import SOURCES, find_source
+from openjanus.data.sources import find_source
 from openjanus.model.janus import Janus
 from openjanus.processing.text import TextTokenizer
 from openjanus.runtime import Runtime
@@ -60,7 +60,7 @@ def make_training(run: Run, start: Checkpoint | None = None) -> Training:
     a source of examples that is unknown or does not suit the task.
     """
     for stage in run.stages:
-        for name in stage.mixture:
+        for name in stage.sources:
             _check_source(run, stage, name)
     torch.manual_seed(run.seed)
     return TRAININGS[type(run.task)](run.task, run.seed, *([start] if start is not None else []))
@@ -69,16 +69,11 @@ def make_training(run: Run, start: Checkpoint | None = None) -> Training:
 def _check_source(run: Run, stage: Stage, name: str) -> None:
     """Raises ValueError if a mixture has a name that is neither a source nor the user's data."""
     users = run.task.data if isinstance(run.task, JanusTraining) else {}
-    if name in users:
-        return
-    try:
+    if name not in users:
         find_source(name, run.task.examples)
-    except ValueError as error:
-        if name in SOURCES or not isinstance(run.task, JanusTraining):
-            raise
-        raise ValueError(
-            f"stage {stage.name} needs data for {name!r}: give data=FOLDER, or a JSON file of names ({error})"
-        ) from None
+    elif not users[name].path:
+        kind = "data=FOLDER" if len(users) == 1 else f'data=FILE, where FILE holds {{"{name}": "FOLDER", ...}}'
+        raise ValueError(f"stage {stage.name} needs data for {name!r}: give {kind}")
 
 
 def restore(folder: Path) -> Checkpoint:

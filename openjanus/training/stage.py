@@ -17,9 +17,17 @@ Beta = Annotated[float, Range(0, below=1)]
 
 
 @dataclass(frozen=True)
+class Switch(Config):
+    """From `step` of the run on, a stage has another mixture."""
+
+    step: PositiveInt
+    mixture: dict[str, NonNegativeFloat]
+
+
+@dataclass(frozen=True)
 class Stage(Config):
     """One stage of a training. `mixture`: examples of each source per step. A fraction is carried over: with 0.5 every
-    second step has one.
+    second step has one. `switches`: other mixtures from later steps on, in their order.
 
     `trainable` are patterns over parameter names (`fnmatch`); a pattern that matches nothing is an error. A pattern
     that starts with `!` excludes parameters of earlier patterns. `muon`: patterns over the names of trainable matrices
@@ -36,6 +44,7 @@ class Stage(Config):
     weight_decay: NonNegativeFloat = 0.0
     betas: tuple[Beta, Beta] = (0.9, 0.95)
     clip_norm: PositiveFloat = 1.0
+    switches: tuple[Switch, ...] = ()
     muon: tuple[str, ...] = ()
     muon_lr: PositiveFloat = 0.02
 
@@ -44,6 +53,17 @@ class Stage(Config):
             raise ConfigError(f"mixture is {self.mixture}, expected a source with 1 or more examples per step")
         if not self.trainable:
             raise ConfigError("trainable is empty, expected a pattern over parameter names, such as '*'")
+
+    @property
+    def sources(self) -> list[str]:
+        """The names of all its mixtures."""
+        mixtures = (self.mixture, *(switch.mixture for switch in self.switches))
+        return list(dict.fromkeys(name for mixture in mixtures for name in mixture))
+
+    def mixture_at(self, step: int) -> dict[str, float]:
+        """The examples of each source at this step of the run."""
+        begun = [switch.mixture for switch in self.switches if switch.step <= step]
+        return begun[-1] if begun else self.mixture
 
     def lr_at(self, step: int) -> float:
         """Learning rate of step 0, 1, ...: linear warm-up, then constant or a cosine to zero at the stage's end."""

@@ -53,10 +53,18 @@ def test_users_data_is_trained_as_the_same_conversations(tmp_path, monkeypatch) 
     assert training.inputs() == {"examples of mine": 3}
 
 
-def test_a_name_without_data_is_told_before_anything_is_built(tmp_path) -> None:
-    task = JanusTraining("nano", data={"mine": DataConfig(str(tmp_path / "nothing"))})
-    run = Run("r", task, (Stage("s", 1, 1e-3, {"captions": 1.0, "mine": 1.0}),))
-    with pytest.raises(ValueError, match=r"stage s needs data for .captions.: give data=FOLDER, or a JSON file"):
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"mine": DataConfig()}, "stage s needs data for 'mine': give data=FOLDER"),
+        ({"mine": DataConfig("x"), "captions": DataConfig()}, "needs data for 'captions': give data=FILE, where FILE"),
+        ({}, "unknown source 'captions'; known: emoji.drawings"),
+    ],
+)
+def test_data_that_is_not_given_is_told_before_anything_is_built(data, message) -> None:
+    mixture = {"mine": 1.0} if data.keys() == {"mine"} else {"captions": 1.0}
+    run = Run("r", JanusTraining("nowhere", data=data), (Stage("s", 1, 1e-3, mixture),))
+    with pytest.raises(ValueError, match=message):
         make_training(run)
 
 
