@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 import openjanus
 from openjanus.config import PositiveInt
-from openjanus.data.sources import stack_pictures
 from openjanus.emoji.sources import pictures
+from openjanus.eyes.examples import stack_pictures
 from openjanus.model.eye import Adaptor, GenerationEye, GenerationEyeConfig, initialise_normal
 from openjanus.model.janus import GENERATION, Janus
 from openjanus.processing.image import to_images

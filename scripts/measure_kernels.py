@@ -22,10 +22,10 @@ from openjanus.bench.shapes import JANUS_1B, SHAPES
 from openjanus.bench.sides import Case, Ours
 from openjanus.inference import kernels
 from openjanus.inference.quantisation import LINEAR
-from openjanus.inference.source import ModelSource
 from openjanus.model.siglip_eye import SigLIPEyeConfig
 from openjanus.model.vision_encoder import VisionEncoderConfig
 from openjanus.sequence import Kind
+from openjanus.source import ModelSource
 
 WIDTH_OUT, WIDTH_IN, COPIES = 5632, 2048, 8  # a matrix of Janus-1.3B; more copies than any cache holds
 CPU = torch.device("cpu")

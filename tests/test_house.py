@@ -17,7 +17,7 @@ FLOORS = {
     "model": 1, "processing": 1, "runtime": 1,
     "weights": 2, "data": 2,
     "inference": 3, "emoji": 3, "readers": 3, "training": 3,
-    "serve": 4, "terminal": 4, "eyes": 4,
+    "serve": 4, "terminal": 4, "eyes": 4, "parallel": 4, "source": 4,
     "recipes": 5, "fleet": 5, "bench": 5,
     "cli": 6, "testing": 6,
     "__main__": 7,

@@ -28,7 +28,7 @@ from PIL import Image
 from rich.console import Console
 
 from openjanus.config import Config, PositiveFloat, PositiveInt, Range
-from openjanus.inference.source import ModelSource
+from openjanus.source import ModelSource
 
 CHAT, DRAW = "/v1/chat/completions", "/v1/images/generations"
 NOUNS = ("two red apples", "a blue car", "a yellow star", "three pink hearts", "a green tree", "a white cat")

@@ -16,9 +16,9 @@ from openjanus.bench.shapes import SHAPES, empty_checkpoint, random_checkpoint
 from openjanus.inference.engine import Engine
 from openjanus.inference.sampling import Sampler, SamplingOptions
 from openjanus.inference.scheduler import Request, Scheduler
-from openjanus.inference.source import ModelSource
 from openjanus.runtime import DTYPES
 from openjanus.sequence import Document, Kind, TextSpan, UnderstandSpan, num_tokens
+from openjanus.source import ModelSource
 from openjanus.weights import checkpoint as checkpoints
 from openjanus.weights import transformers_format
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import arg
 
 from openjanus.cli.options import ComputeOptions, Model, short_or
-from openjanus.inference.source import Compute
+from openjanus.source import Compute
 
 if TYPE_CHECKING:
     from openjanus.sequence import Kind

@@ -8,7 +8,7 @@ from tyro.conf import Positional, arg
 from openjanus.cli.console import progress_bar
 from openjanus.cli.files import folder_to_write
 from openjanus.cli.options import AsConfigured, IgnoreConfigKeys, Revision
-from openjanus.inference.source import ModelSource
+from openjanus.source import ModelSource
 
 
 def convert(

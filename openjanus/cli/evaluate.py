@@ -6,7 +6,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from openjanus.cli.options import ComputeOptions, ModelOptions, short_or
-from openjanus.inference.source import Compute
+from openjanus.source import Compute
 
 
 def evaluate(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 from tyro.conf import Positional, arg
 
 from openjanus.cli.console import console, progress_bar
-from openjanus.inference.source import Compute, ModelSource
+from openjanus.source import Compute, ModelSource
 
 if TYPE_CHECKING:
     from openjanus.inference.engine import Engine
@@ -55,7 +55,8 @@ def short_or(value: T, short: T) -> T:
 
 
 def choose_runtime(compute: Compute) -> "Runtime":
-    """Chooses the runtime by the options, and prints it."""
+    """Chooses the runtime by the options, and prints it; of the processes of torchrun, the first prints it."""
     runtime = compute.runtime()
-    console.print(str(runtime), style="dim")
+    if os.environ.get("RANK", "0") == "0":
+        console.print(str(runtime), style="dim")
     return runtime

@@ -8,7 +8,7 @@ from tyro.conf import arg
 from openjanus.cli.console import console
 from openjanus.cli.files import check_folder
 from openjanus.cli.options import Device, Overrides, Recipe, Threads, choose_runtime, short_or
-from openjanus.inference.source import Compute
+from openjanus.source import Compute
 
 if TYPE_CHECKING:
     from openjanus.runtime import Runtime
@@ -25,6 +25,7 @@ def train(
     device: Device = "auto",
     dtype: Annotated[str, arg(help="autocast dtype: auto, float32, bfloat16")] = "auto",
     threads: Threads = 0,
+    replicas: Annotated[int, arg(help="with torchrun: groups of processes that each hold the whole model")] = 1,
     check: Annotated[bool, arg(help="resolve all, run two steps, print memory and time, and keep nothing")] = False,
     print_config: Annotated[bool, arg(name="print", help="only show the recipe, with overrides, as JSON")] = False,
 ) -> None:
@@ -32,10 +33,12 @@ def train(
     data=FOLDER`. `openjanus train nano` trains a nano model of the wider emoji world from
     nothing, eyes first, and ends with a report page."""
     from openjanus import config as configs
+    from openjanus.parallel.several import Several, is_torchrun, of_this_process
     from openjanus.recipes import configure
     from openjanus.recipes.pipeline import PIPELINES
     from openjanus.recipes.running import train_in
     from openjanus.runtime import dtype_name
+    from openjanus.training.processes import ONE
 
     dtype = dtype_name(dtype, ("auto", "float32", "bfloat16"))
     if recipe in PIPELINES:
@@ -53,7 +56,11 @@ def train(
         return
     check_folder(folder)
     runtime = choose_runtime(Compute(device, dtype, threads))
-    for result in train_in(run, folder, runtime, _say, short_or(stop_after, 1)):
+    processes = ONE
+    if is_torchrun():
+        runtime = of_this_process(runtime)
+        processes = Several(runtime.device, replicas)
+    for result in train_in(run, folder, runtime, _say, short_or(stop_after, 1), processes):
         print(result)
 
 

@@ -6,7 +6,6 @@ or as int32 if one of them is above 65,535.
 """
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,15 +13,10 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 from torch import nn
 
-from openjanus.data.sources import find_source
 from openjanus.model.image_tokenizer import ImageTokenizer
 from openjanus.processing.image import generation_pixels
-from openjanus.processing.processor import Conversation
-
-CHUNK = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,49 +93,9 @@ def _bytes(tensor: torch.Tensor) -> bytes:
     return tensor.detach().cpu().float().contiguous().numpy().tobytes()
 
 
-@torch.inference_mode()
-def tokenize_source(
-    tokenizer: ImageTokenizer,
-    name: str,
-    seed: int,
-    num: int,
-    path: Path,
-    progress: Callable[[int], None] = lambda done: None,
-) -> None:
-    """Encodes the assistant's picture of examples 0 ... num-1 of the training split of source `name`; atomic.
-
-    Raises ValueError if `num` is below 1, or an example has not exactly one such picture.
-    """
-    if num < 1:
-        raise ValueError(f"num is {num}, expected 1 or more")
-    source = find_source(name, "conversations")("train", seed)
-    rows = []
-    for start in range(0, num, CHUNK):
-        pictures = [_drawing(source(i), name, i) for i in range(start, min(start + CHUNK, num))]
-        ids = encode(tokenizer, pictures)
-        rows.append(ids.astype(np.uint16 if ids.max() < 1 << 16 else np.int32))
-        progress(min(start + CHUNK, num))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.draft")
-    meta = {"source": name, "seed": str(seed), "tokenizer": fingerprint(tokenizer)}
-    try:
-        save_file({"ids": np.ascontiguousarray(np.concatenate(rows))}, draft, meta)  # it ignores strides
-        draft.replace(path)
-    except (OSError, SafetensorError) as error:
-        draft.unlink(missing_ok=True)
-        raise OSError(f"{path}: cannot be written ({error})") from None
-
-
 @torch.no_grad()
 def encode(tokenizer: ImageTokenizer, pictures: list[Image.Image]) -> np.ndarray:
     """Pictures -> image ids, int64 [M, N]."""
     pixels = torch.stack([generation_pixels(p, tokenizer.config.image_size_px) for p in pictures])
     device = next(tokenizer.parameters()).device
     return tokenizer.encode(pixels.to(device, memory_format=torch.channels_last)).cpu().numpy()
-
-
-def _drawing(conversation: Conversation, name: str, index: int) -> Image.Image:
-    drawings = [p for m in conversation if m.role == "assistant" for p in m.content if isinstance(p, Image.Image)]
-    if len(drawings) != 1:
-        raise ValueError(f"example {index} of {name} has {len(drawings)} drawings of the assistant, expected one")
-    return drawings[0]

@@ -6,19 +6,13 @@ line in `SOURCES`.
 """
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable
 from fractions import Fraction
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
-
 from openjanus.data.config import DataConfig
-from openjanus.processing.image import generation_pixels, to_pixels
 from openjanus.processing.text import TextTokenizer
 
 Source = Callable[[int], Any]
@@ -72,13 +66,6 @@ def indices_of_step(count: float, step: int) -> range:
     return range(int(step * exact), int((step + 1) * exact))
 
 
-def examples_of_step(mixture: Mapping[str, float], gives: Gives, seed: int, step: int) -> Iterator[Any]:
-    """The training examples of a step: of each source the next ones, as many as the mixture says."""
-    for name, count in mixture.items():
-        source = find_source(name, gives)("train", seed)
-        yield from map(source, indices_of_step(count, step))
-
-
 def find_text_tokenizer(name: str) -> TextTokenizer:
     """A text tokenizer of `TEXT_TOKENIZERS`, of a file, or of a checkpoint folder.
 
@@ -96,11 +83,3 @@ def find_text_tokenizer(name: str) -> TextTokenizer:
 def _imported(name: str) -> Any:
     module, _, function = name.partition(":")
     return getattr(import_module(module), function)
-
-
-def stack_pictures(arrays: Sequence[np.ndarray], size_px: int) -> Tensor:
-    """uint8 pictures [H, W, 3] -> pixels [M, 3, size_px, size_px]."""
-    square = (size_px, size_px, 3)
-    return torch.stack(
-        [to_pixels(a) if a.shape == square else generation_pixels(Image.fromarray(a), size_px) for a in arrays]
-    )

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openjanus.config import Config, ConfigError, FiniteFloat, PositiveInt
-from openjanus.data.sources import Gives, examples_of_step, find_text_tokenizer, stack_pictures
+from openjanus.data.sources import Gives, find_text_tokenizer
+from openjanus.eyes.examples import examples_of_step, stack_pictures
 from openjanus.model.vision_encoder import EncoderBlock, VisionEncoder, VisionEncoderConfig
 from openjanus.processing.text import TextTokenizer
 from openjanus.training.loop import Measures, Training

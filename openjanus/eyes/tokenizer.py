@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from openjanus.config import Config, ConfigError, NonNegativeFloat, NonNegativeInt, PositiveInt
-from openjanus.data.sources import Gives, examples_of_step, stack_pictures
+from openjanus.data.sources import Gives
 from openjanus.eyes.codebook import (
     ProductCodebook,
     count_uses,
@@ -29,6 +29,7 @@ from openjanus.eyes.codebook import (
     seed_codebook,
     tables_of,
 )
+from openjanus.eyes.examples import examples_of_step, stack_pictures
 from openjanus.eyes.perceptual import PerceptualDistance
 from openjanus.model.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
 from openjanus.training.loop import Data, Measures, Training

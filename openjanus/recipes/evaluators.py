@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-from openjanus.data.sources import stack_pictures
 from openjanus.emoji import grammar, world
 from openjanus.emoji.drawing_score import in_world_size, judge
 from openjanus.emoji.splits import stream
 from openjanus.emoji.world_report import WorldReport, report_on_world
+from openjanus.eyes.examples import stack_pictures
 from openjanus.eyes.tokenizer import TokenizerAndDiscriminator
 from openjanus.inference.engine import Engine
 from openjanus.inference.picture_files import contact_sheet
@@ -52,8 +52,9 @@ def keep_result(training: Training, folder: Path) -> Path:
     if training.checkpoint is None:
         return folder
     if not training.keeps_base:
-        adapted, base = training.checkpoint, str(read_run(folder).task.start)
-        save_adapter(adapted.model, folder / "adapter", base, adapted.tasks)
+        adapted, run = training.checkpoint, read_run(folder)
+        trained = training.kept_names(run.stages) or ()
+        save_adapter(adapted.model, folder / "adapter", str(run.task.start), adapted.tasks, trained)
         return folder / "adapter"
     checkpoint.save(training.checkpoint, folder / "model")
     return folder / "model"

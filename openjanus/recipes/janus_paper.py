@@ -1,6 +1,6 @@
 """The paper's Janus-1.3B and its successor Janus-Pro, as published: stages, rates, batches and ratios.
 
-    openjanus train janus-1.3b data=data.json --out runs/janus
+    torchrun --nproc-per-node 8 -m openjanus train janus-1.3b data=data.json --out runs/janus
 
 `data.json` names a folder or file for each slot, such as {"classes": "imagenet", "descriptions": "sharegpt4v.json"}.
 Sources: arXiv 2410.13848, Table 1 and §4.2; janus_pro_tech_report.pdf, Table 2. Batches are counted in examples.

@@ -10,22 +10,34 @@ from openjanus.recipes.report import write_run_report
 from openjanus.runtime import Runtime
 from openjanus.training.janus import JanusTraining
 from openjanus.training.loop import Evaluator, Training
-from openjanus.training.run import Run
+from openjanus.training.processes import ONE, OneProcess
+from openjanus.training.run import Run, make_training, restore
 from openjanus.training.run import train as train_run
 
 
 def train_in(
-    run: Run, folder: Path, runtime: Runtime, say: Callable[[str], None], stop_after: int | None = None
+    run: Run,
+    folder: Path,
+    runtime: Runtime,
+    say: Callable[[str], None],
+    stop_after: int | None = None,
+    processes: OneProcess = ONE,
 ) -> Sequence[Path]:
     """Trains a run in its folder, or resumes it there. Returns the paths of its results: the model, or the adapter of
-    LoRA; then the report, if the data was the user's. say: gets lines about what is trained."""
+    LoRA; then the report, if the data was the user's. say: gets lines about what is trained. Of several processes, the
+    first keeps the results, and the others return none."""
 
     def begin(training: Training) -> Sequence[Evaluator]:
-        for line in describe(run, training):
+        for line in [] if processes.rank else describe(run, training):
             say(line)
         return evaluators_of(training)
 
-    trained = train_run(run, folder, runtime, begin, stop_after)
+    trained = train_run(run, folder, runtime, begin, stop_after, processes)
+    if processes.rank:
+        return []
+    if processes.size > 1:  # each has only a part of the model: read it from the checkpoint
+        trained = make_training(run)
+        trained.checkpoint = restore(folder)
     results = [keep_result(trained, folder)]
     if isinstance(run.task, JanusTraining) and run.task.data:
         results.append(folder / "report.html")

@@ -14,18 +14,18 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 KEEP = 2
-FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
+PARTS = ("model", "optimizer", "state.json")  # how the names of a checkpoint's files begin
 SUMS = "SHA256SUMS"
 
 
@@ -42,22 +42,40 @@ def save(
 
     Raises OSError naming the file that could not be written; earlier checkpoints stay whole.
     """
-    target = folder / f"{state['step']:08d}"
-    for stale in folder.glob(".draft-*"):  # of a process that was killed while it saved
-        shutil.rmtree(stale, ignore_errors=True)
-    draft, replaced = folder / f".draft-{os.getpid()}", folder / f".draft-{os.getpid()}-replaced"
-    write: dict[str, Callable[[Path], object]] = {
-        "model.safetensors": lambda path: save_file(_unshared(model.state_dict(), names), path),
-        "optimizer.safetensors": lambda path: save_file(_optimizer_tensors(optimizer), path),
-        "state.json": lambda path: path.write_text(json.dumps(state, indent=1)),
-        SUMS: lambda path: path.write_text("".join(f"{_sha256(draft / name)}  {name}\n" for name in FILES)),
-    }
-    name = ""
+    draft = folder / f".draft-{os.getpid()}"
+    clear_drafts(folder)
+    path = draft
     try:
         draft.mkdir(parents=True)
-        for name, write_file in write.items():
-            write_file(draft / name)
+        for kind, tensors in (
+            ("model", _unshared(model.state_dict(), names)),
+            ("optimizer", optimizer_state(optimizer)),
+        ):
+            path = folder / f"{state['step']:08d}" / f"{kind}.safetensors"
+            save_file(tensors, draft / path.name)
+    except BaseException as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        if isinstance(error, (OSError, SafetensorError)):
+            raise _no_room(path, error) from error
+        raise
+    return finish(folder, draft, state)
+
+
+def finish(folder: Path, draft: Path, state: dict[str, Any]) -> Path:
+    """Makes a checkpoint of a draft folder with tensors: writes its state and its sums, and moves it into place.
+
+    Raises OSError naming the file that could not be written; earlier checkpoints stay whole.
+    """
+    target, replaced = folder / f"{state['step']:08d}", draft.with_name(f"{draft.name}-replaced")
+    names = [*(path.name for path in sorted(draft.glob("*.safetensors"))), "state.json"]
+    name = "state.json"
+    try:
+        (draft / name).write_text(json.dumps(state, indent=1))
+        for name in names:
             _to_disk(draft / name)
+        name = SUMS
+        (draft / SUMS).write_text("".join(f"{_sha256(draft / one)}  {one}\n" for one in names))
+        _to_disk(draft / SUMS)
         if target.exists():
             os.replace(target, replaced)
         os.replace(draft, target)
@@ -65,11 +83,7 @@ def save(
     except (OSError, SafetensorError) as error:
         if replaced.exists() and not target.exists():
             os.replace(replaced, target)
-        reason = getattr(error, "strerror", None) or error
-        raise OSError(
-            f"{target / name}: cannot be saved ({reason}); make room, then the same command goes on from the "
-            "checkpoint before"
-        ) from error
+        raise _no_room(target / name, error) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
@@ -78,6 +92,25 @@ def save(
     for other in set(_all(folder)) - set(kept):
         shutil.rmtree(other)
     return target
+
+
+def clear_drafts(folder: Path) -> None:
+    """Removes what a process left that was killed while it saved."""
+    for stale in folder.glob(".draft-*"):
+        shutil.rmtree(stale, ignore_errors=True)
+
+
+def _no_room(path: Path, error: Exception) -> OSError:
+    reason = getattr(error, "strerror", None) or error
+    return OSError(
+        f"{path}: cannot be saved ({reason}); make room, then the same command goes on from the checkpoint before"
+    )
+
+
+def tensor_files(checkpoint: Path, kind: str) -> list[Path]:
+    """The files with the tensors of the model or of the optimizer: one, or one of each process that wrote them."""
+    single = checkpoint / f"{kind}.safetensors"
+    return [single] if single.is_file() else sorted(checkpoint.glob(f"{kind}-*-of-*.safetensors"))
 
 
 def latest(folder: Path) -> Path | None:
@@ -102,14 +135,16 @@ def latest(folder: Path) -> Path | None:
 
 def check(checkpoint: Path) -> None:
     """Raises ValueError naming a file that is missing or has changed."""
-    for name in FILES:
-        if not (checkpoint / name).is_file():
-            raise ValueError(f"{checkpoint / name}: missing")
     sums = checkpoint / SUMS
+    written: dict[str, str] = {}
     if sums.is_file():  # older checkpoints have none
         written = {line[66:]: line[:64] for line in sums.read_text(errors="replace").splitlines()}
-        if set(written) != set(FILES):
+        if not all(any(name.startswith(part) for name in written) for part in PARTS):
             raise ValueError(f"{sums}: damaged")
+    for name in written or ("model.safetensors", "optimizer.safetensors", "state.json"):
+        if not (checkpoint / name).is_file():
+            raise ValueError(f"{checkpoint / name}: missing")
+    if written:
         for name, digest in written.items():
             if _sha256(checkpoint / name) != digest:
                 raise ValueError(f"{checkpoint / name}: damaged, not what {SUMS} says")
@@ -127,7 +162,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
 
 def restore_model(checkpoint: Path, model: nn.Module, names: Collection[str] | None = None) -> None:
     """Loads what `save` wrote with the same `names`; the model's other tensors stay."""
-    tensors = _tensors(checkpoint / "model.safetensors")
+    tensors = _tensors(checkpoint, "model")
     if names is not None and set(names) != tensors.keys():
         odd = sorted(set(names) ^ tensors.keys())
         raise ValueError(f"{checkpoint}: does not hold what this run trains; {odd[0]} is only on one side")
@@ -137,7 +172,7 @@ def restore_model(checkpoint: Path, model: nn.Module, names: Collection[str] | N
 def restore_optimizer(checkpoint: Path, optimizer: torch.optim.Optimizer) -> None:
     """Loads the state of a new optimiser; groups and hyper-parameters are the stage's, not the file's."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for key, tensor in _tensors(checkpoint / "optimizer.safetensors").items():
+    for key, tensor in _tensors(checkpoint, "optimizer").items():
         number, name = key.split(".")
         p = parameters[int(number)]
         if name == "step":  # a scalar, which AdamW keeps on the CPU unless the parameter is on a GPU
@@ -150,11 +185,21 @@ def _all(folder: Path) -> list[Path]:
     return sorted(p for p in folder.glob("[0-9]" * 8) if p.is_dir()) if folder.is_dir() else []
 
 
-def _tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path}: damaged ({error})") from None
+def _tensors(checkpoint: Path, kind: str) -> dict[str, Tensor]:
+    """All tensors of a kind; of several processes, the rows of each put together (parallel/shards.py)."""
+    parts: dict[str, dict[int, Tensor]] = {}
+    for path in tensor_files(checkpoint, kind):
+        try:
+            with safe_open(path, "pt") as file:
+                first = json.loads((file.metadata() or {}).get("first_rows", "{}"))
+                for name in file.keys():  # noqa: SIM118  (not a dict)
+                    parts.setdefault(name, {})[int(first.get(name, 0))] = file.get_tensor(name)
+        except SafetensorError as error:
+            raise ValueError(f"{path}: damaged ({error})") from None
+    return {
+        name: next(iter(rows.values())) if len(rows) == 1 else torch.cat([rows[row] for row in sorted(rows)])
+        for name, rows in parts.items()
+    }
 
 
 def _sha256(path: Path) -> str:
@@ -184,7 +229,7 @@ def _unshared(state: dict[str, Tensor], names: Collection[str] | None) -> dict[s
     return {name: tensor.detach().clone().contiguous() for name, tensor in kept.items()}
 
 
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     return {
         f"{number}.{name}": value.detach().clone().contiguous()

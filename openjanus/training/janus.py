@@ -13,6 +13,7 @@ from functools import cached_property, partial
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
@@ -71,14 +72,6 @@ class JanusTraining(StartConfig):
     lora: LoRAConfig | None = None
 
 
-def image_ids_file(c: JanusTraining, source: str) -> str:
-    """The file of a source's drawings as ids. Raises ValueError if the config names none."""
-    path = c.image_ids.get(source, "") if isinstance(c.image_ids, dict) else c.image_ids
-    if not path:
-        raise ValueError(f'image_ids names no file for {source}: set task.image_ids={{"{source}": FILE}}')
-    return path
-
-
 def starting_checkpoint(c: JanusTraining) -> Checkpoint:
     """The model with its text tokenizer and settings before the first step."""
     return starting_point(c, find_text_tokenizer)
@@ -93,13 +86,16 @@ def starting_tokenizer(c: JanusTraining) -> ImageTokenizer:
 class JanusData:
     """Steps as packed rows of documents of every kind.
 
-    `image_tokenizer`: the model's, for drawings that are in no file of ids.
+    `image_tokenizer`: the model's, for drawings that are in no file of ids. `rank` of `size` processes: the examples of
+    a step are the same for any number of processes, and each takes its slice.
     """
 
     config: JanusTraining
     seed: int
     processor: Processor
     image_tokenizer: ImageTokenizer
+    rank: int = 0
+    size: int = 1
 
     @cached_property
     def users_data(self) -> dict[str, Any]:
@@ -139,19 +135,36 @@ class JanusData:
         return {ids.source: ids for ids in self._files}
 
     def __call__(self, stage: Stage, step: int) -> Sequence[Batch]:
-        documents = []
-        for name, count in stage.mixture_at(step).items():
-            source = self.source(name)
-            documents += [self.document(name, source, index) for index in indices_of_step(count, step)]
-        return self.packed(documents)
+        examples = [
+            (name, index) for name, count in stage.mixture_at(step).items() for index in indices_of_step(count, step)
+        ]
+        mine = examples[self.rank :: self.size]
+        sources = {name: self.source(name) for name, _ in mine}
+        return self.packed([self.document(name, sources[name], index) for name, index in mine])
 
     def packed(self, documents: Sequence[Document]) -> list[Batch]:
         """The documents as micro-batches. Raises ValueError for one that is longer than a row."""
-        c = self.config
-        long = [document for document in documents if c.long_row_tokens and num_tokens(document) > c.row_tokens]
+        c, length = self.config, self.config.row_tokens
+        long = [document for document in documents if c.long_row_tokens and num_tokens(document) > length]
         short = [document for document in documents if not any(document is one for one in long)]
-        batches = _batches(short, c.row_tokens, c.micro_batch_rows)
-        return batches + [lay_out(find_rows([one], c.long_row_tokens), num_tokens(one)) for one in long]
+        rows = find_rows(short, length)
+        chunks = [rows[start : start + c.micro_batch_rows] for start in range(0, len(rows), c.micro_batch_rows)]
+        batches = [lay_out(self._seen(chunk), length) for chunk in chunks]
+        return batches + [lay_out(self._seen(find_rows([one], c.long_row_tokens)), num_tokens(one)) for one in long]
+
+    def _seen(self, rows: list[list[Document]]) -> list[list[Document]]:
+        """The rows; with several processes, one of them has a picture. The layers of an encoder that is sharded must
+        run in each process as often as in the others."""
+        looks = any(isinstance(span, UnderstandSpan) for row in rows for document in row for span in document)
+        return rows if looks or self.size == 1 else [*rows, [self._blank_document()]]
+
+    def _blank_document(self) -> Document:
+        size_px = self.processor.config.pixels.size_px
+        return [UnderstandSpan(torch.zeros(3, size_px, size_px), self.processor.num_features)]
+
+    def blank(self) -> Batch:
+        """A batch with a picture and without targets."""
+        return lay_out([[self._blank_document()]], self.processor.num_features)
 
     def source(self, name: str, split: str = "train") -> Source:
         """A source of examples: a user's data, or one of `SOURCES`."""
@@ -201,12 +214,6 @@ class JanusData:
         return show_both_eyes(ready, ids_of) if draws and not one_view else ready
 
 
-def _batches(documents: Sequence[Document], row_tokens: int, num_rows: int) -> list[Batch]:
-    """Batches of at most `num_rows` rows."""
-    rows = find_rows(documents, row_tokens)
-    return [lay_out(rows[start : start + num_rows], row_tokens) for start in range(0, len(rows), num_rows)]
-
-
 def sizes_of(batch: Batch) -> dict[str, int]:
     """Positions without and with padding, and the pictures that are looked at or drawn."""
     looked_at = 0 if batch.pixels is None else len(batch.pixels)
@@ -253,4 +260,5 @@ def janus_training(c: JanusTraining, seed: int, start: Checkpoint | None = None)
         data_reads=("generation.tokenizer.",),
         keeps_base=c.lora is None,
         sizes=sizes_of,
+        blank=data.blank,
     )

@@ -6,6 +6,7 @@ step, so that the division into micro-batches has no effect.
 """
 
 import math
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -26,6 +27,7 @@ from openjanus.runtime import Runtime, one_core_pool
 from openjanus.training import checkpoint
 from openjanus.training.interruption import Interruption
 from openjanus.training.metrics import PER_STEP, Measures, MetricsLog, add_measures
+from openjanus.training.processes import ONE, OneProcess
 from openjanus.training.stage import Stage, choose_trainable, make_optimizer
 from openjanus.weights.config import Checkpoint
 
@@ -48,7 +50,8 @@ class Training:
     the gradient. checkpoint: the exported checkpoint of a Janus. inputs(): further inputs of the batches, which a
     resumed run must find unchanged. keeps_base: whether the run's checkpoints hold the whole model, or only what is
     trained, because the rest is that of the model that the run started from. sizes: what a batch has, such as tokens
-    and pictures; the log shows how many of each a second.
+    and pictures; the log shows how many of each a second. blank(): a batch without targets that uses every part of the
+    model, for a process that has fewer batches than others; None: it is trained in one process only.
     """
 
     model: nn.Module
@@ -62,6 +65,7 @@ class Training:
     data_reads: tuple[str, ...] = ()
     keeps_base: bool = True
     sizes: Callable[[Any], dict[str, int]] = lambda batch: {}
+    blank: Callable[[], Any] | None = None
 
     def kept_names(self, stages: Sequence[Stage]) -> set[str] | None:
         """The tensors that a checkpoint holds: None for all, or those that some stage trains."""
@@ -89,6 +93,7 @@ def fit(
     evaluators: Sequence[Evaluator] = (),
     schedule: Schedule = Schedule(),
     stop_after: int | None = None,
+    processes: OneProcess = ONE,
 ) -> None:
     """Trains all stages, resuming from the newest whole checkpoint in `folder`; `stop_after`: number of steps after
     which to stop. `train` in run.py checks first that it is a checkpoint of this run.
@@ -102,18 +107,23 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     newest = checkpoint.latest(folder / "checkpoints")
     state: dict[str, Any] = {}
-    model = training.model.to(runtime.device)
+    training = processes.join(training, runtime)
+    model, kept_names = training.model, training.kept_names(stages)
     if newest is not None:
         state = checkpoint.read_state(newest)
-        checkpoint.restore_model(newest, model, training.kept_names(stages))
+        processes.restore_model(newest, model, kept_names)
     step = state.get("step", 0)
-    kept_names = training.kept_names(stages)
     total_steps = sum(s.num_steps for s in stages)
     end = total_steps if stop_after is None else min(total_steps, step + stop_after)
-    log = MetricsLog(folder, step, state.get("log"))
-    with closing(log), Interruption() as interruption, _progress() as progress:
+    log = MetricsLog(folder, step, state.get("log"), processes)
+
+    def evaluate(stage: Stage) -> None:
+        with processes.evaluating(model):
+            log.write(step, stage.name, _evaluate(evaluators, model, step, folder, processes))
+
+    with closing(log), Interruption() as interruption, _progress(is_shown=not processes.rank) as progress:
         if step == 0 and schedule.evaluate_first:
-            log.write(0, stages[0].name, _evaluate(evaluators, model, 0, folder))
+            evaluate(stages[0])
         first = 0
         for stage in stages:
             last = first + stage.num_steps
@@ -126,13 +136,15 @@ def fit(
             trainable = choose_trainable(model, stage.trainable)
             optimizer = make_optimizer(stage, trainable, runtime.dtype)
             if newest is not None and step > first:
-                checkpoint.restore_optimizer(newest, optimizer)
+                processes.restore_optimizer(newest, optimizer)
             saved_at = time.monotonic()
             data = _DataAhead(training, stage, trainable, min(last, end))
             while step < min(last, end):
                 interruption.saved = False
                 made = data(step)
-                log.add(_train_step(training, stage, step - first, step, made, trainable, optimizer, runtime))
+                log.add(
+                    _train_step(training, stage, step - first, step, made, trainable, optimizer, runtime, processes)
+                )
                 step += 1
                 if step % schedule.log_steps == 0 or step == last:
                     line = log.flush(step, stage.name, stage.lr_at(step - 1 - first))
@@ -142,16 +154,17 @@ def fit(
                 progress.update(bar, completed=step - first)
                 evaluates = bool(evaluators) and (step % schedule.evaluate_steps == 0 or step == total_steps)
                 due = time.monotonic() - saved_at > schedule.checkpoint_seconds
-                if due or evaluates or interruption.requested or step in (last, end):
+                due, ends = processes.any(due, interruption.requested is not None)
+                if due or evaluates or ends or step in (last, end):
                     state = {"step": step, "stage": stage.name, "stages": configs.to_dict(stages), "log": log.state()}
-                    checkpoint.save(folder / "checkpoints", model, optimizer, state, kept_names)
+                    processes.save(folder / "checkpoints", model, optimizer, state, kept_names)
                     saved_at, interruption.saved = time.monotonic(), True
                 if interruption.requested:
                     _say(progress, f"saved at step {step}; the same command goes on from there")
                 interruption.end_if_requested()
                 if evaluates:
                     _say(progress, f"{stage.name} {step - first}/{stage.num_steps}  making previews")
-                    log.write(step, stage.name, _evaluate(evaluators, model, step, folder))
+                    evaluate(stage)
             data.close()
             first = last
 
@@ -186,12 +199,15 @@ def _train_step(
     trainable: dict[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
     runtime: Runtime,
+    processes: OneProcess = ONE,
 ) -> Measures:
     """One optimiser step; returns the step's measures."""
     model = training.model.train()
     lr = stage.lr_at(stage_step)
+    made = processes.fill(made, training.blank)
     counts = [training.num_targets(batch) for batch in made]
     batches = [batch.to(runtime.device) for batch in made]
+    (total,) = processes.sums([sum(counts)])
     measures: Measures = {}
     autocast = torch.autocast(runtime.device.type, runtime.dtype, enabled=runtime.dtype != torch.float32)
     with autocast:
@@ -199,10 +215,11 @@ def _train_step(
     for batch, count in zip(batches, counts, strict=True):
         with autocast:
             loss, parts = training.loss(model, batch, step)
-        (loss / sum(counts)).backward()
+        # processes average their gradients
+        (loss / (total / processes.size) + processes.touch(model)).backward()
         add_measures(measures, {**parts, "loss": (loss.detach(), count)})
     groups = [[p for name, p in trainable.items() if name.startswith(prefix)] for prefix in training.clipped_apart]
-    norms = [nn.utils.clip_grad_norm_(group, stage.clip_norm) for group in groups if group]
+    norms = [processes.whole(nn.utils.clip_grad_norm_(group, stage.clip_norm)) for group in groups if group]
     if not all(math.isfinite(float(norm)) for norm in norms):
         raise FloatingPointError(
             f"step {step}: the gradient is not finite; go on from the last checkpoint with a lower learning rate: the "
@@ -234,12 +251,15 @@ def seconds_per_step(training: Training, stage: Stage, runtime: Runtime, num_ste
     return min(times)
 
 
-def _evaluate(evaluators: Sequence[Evaluator], model: nn.Module, step: int, folder: Path) -> dict[str, float]:
+def _evaluate(
+    evaluators: Sequence[Evaluator], model: nn.Module, step: int, folder: Path, processes: OneProcess
+) -> dict[str, float]:
+    """The figures of all evaluators. Every process computes them, and the first keeps the pictures."""
     figures: dict[str, float] = {}
-    previews = folder / "previews"
-    previews.mkdir(exist_ok=True)
     model.eval()
-    with torch.no_grad():
+    with torch.no_grad(), tempfile.TemporaryDirectory() as nowhere:
+        previews = Path(nowhere) if processes.rank else folder / "previews"
+        previews.mkdir(exist_ok=True)
         for evaluator in evaluators:
             figures.update(evaluator(model, step, previews))
     return figures
@@ -254,9 +274,9 @@ def _note(line: dict[str, Any]) -> str:
     return rate + "".join(f"  {name} {value:.4g}" for name, value in shown.items())
 
 
-def _progress() -> Progress:
+def _progress(is_shown: bool) -> Progress:
     """A progress bar for each stage, within 80 columns; only on a terminal."""
-    console = Console()
+    console = Console(quiet=not is_shown)
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=16),

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from openjanus.config import write_text
+from openjanus.training.processes import ONE, OneProcess
 
 # name -> (sum, count): logged as sum / count
 Measures = dict[str, tuple[Tensor | float, int]]
@@ -22,21 +23,23 @@ PER_STEP = "per step: "  # prefix of sizes of a step: tokens, pictures, position
 class MetricsLog:
     """Collects the measures of steps until `flush` writes their means as one line."""
 
-    def __init__(self, folder: Path, step: int, waiting: Mapping[str, Any] | None = None):
-        """`step`: of the checkpoint that the run resumes from; `waiting`: its `state`."""
-        self.path = folder / "metrics.jsonl"
-        lines = self.path.read_text(errors="replace").splitlines() if self.path.exists() else []
-        write_text(self.path, "".join(line + "\n" for line in lines if _step_of(line) <= step))
+    def __init__(self, folder: Path, step: int, waiting: Mapping[str, Any] | None = None, processes: OneProcess = ONE):
+        """`step`: of the checkpoint that the run resumes from; `waiting`: its `state`. Process 0 writes."""
+        self.path, self.processes = folder / "metrics.jsonl", processes
         waiting = waiting or {"measures": {}, "num_steps": 0, "seconds": 0.0}
-        self.measures: Measures = {name: (value, count) for name, (value, count) in waiting["measures"].items()}
+        self.measures: Measures = {}
+        self.board = None
+        if not processes.rank:
+            lines = self.path.read_text(errors="replace").splitlines() if self.path.exists() else []
+            write_text(self.path, "".join(line + "\n" for line in lines if _step_of(line) <= step))
+            self.measures = {name: (value, count) for name, (value, count) in waiting["measures"].items()}
+            self.board = _tensorboard(folder / "tensorboard", step)
         self.num_steps = waiting["num_steps"]
         self.since = time.monotonic() - waiting["seconds"]
-        self.board = _tensorboard(folder / "tensorboard", step)
 
     def state(self) -> dict[str, Any]:
         """The pending measures, for a checkpoint."""
-        measures = {name: (float(value), count) for name, (value, count) in self.measures.items()}
-        return {"measures": measures, "num_steps": self.num_steps, "seconds": time.monotonic() - self.since}
+        return {"measures": self._of_all(), "num_steps": self.num_steps, "seconds": time.monotonic() - self.since}
 
     def add(self, measures: Measures) -> None:
         add_measures(self.measures, measures)
@@ -44,7 +47,7 @@ class MetricsLog:
 
     def flush(self, step: int, stage: str, lr: float) -> dict[str, Any]:
         """Writes the means since the last line; returns the line."""
-        means = {name: float(value) / max(count, 1) for name, (value, count) in self.measures.items()}
+        means = {name: value / max(count, 1) for name, (value, count) in self._of_all().items()}
         seconds = (time.monotonic() - self.since) / max(self.num_steps, 1)
         sizes = {name.removeprefix(PER_STEP): means.pop(name) for name in list(means) if name.startswith(PER_STEP)}
         speeds = {f"{name}_per_second": size / seconds for name, size in sizes.items() if name != "positions"}
@@ -54,10 +57,14 @@ class MetricsLog:
         self.measures, self.num_steps, self.since = {}, 0, time.monotonic()
         return line
 
+    def _of_all(self) -> dict[str, tuple[float, int]]:
+        """The sums and counts of all processes so far."""
+        return self.processes.measures({name: (float(value), count) for name, (value, count) in self.measures.items()})
+
     def write(self, step: int, stage: str, figures: Mapping[str, float]) -> dict[str, Any]:
         """Writes figures as a separate line. Raises OSError naming the folder if the disk is full."""
         line = {"step": step, "stage": stage, **{name: round(float(v), 6) for name, v in figures.items()}}
-        if figures:
+        if figures and not self.processes.rank:
             try:
                 with self.path.open("a") as file:
                     file.write(json.dumps(line) + "\n")

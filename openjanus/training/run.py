@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +19,7 @@ from openjanus.runtime import Runtime
 from openjanus.training import checkpoint
 from openjanus.training.janus import JanusTraining, janus_training
 from openjanus.training.loop import Evaluator, Schedule, Training, fit
+from openjanus.training.processes import ONE, OneProcess
 from openjanus.training.resume import check_lengths, check_unchanged, open_keys, read_stages
 from openjanus.training.stage import Stage
 from openjanus.weights import own
@@ -157,20 +158,23 @@ def train(
     runtime: Runtime,
     evaluators_of: Callable[[Training], Sequence[Evaluator]] = lambda training: (),
     stop_after: int | None = None,
+    processes: OneProcess = ONE,
 ) -> Training:
     """Trains a run in its folder, or resumes it there; returns it with the trained model.
 
     Raises ValueError if another process trains there, or if the run there has other settings.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder):
+    with nullcontext() if processes.rank else locked(folder):
         newest = checkpoint.latest(folder / "checkpoints")
         if newest is not None:
             check_same(run, folder, newest)
         training = make_training(run, None if newest is None else kept_start(folder))
-        keep_inputs(training, runtime, folder)
-        if newest is None and training.checkpoint is not None and training.keeps_base:
-            keep_start(training.checkpoint, folder)
-        own.save(run, folder / "run.json")
-        fit(training, run.stages, folder, runtime, evaluators_of(training), run.schedule, stop_after)
+        if not processes.rank:
+            keep_inputs(training, runtime, folder)
+            if newest is None and training.checkpoint is not None and training.keeps_base:
+                keep_start(training.checkpoint, folder)
+            own.save(run, folder / "run.json")
+        processes.wait()
+        fit(training, run.stages, folder, runtime, evaluators_of(training), run.schedule, stop_after, processes)
     return training

@@ -10,7 +10,7 @@ merged when a checkpoint is loaded, before its matrices are quantised. Source: h
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -69,10 +69,13 @@ def _check_shape(name: str, tensor: Tensor, expected: tuple[int, ...]) -> None:
         )
 
 
-def save_adapter(model: Janus, folder: Path, base: str, tasks: Sequence[Task] = ()) -> None:
-    """Writes the LoRA matrices of a model, and its other trainable parameters as parts that were trained whole.
+def save_adapter(
+    model: Janus, folder: Path, base: str, tasks: Sequence[Task] = (), trained: Collection[str] = ()
+) -> None:
+    """Writes the LoRA matrices of a model, and the parameters that were trained whole.
 
-    base: folder or hub id of the model that was adapted. Raises ValueError for a model without LoRA.
+    base: folder or hub id of the model that was adapted. trained: names of trained parameters.
+    Raises ValueError for a model without LoRA.
     """
     layers = {name: module for name, module in model.named_modules() if isinstance(module, LoRALinear)}
     if not layers:
@@ -82,7 +85,7 @@ def save_adapter(model: Janus, folder: Path, base: str, tasks: Sequence[Task] = 
         theirs = _their_name(f"{name}.weight").removesuffix(".weight")
         tensors[f"{PREFIX}{theirs}.lora_A.weight"] = layer.lora_a
         tensors[f"{PREFIX}{theirs}.lora_B.weight"] = layer.lora_b
-    whole = {name: p for name, p in model.named_parameters() if p.requires_grad and not _is_lora(name)}
+    whole = {name: p for name, p in model.named_parameters() if name in trained and not _is_lora(name)}
     tensors |= {f"{PREFIX}{_their_name(model.stored_name(name))}": p for name, p in whole.items()}
     for name, tensor in tensors.items():
         check_finite(tensor, name, "the adapter")

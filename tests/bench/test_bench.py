@@ -8,8 +8,8 @@ from openjanus.bench.measure import Result, Times
 from openjanus.bench.report import as_json, table
 from openjanus.bench.sides import Case
 from openjanus.cli import main
-from openjanus.inference.source import ModelSource
 from openjanus.sequence import Kind
+from openjanus.source import ModelSource
 from openjanus.testing import tiny_checkpoint
 
 CASE = Case(Kind.GENERATE, "janus-1.3b", ModelSource("cpu", "int8", model=""), 2, 5.0)

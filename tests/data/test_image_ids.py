@@ -11,10 +11,11 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from torch import Tensor, nn
 
-from openjanus.data.image_ids import ImageIds, fingerprint, tokenize_source
+from openjanus.data.image_ids import ImageIds, fingerprint
 from openjanus.data.sources import SOURCES
 from openjanus.model.image_tokenizer import ImageTokenizer
 from openjanus.processing.processor import Message
+from openjanus.recipes.tokenizing import tokenize_source
 from tests import tiny
 
 

@@ -13,9 +13,9 @@ from openjanus.fleet.image_decoder import ImageDecoder
 from openjanus.fleet.options import FleetOptions
 from openjanus.fleet.settings import VARIABLE, FleetSettings
 from openjanus.inference.engine import Engine
-from openjanus.inference.source import ModelSource
 from openjanus.serve.limits import Limits
 from openjanus.serve.settings import ServerSettings
+from openjanus.source import ModelSource
 from openjanus.weights.checkpoint import save
 from tests import tiny
 

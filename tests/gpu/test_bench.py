@@ -8,8 +8,8 @@ import torch
 from openjanus.bench.measure import bandwidth
 from openjanus.bench.sides import Case, Ours, Transformers
 from openjanus.cli import main
-from openjanus.inference.source import ModelSource
 from openjanus.sequence import Kind
+from openjanus.source import ModelSource
 from openjanus.testing import tiny_checkpoint
 
 pytestmark = pytest.mark.gpu

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from openjanus.cli import main
-from openjanus.data.image_ids import tokenize_source
 from openjanus.eyes.contrastive import ContrastiveTraining, contrastive_training
 from openjanus.processing.image import PixelConfig
 from openjanus.processing.processor import ProcessorConfig
 from openjanus.recipes import configure, evaluators
 from openjanus.recipes.evaluators import keep_result
+from openjanus.recipes.tokenizing import tokenize_source
 from openjanus.runtime import Runtime
 from openjanus.testing import TINY, tiny_checkpoint
 from openjanus.training.janus import JanusTraining, janus_training, starting_tokenizer

@@ -7,14 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from openjanus.data.image_ids import ImageIds, tokenize_source
+from openjanus.cli.tokenize import image_ids_file
+from openjanus.data.image_ids import ImageIds
 from openjanus.data.sources import SOURCES, find_source
 from openjanus.emoji.sources import drawings
 from openjanus.processing.image import generation_pixels
+from openjanus.recipes.tokenizing import tokenize_source
 from openjanus.runtime import Runtime
 from openjanus.sequence import GenerateSpan, Kind
 from openjanus.training import run as runs
-from openjanus.training.janus import JanusTraining, image_ids_file, janus_training, starting_tokenizer
+from openjanus.training.janus import JanusTraining, janus_training, starting_tokenizer
 from openjanus.training.loop import Training, fit
 from openjanus.training.run import Run, make_training, restore
 from openjanus.training.stage import Stage

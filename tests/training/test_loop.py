@@ -14,12 +14,13 @@ from safetensors.torch import load_file
 
 from openjanus import config as configs
 from openjanus.data import image_ids as image_id_files
-from openjanus.data.image_ids import ImageIds, tokenize_source
+from openjanus.data.image_ids import ImageIds
 from openjanus.data.sources import find_source
 from openjanus.eyes.contrastive import ContrastiveTraining, TwoTowers
 from openjanus.eyes.tokenizer import TokenizerAndDiscriminator, TokenizerTraining
 from openjanus.model.image_tokenizer import ImageTokenizer
 from openjanus.processing.image import generation_pixels
+from openjanus.recipes.tokenizing import tokenize_source
 from openjanus.runtime import Runtime
 from openjanus.sequence import Batch, Kind, TextSpan, pack
 from openjanus.training import checkpoint

@@ -164,7 +164,7 @@ def test_a_run_is_restored_from_its_own_folder_only(gone) -> None:
     kept = restore(folder)
     saved = checkpoint.latest(folder / "checkpoints")
     assert saved is not None
-    stored = checkpoint._tensors(saved / "model.safetensors")
+    stored = checkpoint._tensors(saved, "model")
     assert tiny.equal_trees(kept.model.state_dict(), stored)
     assert (kept.config.processor, kept.sampling) == (run.task.processor, {"guidance": 2.0})
     assert kept.processor.text.encode("two red apples") == tiny.text_tokenizer().encode("two red apples")

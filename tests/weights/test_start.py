@@ -12,7 +12,6 @@ from transformers import SiglipConfig, SiglipModel, SiglipTextConfig, SiglipVisi
 
 import openjanus
 from openjanus import config as configs
-from openjanus.data.image_ids import tokenize_source
 from openjanus.data.sources import find_text_tokenizer
 from openjanus.eyes.contrastive import ContrastiveTraining
 from openjanus.eyes.tokenizer import TokenizerTraining
@@ -22,6 +21,7 @@ from openjanus.model.image_tokenizer import ImageTokenizer
 from openjanus.model.vision_encoder import VisionEncoder
 from openjanus.processing.message import Message
 from openjanus.recipes.evaluators import keep_result
+from openjanus.recipes.tokenizing import tokenize_source
 from openjanus.runtime import Runtime
 from openjanus.sequence import GenerateSpan, Kind, TextSpan, collate, pack
 from openjanus.testing import TINY, tiny_checkpoint
