@@ -38,6 +38,7 @@ NOT_RUN = {
     "openjanus serve --engine ray": "needs Ray, which has tests of its own",
     "torchrun --nproc-per-node 8 -m openjanus train finetune.full": "several processes: tests/parallel",
     'echo \'{"descriptions"': "weeks of work: tests/recipes/test_janus_paper.py",
+    "openjanus push": "needs the hub",
     "python examples/": "tests/test_examples.py runs the examples",
 }
 

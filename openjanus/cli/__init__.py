@@ -1,5 +1,5 @@
 """The command line: openjanus generate | edit | ask | chat | demo | serve | data | train | recipes | tokenize |
-evaluate | convert | bench.
+evaluate | convert | push | bench.
 
 One file a command. Results go to stdout, messages to stderr. Exit codes: 0 done; 2 a user's error,
 explained in one line; 130 interrupted (Ctrl-C), 129 hung up (SIGHUP), 143 terminated (SIGTERM); a training is saved
@@ -27,13 +27,14 @@ from openjanus.cli.demo import demo
 from openjanus.cli.edit import edit
 from openjanus.cli.evaluate import evaluate
 from openjanus.cli.generate import generate
+from openjanus.cli.push import push
 from openjanus.cli.recipes import recipes
 from openjanus.cli.serve import serve
 from openjanus.cli.tokenize import tokenize
 from openjanus.cli.train import train
 
 COMMANDS: dict[str, Callable[..., None]] = {
-    f.__name__: f for f in (generate, edit, ask, chat, demo, serve, train, recipes, tokenize, evaluate, convert)
+    f.__name__: f for f in (generate, edit, ask, chat, demo, serve, train, recipes, tokenize, evaluate, convert, push)
 }
 BENCHES: dict[str, Callable[..., None]] = {f.__name__: f for f in (bench.draw, bench.answer, bench.serve)}
 

@@ -24,17 +24,19 @@ def convert(
     adapter: Annotated[str | None, arg(help="folder of an adapter (LoRA) to merge")] = None,
 ) -> None:
     """Convert a checkpoint to another format or dtype, or write a run's newest state as a checkpoint folder."""
+    from openjanus.recipes.cards import write_card
     from openjanus.runtime import DTYPES, dtype_name
-    from openjanus.training.run import restore
+    from openjanus.training.run import read_run, restore
     from openjanus.weights import checkpoint
     from openjanus.weights.hub import NANO
 
     dtype = dtype_name(dtype, ("stored", *DTYPES))
     if format not in checkpoint.FORMATS:
         raise ValueError(f"format {format!r}: expected one of {', '.join(checkpoint.FORMATS)}")
+    run = None
     with folder_to_write(target):
         if source != NANO and (Path(source) / "run.json").is_file():
-            kept = restore(Path(source))
+            kept, run = restore(Path(source)), read_run(Path(source))
         else:
             named = ModelSource(
                 model=source,
@@ -46,4 +48,6 @@ def convert(
             with progress_bar("reading") as progress:
                 kept = named.checkpoint(progress=progress)
         checkpoint.save(kept, target, DTYPES.get(dtype), format)
+        if run is not None:
+            write_card(run, target)
     print(target)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from openjanus.recipes import configure
+from openjanus.recipes.cards import write_card
 from openjanus.recipes.evaluators import evaluators_of, keep_result
 from openjanus.recipes.own_data import describe
 from openjanus.recipes.report import write_run_report
@@ -39,6 +40,8 @@ def train_in(
         trained = make_training(run)
         trained.checkpoint = restore(folder)
     results = [keep_result(trained, folder)]
+    if results[0] != folder:
+        write_card(run, results[0])
     if isinstance(run.task, JanusTraining) and run.task.data:
         results.append(folder / "report.html")
         write_run_report(results[-1], run, folder)
