@@ -28,9 +28,9 @@ MIXTURE = {"emoji.questions": 1, "emoji.drawings": 2, "emoji.texts": 2}
 
 
 def run_of(recipe: str, base: Path) -> Run:
-    task = JanusTraining(
-        str(base), row_tokens=192, micro_batch_rows=2, lora=None if recipe != "lora" else LoRAConfig(4)
-    )
+    lora = LoRAConfig(4) if recipe == "lora" else None
+    recompute = recipe == "muon"
+    task = JanusTraining(str(base), row_tokens=192, micro_batch_rows=2, lora=lora, recompute=recompute)
     stage = Stage("tune", 5, 1e-3, MIXTURE, LORA if recipe == "lora" else ALL, weight_decay=0.1, clip_norm=0.5)
     if recipe == "muon":
         stage = replace(stage, muon=("language_model.layers.*",), muon_lr=0.01)
