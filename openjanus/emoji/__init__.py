@@ -1,1 +1,1 @@
-"""The built-in emoji world: artwork, scenes, captions and questions, splits, and the scorer of drawings (floor 3)."""
+"""The built-in emoji world: artwork, scenes, captions and questions, splits, and the scorer of drawings (floor 4)."""

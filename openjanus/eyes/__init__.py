@@ -1,4 +1,4 @@
-"""Trainings of the two eyes, before Janus: the image tokenizer and the contrastive encoder (floor 4).
+"""Trainings of the two eyes, before Janus: the image tokenizer and the contrastive encoder (floor 5).
 
 They run in the one loop of training/. A Janus can start from eyes of other origin instead (weights/start.py).
 """

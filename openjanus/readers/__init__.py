@@ -1,4 +1,4 @@
-"""Readers of users' data: files of many formats as conversations, for both directions (floor 3).
+"""Readers of users' data: files of many formats as conversations, for both directions (floor 4).
 
     a folder of pictures        metadata.jsonl or metadata.csv (`file_name`, `text`), or cat.png beside cat.txt
     .jsonl, .json, .csv, .tsv   one record a line, or a list of records

@@ -1,4 +1,4 @@
-"""Recipes: runs as Python functions, by name (floor 5)."""
+"""Recipes: runs as Python functions, by name (floor 6)."""
 
 import difflib
 from collections.abc import Callable, Sequence
@@ -21,6 +21,7 @@ RECIPES: dict[str, Callable[[], Run]] = {
     "janus-pro-1b": janus_paper.pro_1b,
     "janus-pro-7b": janus_paper.pro_7b,
     "finetune.lora": finetune.lora,
+    "finetune.qlora": finetune.qlora,
     "finetune.full": finetune.full,
 }
 

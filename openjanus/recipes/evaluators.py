@@ -1,4 +1,4 @@
-"""Evaluators of trainings: previews during a training, and the report on a finished model (floor 5).
+"""Evaluators of trainings: previews during a training, and the report on a finished model (floor 6).
 
 The training loop does not depend on them: it gets callables.
 """
@@ -23,12 +23,12 @@ from openjanus.inference.sampling import SamplingOptions
 from openjanus.model.image_tokenizer import ImageTokenizer
 from openjanus.processing.image import to_images
 from openjanus.processing.message import Conversation, Message
+from openjanus.recipes.adapter_files import save_adapter
 from openjanus.recipes.own_data import OwnDataPreview
 from openjanus.training.janus import JanusData
 from openjanus.training.loop import Evaluator, Training
 from openjanus.training.run import read_run
 from openjanus.weights import checkpoint
-from openjanus.weights.adapters import save_adapter
 from openjanus.weights.config import Checkpoint
 
 PREVIEW_SEED = 7

@@ -1,6 +1,7 @@
 """Fine-tuning of any Janus on data of your own, in both directions at once.
 
     openjanus train finetune.lora start=MODEL data=FOLDER --out runs/mine         small matrices beside the body's
+    openjanus train finetune.qlora start=MODEL data=FOLDER --out runs/mine        the same, beside a body of 4 bits
     openjanus train finetune.full start=MODEL data=FOLDER --out runs/mine         all but the image tokenizer
 
 `epochs=3` sets the number of steps by the size of the data. The eyes' encoders are frozen by LoRA: few examples would
@@ -34,6 +35,13 @@ def full() -> Run:
         weight_decay=0.1,
     )
     return Run("finetune.full", task, (stage,), schedule=Schedule(evaluate_steps=100, evaluate_first=True))
+
+
+def qlora() -> Run:
+    """As finetune.lora, with the matrices beside the adapters in 4 bits."""
+    run = lora()
+    assert isinstance(run.task, JanusTraining) and run.task.lora is not None
+    return replace(run, name="finetune.qlora", task=replace(run.task, lora=replace(run.task.lora, base="int4")))
 
 
 def lora() -> Run:

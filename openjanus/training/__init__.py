@@ -1,1 +1,1 @@
-"""One loop for every training (floor 3)."""
+"""One loop for every training (floor 4)."""

@@ -86,6 +86,8 @@ def restore(folder: Path) -> Checkpoint:
     newest = checkpoint.latest(folder / "checkpoints")
     if newest is None:
         raise ValueError(f"{folder}: no checkpoint there yet")
+    if isinstance(run.task, JanusTraining) and run.task.lora is not None:  # merged into the base's own matrices
+        run = replace(run, task=replace(run.task, lora=replace(run.task.lora, base="float32")))
     training = make_training(run, kept_start(folder))
     restored = training.checkpoint
     if restored is None:

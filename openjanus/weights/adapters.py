@@ -10,16 +10,15 @@ merged when a checkpoint is loaded, before its matrices are quantised. Source: h
 """
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from openjanus.model.janus import Janus
-from openjanus.model.lora import LoRALinear, merge
+from openjanus.model.lora import LoRALinear, LoRAStored, merge
 from openjanus.weights.config import Task
 from openjanus.weights.names import transformers_names
 from openjanus.weights.tensors import TensorFiles, check_finite
@@ -69,49 +68,6 @@ def _check_shape(name: str, tensor: Tensor, expected: tuple[int, ...]) -> None:
         )
 
 
-def save_adapter(
-    model: Janus, folder: Path, base: str, tasks: Sequence[Task] = (), trained: Collection[str] = ()
-) -> None:
-    """Writes the LoRA matrices of a model, and the parameters that were trained whole.
-
-    base: folder or hub id of the model that was adapted. trained: names of trained parameters.
-    Raises ValueError for a model without LoRA.
-    """
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, LoRALinear)}
-    if not layers:
-        raise ValueError("the model has no LoRA layers: there is no adapter to write")
-    tensors: dict[str, Tensor] = {}
-    for name, layer in layers.items():
-        theirs = _their_name(f"{name}.weight").removesuffix(".weight")
-        tensors[f"{PREFIX}{theirs}.lora_A.weight"] = layer.lora_a
-        tensors[f"{PREFIX}{theirs}.lora_B.weight"] = layer.lora_b
-    whole = {name: p for name, p in model.named_parameters() if name in trained and not _is_lora(name)}
-    tensors |= {f"{PREFIX}{_their_name(model.stored_name(name))}": p for name, p in whole.items()}
-    for name, tensor in tensors.items():
-        check_finite(tensor, name, "the adapter")
-    first = next(iter(layers.values()))
-    config = {
-        "peft_type": "LORA",
-        "task_type": None,
-        "base_model_name_or_path": base,
-        "r": first.lora_a.shape[0],
-        "lora_alpha": first.scale * first.lora_a.shape[0],
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "inference_mode": True,
-        "target_modules": [_their_name(f"{name}.weight").removesuffix(".weight") for name in layers],
-        "modules_to_save": sorted({_their_name(model.stored_name(name)).rpartition(".")[0] for name in whole}) or None,
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).unlink(missing_ok=True)  # without it the folder is no adapter while it is written
-    draft = folder / f".{TENSORS}.draft"
-    save_file({name: tensor.detach().cpu().float().contiguous() for name, tensor in tensors.items()}, draft)
-    draft.replace(folder / TENSORS)
-    (folder / OURS).write_text(json.dumps({"tasks": list(tasks)}) + "\n", "utf-8")
-    (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n", "utf-8")
-
-
 def read_adapter(folder: Path, names: Iterable[str]) -> Adapter:
     """An adapter for a model whose stored parameters have these names.
 
@@ -138,7 +94,7 @@ def read_adapter(folder: Path, names: Iterable[str]) -> Adapter:
     lora: dict[str, tuple[Tensor, Tensor]] = {}
     whole: dict[str, Tensor] = {}
     for name in names:
-        theirs = f"{PREFIX}{_their_name(name, required=False)}"
+        theirs = f"{PREFIX}{their_name(name, required=False)}"
         stem = theirs.removesuffix(".weight")
         if f"{stem}.lora_A.weight" in found and f"{stem}.lora_B.weight" in found:
             lora[name] = found.pop(f"{stem}.lora_A.weight"), found.pop(f"{stem}.lora_B.weight")
@@ -164,11 +120,11 @@ def _tasks(path: Path) -> tuple[Task, ...]:
     return tuple(tasks)
 
 
-def _is_lora(name: str) -> bool:
+def is_lora(name: str) -> bool:
     return name.endswith((".lora_a", ".lora_b"))
 
 
-def _their_name(name: str, required: bool = True) -> str:
+def their_name(name: str, required: bool = True) -> str:
     """The name in transformers, or our own for a part that transformers lacks. Raises ValueError if a parameter is
     several there, and one is `required`."""
     try:
@@ -184,8 +140,9 @@ def _their_name(name: str, required: bool = True) -> str:
 
 def merged_state(model: Janus) -> dict[str, Tensor]:
     """The model's state with its LoRA matrices merged, under the names of a model without them."""
-    state = {name: tensor for name, tensor in model.state_dict().items() if not _is_lora(name)}
+    state = {name: tensor for name, tensor in model.state_dict().items() if not is_lora(name)}
     for name, module in model.named_modules():
+        assert not isinstance(module, LoRAStored), "restore the run: the matrices here have few bits"
         if isinstance(module, LoRALinear):
             state[f"{name}.weight"] = module.merged()
     return state

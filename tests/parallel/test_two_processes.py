@@ -15,7 +15,8 @@ from openjanus.testing import tiny_checkpoint
 from tests.readers.files import write_jsonl, write_pictures
 
 ROOT = Path(__file__).parents[2]
-RECIPES = ("full", "lora", "muon")
+TOLERANCE = {"qlora": 5e-4}  # inputs of a stored matrix are rounded to 8 bits, which turns the last bit into more
+RECIPES = ("full", "lora", "qlora", "muon")
 
 
 def launch(num: int, module: str, *words: str) -> str:
@@ -52,10 +53,10 @@ def alone(request, tmp_path_factory):
     return request.param, folder, run(1, request.param, folder / "one")
 
 
-def assert_close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+def assert_close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], atol: float = 2e-5) -> None:
     assert one.keys() == other.keys()
     for name, tensor in one.items():
-        torch.testing.assert_close(tensor, other[name], rtol=2e-4, atol=2e-5, msg=lambda text, name=name: name + text)
+        torch.testing.assert_close(tensor, other[name], rtol=2e-4, atol=atol, msg=lambda text, name=name: name + text)
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +66,8 @@ def together(alone):
 
 
 def test_five_steps_of_two_equal_those_of_one(alone, together) -> None:
-    _, folder, expected = alone
-    assert_close(expected, together)
+    recipe, folder, expected = alone
+    assert_close(expected, together, TOLERANCE.get(recipe, 2e-5))
     one, two = losses(folder / "one"), losses(folder / "two")
     assert len(one) == len(two) == 5
     for a, b in zip(one, two, strict=True):
@@ -75,12 +76,12 @@ def test_five_steps_of_two_equal_those_of_one(alone, together) -> None:
 
 def test_what_two_saved_one_and_two_go_on_from(alone) -> None:
     recipe, folder, expected = alone
-    for before, after in ((2, 1),) if recipe == "muon" else ((2, 1), (2, 2), (1, 2)):
+    for before, after in ((2, 1),) if recipe in ("muon", "qlora") else ((2, 1), (2, 2), (1, 2)):
         place = folder / f"{before} then {after}"
         run(before, recipe, place, 2)
         newest = max((place / "checkpoints").iterdir())
         assert len(list(newest.glob("model-*-of-2.safetensors"))) == (2 if before == 2 else 0)
-        assert_close(expected, run(after, recipe, place, 3))
+        assert_close(expected, run(after, recipe, place, 3), TOLERANCE.get(recipe, 2e-5))
         assert [line["step"] for line in losses(place)] == [1, 2, 3, 4, 5]
 
 
@@ -92,7 +93,7 @@ def test_every_process_writes_rows_of_its_own(alone, together) -> None:
         with safe_open(newest / f"model-{rank}-of-2.safetensors", "pt") as file:
             first = json.loads(file.metadata()["first_rows"])
             parts.append({name: (int(first[name]), file.get_tensor(name)) for name in file.keys()})  # noqa: SIM118
-    name = "language_model.layers.0.attention.q." + ("lora_a" if recipe == "lora" else "weight")
+    name = "language_model.layers.0.attention.q." + ("lora_a" if "lora" in recipe else "weight")
     (row0, own0), (row1, own1) = parts[0][name], parts[1][name]
     assert row0 == 0 and row1 == own0.shape[0] and not torch.equal(own0[: len(own1)], own1)
 

@@ -9,7 +9,9 @@ from safetensors.torch import load_file, save_file
 
 from openjanus.config import ConfigError
 from openjanus.inference.engine import load as load_engine
-from openjanus.model.lora import LoRALinear, merge
+from openjanus.inference.quantisation import LINEAR
+from openjanus.model.lora import LoRALinear, LoRAStored, merge
+from openjanus.recipes.adapter_files import save_adapter
 from openjanus.recipes.evaluators import keep_result
 from openjanus.runtime import Runtime
 from openjanus.testing import tiny_checkpoint
@@ -18,7 +20,7 @@ from openjanus.training.lora import LoRAConfig, add_lora
 from openjanus.training.run import Run, restore, train
 from openjanus.training.stage import Stage
 from openjanus.weights import checkpoint
-from openjanus.weights.adapters import read_adapter, save_adapter
+from openjanus.weights.adapters import read_adapter
 from openjanus.weights.checkpoint import stored_tensors
 from tests import tiny
 
@@ -37,6 +39,47 @@ def test_the_layer_computes_its_formula_and_begins_as_its_base() -> None:
     torch.testing.assert_close(layer(x), expected)
     torch.testing.assert_close(torch.nn.functional.linear(x, layer.merged(), base.bias), expected)
     assert merge(base.weight.bfloat16(), layer.lora_a, layer.lora_b, 1.5).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("base", ["int8", "int4"])
+def test_an_adapter_beside_few_bits_has_the_gradients_of_the_matrix_that_they_stand_for(base) -> None:
+    """The forward pass is that of inference; its kernels also round activations to 8 bits."""
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(64, 48)
+    stored = LINEAR[base](linear.weight.detach(), linear.bias.detach())
+    layer = LoRAStored(stored, rank=4, alpha=8.0)
+    x = torch.randn(2, 5, 64, requires_grad=True)
+    assert torch.equal(layer(x), stored(x.detach()))  # B is zero yet
+    torch.nn.init.normal_(layer.lora_b)
+    like = torch.nn.Linear(64, 48)
+    with torch.no_grad():
+        like.weight.copy_(stored.dequantised())
+        like.bias.copy_(linear.bias)
+    plain = LoRALinear(like, 4, 8.0)
+    plain.lora_a, plain.lora_b = layer.lora_a, layer.lora_b
+    torch.testing.assert_close(layer(x), plain(x), rtol=0.05, atol=0.05)
+    weight = torch.randn(2, 5, 48)
+    wanted = (x, layer.lora_a, layer.lora_b)
+    for a, b in zip(
+        torch.autograd.grad((layer(x) * weight).sum(), wanted),
+        torch.autograd.grad((plain(x) * weight).sum(), wanted),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
+
+
+def test_qlora_trains_adapters_beside_the_bases_own_matrices(base, tmp_path) -> None:
+    """The body is stored in 4 bits while it trains; the adapter is merged into the base's matrices."""
+    run = lora_run(base)
+    run = replace(run, task=replace(run.task, lora=LoRAConfig(rank=4, base="int4")))
+    training = train(run, tmp_path, Runtime.choose("cpu"))
+    stored = [m for m in training.model.modules() if isinstance(m, LoRAStored)]
+    assert len(stored) == 14 and all(isinstance(m.base, LINEAR["int4"]) and m.lora_b.any() for m in stored)
+    adapter = keep_result(training, tmp_path)
+    merged, applied = (stored_tensors(c.model) for c in (restore(tmp_path), checkpoint.load(base, adapter=adapter)))
+    assert all(torch.equal(tensor, applied[name]) for name, tensor in merged.items())
+    with pytest.raises(ValueError, match=r"is \[32, 8\], which int8 cannot store: leave it out of lora\.layers"):
+        add_lora(torch.nn.Sequential(torch.nn.Linear(8, 32)), LoRAConfig(layers=("*",), base="int8"))
 
 
 def test_patterns_choose_layers_of_the_body_and_one_without_a_match_is_an_error() -> None:

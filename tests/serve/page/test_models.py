@@ -13,12 +13,12 @@ from openjanus.cli import main
 from openjanus.cli.serve import ServedModel, _beside
 from openjanus.inference.engine import load
 from openjanus.model.lora import LoRALinear
+from openjanus.recipes.adapter_files import save_adapter
 from openjanus.serve.service import Service
 from openjanus.serve.settings import ServerSettings
 from openjanus.testing import tiny_checkpoint
 from openjanus.training.lora import LoRAConfig, add_lora
 from openjanus.weights import checkpoint
-from openjanus.weights.adapters import save_adapter
 from tests.serve.conftest import run_server
 from tests.serve.page.browsing import draw, expect, opened
 
