@@ -71,7 +71,7 @@ def test_five_steps_of_two_equal_those_of_one(alone, together) -> None:
     one, two = losses(folder / "one"), losses(folder / "two")
     assert len(one) == len(two) == 5
     for a, b in zip(one, two, strict=True):
-        assert a == pytest.approx(b, rel=1e-4)
+        assert a == pytest.approx(b, rel=2e-3 if recipe == "qlora" else 1e-4)
 
 
 def test_what_two_saved_one_and_two_go_on_from(alone) -> None:
