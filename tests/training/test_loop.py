@@ -13,13 +13,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from openjanus import config as configs
-from openjanus.data import image_ids as image_id_files
 from openjanus.data.image_ids import ImageIds
 from openjanus.data.sources import find_source
 from openjanus.eyes.contrastive import ContrastiveTraining, TwoTowers
 from openjanus.eyes.tokenizer import TokenizerAndDiscriminator, TokenizerTraining
 from openjanus.model.image_tokenizer import ImageTokenizer
 from openjanus.processing.image import generation_pixels
+from openjanus.recipes import tokenizing
 from openjanus.recipes.tokenizing import tokenize_source
 from openjanus.runtime import Runtime
 from openjanus.sequence import Batch, Kind, TextSpan, pack
@@ -245,7 +245,7 @@ def test_image_ids_that_there_is_no_room_for_leave_nothing(janus_task, tmp_path,
         path.write_bytes(b"half")
         raise SafetensorError("No space left on device")
 
-    monkeypatch.setattr(image_id_files, "save_file", full)
+    monkeypatch.setattr(tokenizing, "save_file", full)
     with pytest.raises(OSError, match=r"ids: cannot be written \(No space left on device\)"):
         tokenize_source(starting_tokenizer(janus_task), "emoji.drawings", 0, 1, tmp_path / "ids")
     assert not list(tmp_path.iterdir())
