@@ -37,7 +37,7 @@ NOT_RUN = {
     "# The same clients": "needs vLLM, which has tests of its own",
     "openjanus serve --engine ray": "needs Ray, which has tests of its own",
     "torchrun --nproc-per-node 8 -m openjanus train finetune.full": "starts several processes; tests/parallel does",
-    'echo \'{"descriptions"': "needs weeks and the paper's data; tests/recipes/test_janus_paper.py runs it with small numbers",
+    'echo \'{"descriptions"': "needs weeks and the paper's data; tests run it with small numbers",
     "openjanus push": "needs the hub",
     "python examples/": "tests/test_examples.py runs the examples",
 }
