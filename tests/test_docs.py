@@ -39,6 +39,7 @@ NOT_RUN = {
     "torchrun --nproc-per-node 8 -m openjanus train finetune.full": "starts several processes; tests/parallel does",
     'echo \'{"descriptions"': "needs weeks and the paper's data; tests run it with small numbers",
     "openjanus push": "needs the hub",
+    "openjanus data check my-data  ": "docs/training.md runs them with data",
     "python examples/": "tests/test_examples.py runs the examples",
 }
 

@@ -18,7 +18,7 @@ from openjanus.sequence import Document, GenerateSpan, SignalSpan, TextSpan, Und
 
 NUM_SHOWN = 3  # documents
 NUM_FAULTS = 20
-TILE_PX = 192
+TILE_PX, GAP_PX, COLUMNS = 192, 12, 4  # of the sheet of drawing targets
 
 
 @dataclass(frozen=True)
@@ -135,11 +135,14 @@ def drawing_targets(dataset: Dataset, num: int = 12) -> Image.Image | None:
     if not pictures:
         return None
     tiles = [_framed(image, digest, dataset.config) for image, digest in pictures[:num]]
-    columns = min(4, len(tiles))
-    sheet = Image.new("RGB", (columns * (TILE_PX + 8) + 8, -(-len(tiles) // columns) * (TILE_PX + 8) + 8), "white")
-    for place, tile in enumerate(tiles):
-        left, top = (place % columns) * (TILE_PX + 8) + 8, (place // columns) * (TILE_PX + 8) + 8
-        sheet.paste(tile, (left + (TILE_PX - tile.width) // 2, top + (TILE_PX - tile.height) // 2))
+    rows = [tiles[start : start + COLUMNS] for start in range(0, len(tiles), COLUMNS)]
+    heights = [max(tile.height for tile in row) + GAP_PX for row in rows]
+    sheet = Image.new("RGB", (len(rows[0]) * (TILE_PX + GAP_PX) + GAP_PX, sum(heights) + GAP_PX), "white")
+    top = GAP_PX
+    for row, height in zip(rows, heights, strict=True):
+        for column, tile in enumerate(row):
+            sheet.paste(tile, (GAP_PX + column * (TILE_PX + GAP_PX) + (TILE_PX - tile.width) // 2, top))
+        top += height
     return sheet
 
 
@@ -153,8 +156,8 @@ def _drawn_picture(row: Row) -> Stored:
 
 def _framed(image: Image.Image, digest: str, c: DataConfig) -> Image.Image:
     """The whole picture, paler where it is cut off."""
-    small = image.copy()
-    small.thumbnail((TILE_PX, TILE_PX))
+    scale = TILE_PX / max(image.size)
+    small = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
     kept = random_square(small, digest) if c.crop == "random" else centre_square(small)
     shift = int(digest[:8], 16) / 2**32 if c.crop == "random" else 0.5
     left, top = (round((length - min(small.size)) * shift) for length in small.size)
