@@ -3,6 +3,7 @@
 python -m tests.parallel.worker RECIPE FOLDER STEPS [key=value ...]
 """
 
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +32,15 @@ def run_of(recipe: str, base: Path) -> Run:
     lora = {"lora": LoRAConfig(4), "qlora": LoRAConfig(4, base="int8")}.get(recipe)
     recompute = recipe == "muon"
     task = JanusTraining(str(base), row_tokens=192, micro_batch_rows=2, lora=lora, recompute=recompute)
-    stage = Stage("tune", 5, 1e-3, MIXTURE, ALL if lora is None else LORA, weight_decay=0.1, clip_norm=0.5)
+    stage = Stage(
+        "tune",
+        int(os.environ.get("NUM_STEPS", "5")),
+        1e-3,
+        MIXTURE,
+        ALL if lora is None else LORA,
+        weight_decay=0.1,
+        clip_norm=0.5,
+    )
     if recipe == "muon":
         stage = replace(stage, muon=("language_model.layers.*",), muon_lr=0.01)
     return Run("tiny", task, (stage,), schedule=Schedule(log_steps=1, checkpoint_seconds=0.0))
