@@ -25,7 +25,9 @@ IgnoreConfigKeys = Annotated[
 ]
 Device = Annotated[str, arg(help="auto, cpu, cuda or mps")]
 Threads = Annotated[int, arg(help="CPU threads; 0: torch's own choice")]
-Recipe = Annotated[Positional[str], arg(metavar="RECIPE", help="such as nano.janus")]
+Recipe = Annotated[
+    Positional[str], arg(metavar="RECIPE", help="such as nano.janus, or a .py file with a function recipe()")
+]
 Overrides = Annotated[
     Positional[tuple[str, ...]], arg(metavar="KEY=VALUE ...", help="such as stages.unify.num_steps=100 or seed=1")
 ]

@@ -50,7 +50,7 @@ def train(
     if print_config:
         print(configs.to_json(run))
         return
-    folder = out or Path("runs") / recipe
+    folder = out or Path("runs") / Path(run.name if recipe.endswith(".py") else recipe).name
     if check:
         _check(run, choose_runtime(Compute(device, dtype, threads)))
         return

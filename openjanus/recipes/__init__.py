@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 
 from openjanus import config as configs
 from openjanus.recipes import finetune, janus_paper, nano, wide
@@ -27,12 +29,36 @@ RECIPES: dict[str, Callable[[], Run]] = {
 
 
 def find_recipe(name: str) -> Callable[[], Run]:
-    """A recipe by name. Raises ValueError that names the nearest known one."""
+    """A recipe by name, or the function `recipe` of a Python file of the user's.
+
+    Raises ValueError that names the nearest known one, or what is wrong with the file.
+    """
+    if name.endswith(".py"):
+        return _of_file(Path(name))
     if name not in RECIPES:
         near = difflib.get_close_matches(name, RECIPES, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(RECIPES)}"
         raise ValueError(f"unknown recipe {name!r}; {hint}")
     return RECIPES[name]
+
+
+def _of_file(path: Path) -> Callable[[], Run]:
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    spec = spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None, "a .py file has a loader"
+    module = module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever the user's code raises
+        raise ValueError(f"{path}: cannot be run ({type(error).__name__}: {error})") from error
+    recipe = getattr(module, "recipe", None)
+    if not callable(recipe):
+        raise ValueError(f"{path}: has no function called recipe; expected one that returns a Run")
+    run = recipe()
+    if not isinstance(run, Run):
+        raise ValueError(f"{path}: recipe() returns {type(run).__name__}, expected a Run (docs/training.md)")
+    return lambda: run
 
 
 OF_A_CHECKPOINT = ("task.model", "task.processor", "task.sampling")
