@@ -1,12 +1,17 @@
 """Fine-tuning as a user does it: short keys, what is told, held-out figures, the adapter, and learning by heart."""
 
+import base64
+import io
 import json
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 import openjanus
 from openjanus.cli import main
+from openjanus.cli.serve import ServedModel, _beside
 from openjanus.data.image_ids import encode
 from openjanus.inference.engine import load as load_engine
 from openjanus.processing.message import Message
@@ -15,6 +20,7 @@ from openjanus.testing import tiny_checkpoint
 from openjanus.training.janus import JanusTraining
 from openjanus.training.run import restore
 from tests.readers.files import picture, write_jsonl, write_pictures
+from tests.serve.conftest import run_server
 
 NUM = 20
 
@@ -117,6 +123,29 @@ def test_a_tiny_official_model_learns_pictures_and_questions_by_heart(base, reci
     assert np.array_equal(drawn, targets)
     answers = engine.answers([[Message("user", [picture(n), "which is it?"])] for n in range(NUM)], max_new_tokens=8)
     assert answers == [f"{n} {n % 7}" for n in range(NUM)]
+    if is_lora:
+        served_as_well(base, out / "adapter", engine.decode_images(torch.from_numpy(targets)), answers)
+
+
+def served_as_well(base, adapter, pictures: list[Image.Image], answers: list[str]) -> None:
+    """The same drawings and answers from `openjanus serve --adapter mine=...`."""
+    which = ServedModel(device="cpu", model=str(base))
+    first = which.engine()
+    with run_server(first, beside=_beside(which, [f"mine={adapter}"], first)) as served:
+        client = served.client()
+        for n in range(0, NUM, 5):
+            options = {"guidance_scale": 1.0, "temperature": 0.0}
+            drawn = client.images.generate(model="mine", prompt=f"picture {n}", extra_body=options).data[0]
+            with Image.open(io.BytesIO(base64.b64decode(drawn.b64_json))) as image:
+                assert image.tobytes() == pictures[n].tobytes()
+            file = io.BytesIO()
+            picture(n).save(file, "png")
+            url = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+            content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "which is it?"}]
+            said = client.chat.completions.create(
+                model="mine", messages=[{"role": "user", "content": content}], temperature=0, max_tokens=8
+            )
+            assert said.choices[0].message.content == answers[n]
 
 
 @pytest.mark.parametrize("recipe", ["finetune.lora", "finetune.full"])
