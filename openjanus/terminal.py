@@ -18,8 +18,8 @@ from pathlib import Path
 from PIL import Image
 
 from openjanus.inference.engine import Engine
-from openjanus.inference.picture_files import PictureFolder, file_name
 from openjanus.inference.sampling import SamplingOptions
+from openjanus.picture_files import PictureFolder, file_name
 from openjanus.processing.image import open_image
 from openjanus.processing.processor import Message
 

@@ -17,9 +17,9 @@ FLOORS = {
     "model": 1, "processing": 1, "runtime": 1,
     "weights": 2, "data": 2,
     "inference": 3,
-    "training": 4, "emoji": 4, "readers": 4, "serve": 4, "terminal": 4, "source": 4,
-    "eyes": 5, "parallel": 5, "fleet": 5, "bench": 5,
-    "recipes": 6,
+    "picture_files": 4, "training": 4, "emoji": 4, "readers": 4, "source": 4,
+    "serve": 5, "terminal": 5, "eyes": 5, "parallel": 5,
+    "fleet": 6, "bench": 6, "recipes": 6,
     "cli": 7, "testing": 7,
     "__main__": 8,
 }  # fmt: skip

@@ -13,7 +13,7 @@ from openjanus.cli.options import ModelOptions
 
 def demo(out: Annotated[Path, arg(help="folder for the drawing")] = Path("demo")) -> None:
     """Draw a prompt with the bundled model, then ask about a bundled picture and about the drawing."""
-    from openjanus.inference.picture_files import PictureFolder, contact_sheet
+    from openjanus.picture_files import PictureFolder, contact_sheet
     from openjanus.processing.image import open_image
     from openjanus.weights.hub import BUNDLED
 

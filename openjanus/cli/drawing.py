@@ -47,7 +47,7 @@ def draw_files(
 
     words: of each message, for the names of the files. Raises ValueError for options that mean nothing here.
     """
-    from openjanus.inference.picture_files import MAX_ON_SHEET, PictureFolder, file_name
+    from openjanus.picture_files import MAX_ON_SHEET, PictureFolder, file_name
 
     check_folder(o.out)
     engine = which.engine()

@@ -18,9 +18,9 @@ from openjanus.emoji.world_report import WorldReport, report_on_world
 from openjanus.eyes.examples import stack_pictures
 from openjanus.eyes.tokenizer import TokenizerAndDiscriminator
 from openjanus.inference.engine import Engine
-from openjanus.inference.picture_files import contact_sheet
 from openjanus.inference.sampling import SamplingOptions
 from openjanus.model.image_tokenizer import ImageTokenizer
+from openjanus.picture_files import contact_sheet
 from openjanus.processing.image import to_images
 from openjanus.processing.message import Conversation, Message
 from openjanus.recipes.adapter_files import save_adapter

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from openjanus.inference.engine import Engine
-from openjanus.inference.picture_files import contact_sheet
+from openjanus.picture_files import contact_sheet
 from openjanus.processing.message import Conversation
 from openjanus.runtime import Runtime
 from openjanus.sequence import Batch, Kind

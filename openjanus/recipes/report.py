@@ -15,7 +15,7 @@ from openjanus.config import write_text
 from openjanus.emoji import grammar, world
 from openjanus.emoji.splits import stream
 from openjanus.inference.engine import Engine
-from openjanus.inference.picture_files import contact_sheet
+from openjanus.picture_files import contact_sheet
 from openjanus.recipes.evaluators import evaluate_emoji_world
 from openjanus.training.run import Run
 

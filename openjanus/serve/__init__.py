@@ -1,1 +1,1 @@
-"""A server that speaks the OpenAI API, and its page (floor 4)."""
+"""A server that speaks the OpenAI API, and its page (floor 5)."""

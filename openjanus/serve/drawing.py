@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from openjanus.inference.picture_files import png_bytes
 from openjanus.inference.sampling import SamplingOptions, choose_options
+from openjanus.picture_files import png_bytes
 from openjanus.processing.image import to_rgb
 from openjanus.serve.errors import invalid
 from openjanus.serve.limits import Limits

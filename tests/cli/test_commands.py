@@ -146,7 +146,7 @@ def test_each_picture_is_written_as_soon_as_it_is_finished(model, tmp_path, monk
 
 
 def test_a_sheet_is_left_out_where_it_would_be_huge(model, tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr("openjanus.inference.picture_files.MAX_ON_SHEET", 2)
+    monkeypatch.setattr("openjanus.picture_files.MAX_ON_SHEET", 2)
     main(["generate", "a red car", "-n", "3", "--model", str(model), "--out", str(tmp_path)])
     captured = capsys.readouterr()
     assert len(captured.out.splitlines()) == 3 and "no contact sheet: it has room for 2 pictures" in captured.err

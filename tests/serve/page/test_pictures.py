@@ -6,7 +6,7 @@ import io
 import pytest
 from PIL import Image
 
-from openjanus.inference.picture_files import file_name
+from openjanus.picture_files import file_name
 from tests.serve.page.browsing import (
     PICTURE,
     Page,

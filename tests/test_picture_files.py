@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from openjanus.inference.picture_files import (
+from openjanus.inference.sampling import SamplingOptions
+from openjanus.picture_files import (
     CELL_PX,
     GAP_PX,
     PAPER,
@@ -17,7 +18,6 @@ from openjanus.inference.picture_files import (
     file_name,
     png_bytes,
 )
-from openjanus.inference.sampling import SamplingOptions
 
 OPTIONS = SamplingOptions(temperature=0.5, top_k=7, top_p=0.9, guidance=3.0, seed=11, n=4)
 
