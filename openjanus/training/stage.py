@@ -3,8 +3,9 @@
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from itertools import product
 from typing import Annotated, Any, Literal
 
 import torch
@@ -31,7 +32,8 @@ class Stage(Config):
 
     `trainable` are patterns over parameter names (`fnmatch`); a pattern that matches nothing is an error. A pattern
     that starts with `!` excludes parameters of earlier patterns. `muon`: patterns over the names of trainable matrices
-    that Muon updates, with `muon_lr` and the same schedule; all else is updated by AdamW.
+    that Muon updates, with `muon_lr` and the same schedule; all else is updated by AdamW. `lr_scales`: patterns over the
+    names of trainable parameters whose rate is that many times the stage's; the last pattern that matches counts.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Stage(Config):
     switches: tuple[Switch, ...] = ()
     muon: tuple[str, ...] = ()
     muon_lr: PositiveFloat = 0.02
+    lr_scales: dict[str, PositiveFloat] = field(default_factory=dict)
 
     def check(self) -> None:
         if not any(self.mixture.values()):
@@ -103,17 +106,24 @@ def make_optimizer(
     """AdamW with weight decay of matrices only, as is common; the paper does not say. With `stage.muon`, those matrices
     are updated by Muon; `dtype` is that of the training. A group's `lr_scale` is its share of `stage.lr`.
     """
-    by_muon = {n: p for n, p in _matching(parameters, stage.muon, "muon").items() if p.dim() == 2}
-    others = [p for name, p in parameters.items() if name not in by_muon]
-    muon = {"muon": True, "lr": stage.muon_lr, "lr_scale": stage.muon_lr / stage.lr}
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in others if p.dim() > 1], "lr_scale": 1.0, "weight_decay": stage.weight_decay},
-        {"params": [p for p in others if p.dim() <= 1], "lr_scale": 1.0, "weight_decay": 0.0},
-        {"params": list(by_muon.values()), **muon, "weight_decay": stage.weight_decay},
-    ]
-    groups = [g for g in groups if g["params"]]
+    by_muon = {n for n, p in _matching(parameters, stage.muon, "muon").items() if p.dim() == 2}
+    scales = dict.fromkeys(parameters, 1.0)
+    for pattern, scale in stage.lr_scales.items():
+        scales.update(dict.fromkeys(_matching(parameters, (pattern,), "lr_scales"), scale))
+    groups: list[dict[str, Any]] = []
+    for muon, scale, is_matrix in product((False, True), dict.fromkeys(scales.values()), (True, False)):
+        chosen = [
+            p
+            for name, p in parameters.items()
+            if (name in by_muon, scales[name], p.dim() > 1) == (muon, scale, is_matrix)
+        ]
+        share = scale * (stage.muon_lr / stage.lr if muon else 1.0)
+        decay = stage.weight_decay if is_matrix else 0.0
+        groups.append(
+            {"params": chosen, "muon": muon, "lr": stage.lr * share, "lr_scale": share, "weight_decay": decay}
+        )
     return Muon(
-        groups,
+        [group for group in groups if group["params"]],
         torch.bfloat16 if dtype == torch.bfloat16 else torch.float32,
         lr=stage.lr,
         betas=stage.betas,

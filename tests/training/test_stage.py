@@ -85,3 +85,36 @@ def test_weight_decay_touches_matrices_alone() -> None:
     for name, p in network.named_parameters():
         shrunk = 0.95 if p.dim() > 1 and not name.startswith("eye.") else 1.0  # 1 - lr * decay
         torch.testing.assert_close(p.detach(), before[name] * shrunk)
+
+
+def test_rates_by_pattern_move_each_parameter_by_its_own() -> None:
+    """A first step of AdamW moves each number by its rate, whatever its gradient. The last pattern that matches counts,
+    in the warm-up, too."""
+    network = model()
+    stage = Stage(
+        "s", 4, 0.1, {"a": 1}, warmup_steps=2, lr_scales={"adaptor.*": 10.0, "*.bias": 0.5, "body.1.bias": 3.0}
+    )
+    optimizer = make_optimizer(stage, trainable := choose_trainable(network, ("*", "!eye.weight")))
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    for p in trainable.values():
+        p.grad = torch.full_like(p, 7.0)
+    for group in optimizer.param_groups:
+        group["lr"] = stage.lr_at(0) * group["lr_scale"]
+    optimizer.step()
+    moved = {name: float((before[name] - p.detach()).mean()) for name, p in network.named_parameters()}
+    expected = {"eye.weight": 0, "eye.bias": 0.025, "adaptor.weight": 0.5, "adaptor.bias": 0.025, "body.0.weight": 0.05,
+                "body.0.bias": 0.025, "body.1.weight": 0.05, "body.1.bias": 0.15}  # fmt: skip
+    assert moved == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_rate_for_nothing_is_named() -> None:
+    stage = Stage("s", 1, 0.1, {"a": 1}, lr_scales={"eye.*": 2.0})
+    with pytest.raises(ValueError, match=r"lr_scales pattern 'eye\.\*' matches no parameter"):
+        make_optimizer(stage, choose_trainable(model(), ("body.*",)))
+
+
+def test_muons_rate_is_scaled_as_well() -> None:
+    stage = Stage("s", 1, 0.1, {"a": 1}, muon=("body.0.*",), muon_lr=0.02, lr_scales={"body.*": 2.0})
+    groups = make_optimizer(stage, choose_trainable(model(), ("body.*", "eye.weight"))).param_groups
+    found = {(group["muon"], tuple(p.dim() for p in group["params"])): group["lr_scale"] for group in groups}
+    assert found == {(False, (1, 1, 1)): 2.0, (False, (2,)): 1.0, (True, (2,)): pytest.approx(0.4)}
