@@ -18,7 +18,7 @@ Legend of shapes, used in all of openjanus:
     B rows, T positions, D width, H heads, K head width, N ids (or features) per image, M images, V vocabulary
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
 from typing import Any
@@ -128,14 +128,20 @@ class Batch(Inputs):
     targets: dict[Kind, Tensor]
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The same batch on a device."""
+        """The same batch on a device. From pinned memory it arrives while the device computes."""
+        return self._with(lambda tensor: tensor.to(device, non_blocking=True))
 
-        def moved(value: Any) -> Any:
+    def pin_memory(self) -> "Batch":
+        """The same batch in memory that a GPU can read by itself."""
+        return self._with(Tensor.pin_memory)
+
+    def _with(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        def changed(value: Any) -> Any:
             if isinstance(value, dict):
-                return {kind: moved(tensor) for kind, tensor in value.items()}
-            return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+                return {kind: changed(tensor) for kind, tensor in value.items()}
+            return change(value) if isinstance(value, Tensor) else value
 
-        return replace(self, **{f.name: moved(getattr(self, f.name)) for f in fields(self)})
+        return replace(self, **{f.name: changed(getattr(self, f.name)) for f in fields(self)})
 
     def num_targets(self) -> int:
         """The number of supervised positions: the denominator of the loss."""

@@ -51,7 +51,7 @@ def _written(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str
 def save(
     folder: Path,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer | None,
     state: dict[str, Any],
     names: Collection[str] | None,
     processes: "Several",
@@ -70,7 +70,7 @@ def save(
         save_file(parts, path, {"first_rows": json.dumps(first)})
     processes.wait()
     if processes.rank == 0:
-        checkpoint.finish(folder, draft, state)
+        checkpoint.finish(folder, draft, state, checkpoint.KEEP if optimizer else 1)
     processes.wait()
 
 

@@ -46,18 +46,19 @@ def evaluators_of(training: Training) -> Sequence[Evaluator]:
     return [preview_reconstructions] if isinstance(training.model, TokenizerAndDiscriminator) else []
 
 
-def keep_result(training: Training, folder: Path) -> Path:
-    """Exports a trained Janus as a checkpoint folder, or what LoRA added as an adapter's folder. Other trainings only
-    keep their run's checkpoint."""
+def keep_result(training: Training, folder: Path, part: str = "") -> Path:
+    """Exports a trained Janus as a checkpoint folder, or what LoRA added as an adapter's folder, into `part` of the
+    run's folder. Other trainings only keep their run's checkpoint."""
     if training.checkpoint is None:
         return folder
+    target = folder / part
     if not training.keeps_base:
         adapted, run = training.checkpoint, read_run(folder)
         trained = training.kept_names(run.stages) or ()
-        save_adapter(adapted.model, folder / "adapter", str(run.task.start), adapted.tasks, trained)
-        return folder / "adapter"
-    checkpoint.save(training.checkpoint, folder / "model")
-    return folder / "model"
+        save_adapter(adapted.model, target / "adapter", str(run.task.start), adapted.tasks, trained)
+        return target / "adapter"
+    checkpoint.save(training.checkpoint, target / "model")
+    return target / "model"
 
 
 def preview_reconstructions(model: nn.Module, step: int, folder: Path) -> dict[str, float]:

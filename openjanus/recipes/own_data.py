@@ -16,7 +16,7 @@ from openjanus.processing.message import Conversation
 from openjanus.runtime import Runtime
 from openjanus.sequence import Batch, Kind
 from openjanus.training.janus import JanusData, janus_loss
-from openjanus.training.loop import Training, seconds_per_step
+from openjanus.training.loop import HELD_OUT_LOSS, Training, seconds_per_step
 from openjanus.training.metrics import Measures, add_measures
 from openjanus.training.run import Run
 from openjanus.training.stage import choose_trainable
@@ -31,7 +31,8 @@ TILE_PX = 192
 
 
 class OwnDataPreview:
-    """Losses on held-out examples and on a neutral set, and drawings of held-out captions above their pictures.
+    """Losses on held-out examples and on a neutral set, and drawings of held-out captions above their pictures. The
+    figure `held_out_loss` is the loss that is trained, on all held-out examples: it tells the best weights.
 
     If nothing is held out, training examples take their place, and the figures are called so.
     """
@@ -59,11 +60,19 @@ class OwnDataPreview:
 
     def __call__(self, model: nn.Module, step: int, folder: Path) -> dict[str, float]:
         figures: dict[str, float] = {}
+        held_out: list[tuple[float, int]] = []
+        device = next(model.parameters()).device
         for label, batches in self.batches.items():
             total: Measures = {}
             for batch in batches:
-                add_measures(total, _measures(model, batch.to(next(model.parameters()).device)))
+                loss, measures = _measures(model, batch.to(device), self.data.config.text_weight)
+                add_measures(total, measures)
+                if label.startswith("held_out"):
+                    held_out.append((float(loss), batch.num_targets()))
             figures |= {f"{label}_{name}": float(value) / max(count, 1) for name, (value, count) in total.items()}
+        if held_out:
+            losses, counts = zip(*held_out, strict=True)
+            figures[HELD_OUT_LOSS] = sum(losses) / max(sum(counts), 1)
         if sheet := self._drawings():
             sheet.save(folder / f"{step:06d}.png")
         return figures
@@ -95,15 +104,15 @@ def _tile(image: Image.Image) -> Image.Image:
     return image.crop((left, top, left + side, top + side)).resize((TILE_PX, TILE_PX), Image.Resampling.BICUBIC)
 
 
-def _measures(model: nn.Module, batch: Batch) -> Measures:
-    """The losses of a batch, and how many image ids are the most probable ones."""
-    _, measures = janus_loss(model, batch, 0)  # type: ignore[arg-type]
+def _measures(model: nn.Module, batch: Batch, text_weight: float) -> tuple[Tensor, Measures]:
+    """The summed loss of a batch, its parts, and how many image ids are the most probable ones."""
+    loss, measures = janus_loss(model, batch, 0, text_weight)  # type: ignore[arg-type]
     if Kind.GENERATE in batch.targets:
         hidden: Tensor = model(batch).flatten(0, 1)
         places = batch.targets[Kind.GENERATE]
         right = model.generation.head(hidden[places]).argmax(dim=-1) == batch.target.flatten()[places]  # type: ignore
         measures["image_top1"] = (right.sum(), len(places))
-    return measures
+    return loss, measures
 
 
 @dataclass(frozen=True)

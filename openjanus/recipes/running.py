@@ -9,8 +9,9 @@ from openjanus.recipes.evaluators import evaluators_of, keep_result
 from openjanus.recipes.own_data import describe
 from openjanus.recipes.report import write_run_report
 from openjanus.runtime import Runtime
+from openjanus.training import checkpoint
 from openjanus.training.janus import JanusTraining
-from openjanus.training.loop import Evaluator, Training
+from openjanus.training.loop import BEST, Evaluator, Training
 from openjanus.training.processes import ONE, OneProcess
 from openjanus.training.run import Run, make_training, restore
 from openjanus.training.run import train as train_run
@@ -25,8 +26,9 @@ def train_in(
     processes: OneProcess = ONE,
 ) -> Sequence[Path]:
     """Trains a run in its folder, or resumes it there. Returns the paths of its results: the model, or the adapter of
-    LoRA; then the report, if the data was the user's. say: gets lines about what is trained. Of several processes, the
-    first keeps the results, and the others return none."""
+    LoRA; the same of the step with the least held-out loss, if that was not the last one; the report, if the data was
+    the user's. say: gets lines about what is trained. Of several processes, the first keeps the results, and the others
+    return none."""
 
     def begin(training: Training) -> Sequence[Evaluator]:
         for line in [] if processes.rank else describe(run, training):
@@ -39,13 +41,24 @@ def train_in(
     if processes.size > 1:  # each has only a part of the model: read it from the checkpoint
         trained = make_training(run)
         trained.checkpoint = restore(folder)
-    results = [keep_result(trained, folder)]
-    if results[0] != folder:
-        write_card(run, results[0])
+    results = [_kept(run, trained, folder)]
+    best = checkpoint.latest(folder / BEST)
+    if trained.checkpoint and best and int(best.name) < sum(stage.num_steps for stage in run.stages):
+        checkpoint.restore_model(best, trained.checkpoint.model, trained.kept_names(run.stages))
+        results.append(_kept(run, trained, folder, BEST))
+        say(f"the least held-out loss was at step {int(best.name):,}: {results[-1]}")
     if isinstance(run.task, JanusTraining) and run.task.data:
         results.append(folder / "report.html")
         write_run_report(results[-1], run, folder)
     return results
+
+
+def _kept(run: Run, trained: Training, folder: Path, part: str = "") -> Path:
+    """The result of a run, in `part` of its folder, with a model card."""
+    result = keep_result(trained, folder, part)
+    if result != folder:
+        write_card(run, result)
+    return result
 
 
 def train(

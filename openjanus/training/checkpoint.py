@@ -32,13 +32,14 @@ SUMS = "SHA256SUMS"
 def save(
     folder: Path,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer | None,
     state: dict[str, Any],
     names: Collection[str] | None = None,
 ) -> Path:
     """Writes a checkpoint under `folder`, named by `state["step"]`, and keeps only the `KEEP` - 1 before it.
 
-    names: of the model's tensors to write; None: all.
+    optimizer: None for weights that are kept, but not trained on; then none before it is kept. names: of the model's
+    tensors to write; None: all.
 
     Raises OSError naming the file that could not be written; earlier checkpoints stay whole.
     """
@@ -58,11 +59,12 @@ def save(
         if isinstance(error, (OSError, SafetensorError)):
             raise _no_room(path, error) from error
         raise
-    return finish(folder, draft, state)
+    return finish(folder, draft, state, KEEP if optimizer else 1)
 
 
-def finish(folder: Path, draft: Path, state: dict[str, Any]) -> Path:
-    """Makes a checkpoint of a draft folder with tensors: writes its state and its sums, and moves it into place.
+def finish(folder: Path, draft: Path, state: dict[str, Any], keep: int = KEEP) -> Path:
+    """Makes a checkpoint of a draft folder with tensors: writes its state and its sums, and moves it into place. keep:
+    how many checkpoints stay.
 
     Raises OSError naming the file that could not be written; earlier checkpoints stay whole.
     """
@@ -88,7 +90,7 @@ def finish(folder: Path, draft: Path, state: dict[str, Any]) -> Path:
         shutil.rmtree(draft, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
     # Later checkpoints are stale: damaged, or from before the run resumed from an older one.
-    kept = [path for path in _all(folder) if path <= target][-KEEP:]
+    kept = [path for path in _all(folder) if path <= target][-keep:]
     for other in set(_all(folder)) - set(kept):
         shutil.rmtree(other)
     return target
@@ -229,7 +231,9 @@ def _unshared(state: dict[str, Tensor], names: Collection[str] | None) -> dict[s
     return {name: tensor.detach().clone().contiguous() for name, tensor in kept.items()}
 
 
-def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def optimizer_state(optimizer: torch.optim.Optimizer | None) -> dict[str, Tensor]:
+    if optimizer is None:
+        return {}
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     return {
         f"{number}.{name}": value.detach().clone().contiguous()

@@ -8,7 +8,7 @@ that words and picture have guidance of their own. Every step mixes all kinds of
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, partial
 from typing import Annotated, Any, ClassVar
 
@@ -98,6 +98,18 @@ class JanusData:
     image_tokenizer: ImageTokenizer
     rank: int = 0
     size: int = 1
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process, which opens files again. Tensors go as arrays: torch would share their memory."""
+        tokenizer = self.image_tokenizer
+        weights = {name: tensor.cpu().numpy() for name, tensor in tokenizer.state_dict().items()}
+        kept = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {**kept, "image_tokenizer": (tokenizer.config, weights)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        config, weights = state["image_tokenizer"]
+        self.__dict__.update(state, image_tokenizer=ImageTokenizer(config).eval().requires_grad_(False))
+        self.image_tokenizer.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
 
     @cached_property
     def users_data(self) -> dict[str, Any]:

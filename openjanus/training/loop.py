@@ -8,9 +8,8 @@ step, so that the division into micro-batches has no effect.
 import math
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,10 +21,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from openjanus import config as configs
-from openjanus.config import Config, NonNegativeFloat, PositiveInt
-from openjanus.runtime import Runtime, one_core_pool
+from openjanus.ahead import made_ahead
+from openjanus.config import Config, NonNegativeFloat, NonNegativeInt, PositiveInt
+from openjanus.interruption import Interruption
+from openjanus.runtime import Runtime
 from openjanus.training import checkpoint
-from openjanus.training.interruption import Interruption
 from openjanus.training.metrics import PER_STEP, Measures, MetricsLog, add_measures
 from openjanus.training.processes import ONE, OneProcess
 from openjanus.training.stage import Stage, choose_trainable, make_optimizer
@@ -33,6 +33,8 @@ from openjanus.weights.config import Checkpoint
 
 # (model, step, folder for pictures) -> figures for the log; given by the caller
 Evaluator = Callable[[nn.Module, int, Path], Mapping[str, float]]
+BEST = "best"  # folder of the best weights, in that of the run
+HELD_OUT_LOSS = "held_out_loss"  # the figure of an evaluator that tells which weights are the best so far
 # (stage, step) -> the micro-batches of a step, on the CPU; each has `.to(device)`
 Data = Callable[[Stage, int], Sequence[Any]]
 # (model, batch, step) -> the loss summed over the batch's targets, and figures for the log
@@ -77,11 +79,13 @@ class Training:
 @dataclass(frozen=True)
 class Schedule(Config):
     """Intervals of logs, previews and checkpoints in steps; `seconds`: the longest time between checkpoints.
-    `evaluate_first`: previews also before the first step."""
+    `evaluate_first`: previews also before the first step. `workers`: processes that make the data of later steps; 0: a
+    thread does."""
 
     log_steps: PositiveInt = 10
     evaluate_steps: PositiveInt = 500
     evaluate_first: bool = False
+    workers: NonNegativeInt = 0
     checkpoint_seconds: NonNegativeFloat = 120.0
 
 
@@ -98,8 +102,9 @@ def fit(
     """Trains all stages, resuming from the newest whole checkpoint in `folder`; `stop_after`: number of steps after
     which to stop. `train` in run.py checks first that it is a checkpoint of this run.
 
-    Writes metrics.jsonl, TensorBoard events (if tensorboard is installed), previews/ and checkpoints/. Ctrl-C and
-    SIGTERM save a checkpoint and end the program. Raises FloatingPointError if a gradient is not finite (the last
+    Writes metrics.jsonl, TensorBoard events (if tensorboard is installed), previews/ and checkpoints/; and best/, the
+    weights of the least `held_out_loss` that the evaluators found. Ctrl-C and SIGTERM save a checkpoint and end the
+    program. Raises FloatingPointError if a gradient is not finite (the last
     checkpoint stays), OSError if a file cannot be written.
     """
     if stop_after is not None and stop_after < 1:
@@ -117,9 +122,19 @@ def fit(
     end = total_steps if stop_after is None else min(total_steps, step + stop_after)
     log = MetricsLog(folder, step, state.get("log"), processes)
 
+    best = checkpoint.latest(folder / BEST)
+    least = math.inf if best is None else checkpoint.read_state(best)[HELD_OUT_LOSS]
+
     def evaluate(stage: Stage) -> None:
+        nonlocal least
         with processes.evaluating(model):
-            log.write(step, stage.name, _evaluate(evaluators, model, step, folder, processes))
+            figures = _evaluate(evaluators, model, step, folder, processes)
+        log.write(step, stage.name, figures)
+        loss = figures.get(HELD_OUT_LOSS, math.inf)
+        (is_best,) = processes.any(step > 0 and not processes.rank and loss < least)  # the first says it for all
+        if is_best:
+            least = loss
+            processes.save(folder / BEST, model, None, {"step": step, HELD_OUT_LOSS: loss}, kept_names)
 
     with closing(log), Interruption() as interruption, _progress(is_shown=not processes.rank) as progress:
         if step == 0 and schedule.evaluate_first:
@@ -138,56 +153,66 @@ def fit(
             if newest is not None and step > first:
                 processes.restore_optimizer(newest, optimizer)
             saved_at = time.monotonic()
-            data = _DataAhead(training, stage, trainable, min(last, end))
-            while step < min(last, end):
-                interruption.saved = False
-                made = data(step)
-                log.add(
-                    _train_step(training, stage, step - first, step, made, trainable, optimizer, runtime, processes)
-                )
-                step += 1
-                if step % schedule.log_steps == 0 or step == last:
-                    line = log.flush(step, stage.name, stage.lr_at(step - 1 - first))
-                    progress.update(bar, note=f"loss {line['loss']:.4g}" if "loss" in line else "")
-                    if step % (10 * schedule.log_steps) == 0 or step == last:
-                        _say(progress, f"{stage.name} {step - first}/{stage.num_steps}  {_note(line)}")
-                progress.update(bar, completed=step - first)
-                evaluates = bool(evaluators) and (step % schedule.evaluate_steps == 0 or step == total_steps)
-                due = time.monotonic() - saved_at > schedule.checkpoint_seconds
-                due, ends = processes.any(due, interruption.requested is not None)
-                if due or evaluates or ends or step in (last, end):
-                    state = {"step": step, "stage": stage.name, "stages": configs.to_dict(stages), "log": log.state()}
-                    processes.save(folder / "checkpoints", model, optimizer, state, kept_names)
-                    saved_at, interruption.saved = time.monotonic(), True
-                if interruption.requested:
-                    _say(progress, f"saved at step {step}; the same command goes on from there")
-                interruption.end_if_requested()
-                if evaluates:
-                    _say(progress, f"{stage.name} {step - first}/{stage.num_steps}  making previews")
-                    evaluate(stage)
-            data.close()
+            norms: list[Tensor] = []
+            with _data_of(training, stage, trainable, range(step, min(last, end)), schedule, runtime) as data:
+                for made in data:
+                    interruption.saved = False
+                    measures, norm = _train_step(
+                        training, stage, step - first, step, made, trainable, optimizer, runtime, processes
+                    )
+                    log.add(measures)
+                    norms.append(norm)
+                    step += 1
+                    if step % schedule.log_steps == 0 or step == last:
+                        _check_finite(stage, step, norms)
+                        line = log.flush(step, stage.name, stage.lr_at(step - 1 - first))
+                        progress.update(bar, note=f"loss {line['loss']:.4g}" if "loss" in line else "")
+                        if step % (10 * schedule.log_steps) == 0 or step == last:
+                            _say(progress, f"{stage.name} {step - first}/{stage.num_steps}  {_note(line)}")
+                    progress.update(bar, completed=step - first)
+                    evaluates = bool(evaluators) and (step % schedule.evaluate_steps == 0 or step == total_steps)
+                    due = time.monotonic() - saved_at > schedule.checkpoint_seconds
+                    due, ends = processes.any(due, interruption.requested is not None)
+                    if due or evaluates or ends or step in (last, end):
+                        _check_finite(stage, step, norms)
+                        state = {
+                            "step": step, "stage": stage.name, "stages": configs.to_dict(stages), "log": log.state()
+                        }  # fmt: skip
+                        processes.save(folder / "checkpoints", model, optimizer, state, kept_names)
+                        saved_at, interruption.saved = time.monotonic(), True
+                    if interruption.requested:
+                        _say(progress, f"saved at step {step}; the same command goes on from there")
+                    interruption.end_if_requested()
+                    if evaluates:
+                        _say(progress, f"{stage.name} {step - first}/{stage.num_steps}  making previews")
+                        evaluate(stage)
             first = last
 
 
-class _DataAhead:
-    """The data of each step of a stage; while the step runs, a thread makes those of the next one."""
+def _data_of(
+    training: Training,
+    stage: Stage,
+    trainable: dict[str, nn.Parameter],
+    steps: range,
+    schedule: Schedule,
+    runtime: Runtime,
+) -> AbstractContextManager[Iterator[Sequence[Any]]]:
+    """The micro-batches of each step, made ahead unless they depend on what is trained."""
+    make = partial(training.data, stage)
+    if training.data_reads and any(name.startswith(training.data_reads) for name in trainable):
+        return nullcontext(map(make, steps))
+    return made_ahead(make, steps, schedule.workers, runtime.device)
 
-    def __init__(self, training: Training, stage: Stage, trainable: dict[str, nn.Parameter], end: int):
-        self.make, self.end = partial(training.data, stage), end
-        is_pure = not any(name.startswith(training.data_reads) for name in trainable) if training.data_reads else True
-        self.pool = one_core_pool(1, "data") if is_pure else None
-        self.next: tuple[int, Future[Sequence[Any]]] | None = None
 
-    def __call__(self, step: int) -> Sequence[Any]:
-        if self.pool is None:
-            return self.make(step)
-        made = self.next[1].result() if self.next and self.next[0] == step else self.make(step)
-        self.next = (step + 1, self.pool.submit(self.make, step + 1)) if step + 1 < self.end else None
-        return made
-
-    def close(self) -> None:
-        if self.pool is not None:
-            self.pool.shutdown()
+def _check_finite(stage: Stage, step: int, norms: list[Tensor]) -> None:
+    """Raises FloatingPointError if one of the last gradient norms, up to `step`, is not finite; forgets them."""
+    finite = torch.stack(norms).isfinite().tolist() if norms else []
+    norms.clear()
+    if not all(finite):
+        raise FloatingPointError(
+            f"step {step - len(finite) + finite.index(False)}: the gradient is not finite; go on from the last "
+            f"checkpoint with a lower learning rate: the same command and stages.{stage.name}.lr={stage.lr / 2:g}"
+        )
 
 
 def _train_step(
@@ -200,8 +225,8 @@ def _train_step(
     optimizer: torch.optim.Optimizer,
     runtime: Runtime,
     processes: OneProcess = ONE,
-) -> Measures:
-    """One optimiser step; returns the step's measures."""
+) -> tuple[Measures, Tensor]:
+    """One optimiser step; returns its measures, and the largest norm of a gradient. It never waits for a GPU."""
     model = training.model.train()
     lr = stage.lr_at(stage_step)
     made = processes.fill(made, training.blank)
@@ -220,11 +245,6 @@ def _train_step(
         add_measures(measures, {**parts, "loss": (loss.detach(), count)})
     groups = [[p for name, p in trainable.items() if name.startswith(prefix)] for prefix in training.clipped_apart]
     norms = [processes.whole(nn.utils.clip_grad_norm_(group, stage.clip_norm)) for group in groups if group]
-    if not all(math.isfinite(float(norm)) for norm in norms):
-        raise FloatingPointError(
-            f"step {step}: the gradient is not finite; go on from the last checkpoint with a lower learning rate: the "
-            f"same command and stages.{stage.name}.lr={stage.lr / 2:g}"
-        )
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]
     optimizer.step()
@@ -233,7 +253,7 @@ def _train_step(
     for batch in made:
         for name, size in training.sizes(batch).items():
             measures[PER_STEP + name] = (measures.get(PER_STEP + name, (0.0, 1))[0] + size, 1)
-    return measures
+    return measures, torch.stack(norms).max().detach()
 
 
 def seconds_per_step(training: Training, stage: Stage, runtime: Runtime, num_steps: int = 3) -> float:
@@ -245,7 +265,7 @@ def seconds_per_step(training: Training, stage: Stage, runtime: Runtime, num_ste
     for step in range(num_steps):
         started = time.monotonic()
         made = training.data(stage, step)
-        measures = _train_step(training, stage, step, step, made, trainable, optimizer, runtime)
+        measures, _ = _train_step(training, stage, step, step, made, trainable, optimizer, runtime)
         float(measures["loss"][0])  # waits for a GPU
         times.append(time.monotonic() - started)
     return min(times)

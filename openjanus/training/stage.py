@@ -32,8 +32,8 @@ class Stage(Config):
 
     `trainable` are patterns over parameter names (`fnmatch`); a pattern that matches nothing is an error. A pattern
     that starts with `!` excludes parameters of earlier patterns. `muon`: patterns over the names of trainable matrices
-    that Muon updates, with `muon_lr` and the same schedule; all else is updated by AdamW. `lr_scales`: patterns over the
-    names of trainable parameters whose rate is that many times the stage's; the last pattern that matches counts.
+    that Muon updates, with `muon_lr` and the same schedule; all else is updated by AdamW. `lr_scales`: patterns over
+    the names of trainable parameters whose rate is that many times the stage's; the last pattern that matches counts.
     """
 
     name: str

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from openjanus.testing import tiny_checkpoint
+from openjanus.training import checkpoint
 from tests.readers.files import write_jsonl, write_pictures
 
 ROOT = Path(__file__).parents[2]
@@ -113,3 +114,7 @@ def test_the_command_in_two_processes_tunes_on_own_data(tmp_path) -> None:
     first, second = (losses(tmp_path / num) for num in ("1", "2"))
     assert all(a == pytest.approx(b, rel=1e-4) for a, b in zip(first, second, strict=True)) and len(first) == 4
     assert len(list((tmp_path / "2" / "previews").glob("*.png"))) == 2
+    kept = [checkpoint.latest(tmp_path / num / "best") for num in ("1", "2")]
+    assert [path.name if path else None for path in kept] == ["00000002"] * 2
+    least = [checkpoint.read_state(path)["held_out_loss"] for path in kept if path]
+    assert least[0] == pytest.approx(least[1], rel=1e-4)

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,9 +17,11 @@ from openjanus.data.image_ids import encode
 from openjanus.inference.engine import load as load_engine
 from openjanus.processing.message import Message
 from openjanus.recipes import configure
+from openjanus.recipes.own_data import OwnDataPreview
 from openjanus.testing import tiny_checkpoint
-from openjanus.training.janus import JanusTraining
+from openjanus.training.janus import JanusData, JanusTraining
 from openjanus.training.run import restore
+from openjanus.weights.checkpoint import load
 from tests.readers.files import picture, write_jsonl, write_pictures
 from tests.serve.conftest import run_server
 
@@ -75,6 +78,32 @@ def tuned(base, captions, tmp_path_factory):
     words = [f"start={base}", f"data={captions}", "data.held_out=0.2", "stages.tune.num_steps=4", "task.row_tokens=256"]
     main(["train", "finetune.lora", *words, "schedule.evaluate_steps=2", "--out", str(out)])
     return out
+
+
+@pytest.mark.parametrize(("recipe", "kind"), [("finetune.lora", "adapter"), ("finetune.full", "model")])
+def test_the_best_weights_are_a_result_of_their_own(recipe, kind, base, captions, tmp_path, capsys) -> None:
+    """A rate that spoils the model: an early step has the least held-out loss, and the last one another model."""
+    words = [f"start={base}", f"data={captions}", "data.held_out=0.3", "task.row_tokens=256", "stages.tune.num_steps=4"]
+    words += ["stages.tune.lr=1", "stages.tune.schedule=constant", "stages.tune.warmup_steps=0"]
+    main(["train", recipe, *words, "schedule.evaluate_steps=1", "--out", str(tmp_path / "run")])
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    losses = {line["step"]: line["held_out_loss"] for line in lines if "held_out_loss" in line and line["step"]}
+    assert sorted(losses) == [1, 2, 3, 4] and losses[4] > min(losses.values())
+    told = capsys.readouterr()
+    best, last = tmp_path / "run" / "best" / kind, tmp_path / "run" / kind
+    assert f"the least held-out loss was at step {min(losses, key=losses.get)}: " in told.err
+    assert told.out.splitlines()[-3:-1] == [str(last), str(best)] and (best / "README.md").is_file()
+
+    def loss(folder) -> float:
+        adapter = folder if kind == "adapter" else None
+        kept = load(base if adapter else folder, adapter=adapter)
+        task = replace(configure(recipe, words).task, drop_caption=0.0, drop_view=0.0)
+        data = JanusData(task, 0, kept.processor, kept.model.generation.tokenizer)
+        return OwnDataPreview(kept, data)(kept.model, 0, tmp_path)["held_out_loss"]
+
+    with torch.inference_mode():
+        assert loss(best) == pytest.approx(min(losses.values()), rel=1e-4)
+        assert loss(last) == pytest.approx(losses[4], rel=1e-4)
 
 
 def test_a_run_tells_held_out_losses_before_and_after_and_writes_a_report(tuned) -> None:

@@ -355,11 +355,43 @@ class TwoPlayers(Slide):
 
 
 def test_a_gradient_that_is_not_finite_is_seen_in_every_clip_group(tmp_path) -> None:
-    training = TwoPlayers()
-    before = training.model.weight.item()
-    with pytest.raises(FloatingPointError, match="not finite"):
-        fit(training, (Stage("s", 1, 0.1, {"a": 1}),), tmp_path, CPU)
-    assert training.model.weight.item() == before
+    with pytest.raises(FloatingPointError, match="step 0: the gradient is not finite"):
+        fit(TwoPlayers(), (Stage("s", 1, 0.1, {"a": 1}),), tmp_path, CPU)
+    assert checkpoint.latest(tmp_path / "checkpoints") is None
+
+
+class Broken(Slide):
+    """The gradient of one step is not finite."""
+
+    def loss_of(self, model: torch.nn.Module, batch: torch.Tensor, step: int):
+        return batch * model.weight.sum() * (float("inf") if step == 4 else 1.0), {}
+
+
+@pytest.mark.parametrize(("seconds", "newest"), [(1e9, None), (0.0, "00000004")])
+def test_no_checkpoint_holds_what_a_broken_gradient_did(seconds, newest, tmp_path) -> None:
+    """It is looked at before each log line and each checkpoint, and the step that broke is named."""
+    stages = (Stage("s", 9, 0.1, {"a": 1}),)
+    with pytest.raises(FloatingPointError, match=r"step 4: the gradient is not finite; .*stages\.s\.lr=0\.05"):
+        fit(Broken(), stages, tmp_path, CPU, schedule=Schedule(log_steps=8, checkpoint_seconds=seconds))
+    found = checkpoint.latest(tmp_path / "checkpoints")
+    assert (found.name if found else None) == newest
+
+
+def test_the_best_weights_are_kept_besides_the_last(tmp_path) -> None:
+    """By the evaluators' held_out_loss; a resumed run remembers what the best was."""
+    losses, weights = [9.0, 3.0, 4.0, 2.0, 5.0, 6.0], {}
+    schedule = Schedule(evaluate_steps=1, evaluate_first=True)
+
+    def evaluator(model, step: int, folder: Path) -> dict[str, float]:
+        weights[step] = model.weight.item()
+        return {"held_out_loss": losses[step]}
+
+    for steps, best in ((1, 1), (1, 1), (1, 3), (2, 3)):
+        fit(training := Slide(), (Stage("s", 5, 0.1, {"a": 1}),), tmp_path, CPU, [evaluator], schedule, steps)
+        (kept,) = [p for p in (tmp_path / "best").iterdir() if p.name.isdigit()]
+        assert kept.name == f"{best:08d}" and checkpoint.read_state(kept)["held_out_loss"] == losses[best]
+        assert load_file(kept / "model.safetensors")["weight"].item() == weights[best]
+    assert training.model.weight.item() == weights[5]
 
 
 def test_a_training_can_start_from_a_whole_checkpoint(janus_task, tmp_path) -> None:
@@ -390,8 +422,7 @@ def test_the_next_steps_data_is_made_while_a_step_runs_unless_the_step_changes_i
     stages = tuple(Stage(name, 3, 0.1, {"a": 1}) for name in ("one", "two"))
     fit(training, stages, tmp_path, CPU, stop_after=5)
     assert [step for step, _ in made] == [0, 1, 2, 3, 4]  # each once, in order, none beyond the end
-    first_of_a_stage = [True, False, False, True, False]
-    assert [in_main for _, in_main in made] == ([True] * 5 if reads == ("weight",) else first_of_a_stage)
+    assert [in_main for _, in_main in made] == [reads == ("weight",)] * 5
 
 
 def test_data_that_cannot_be_made_ends_the_training_at_its_step(tmp_path) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from openjanus.interruption import Interruption
 from openjanus.training import checkpoint
-from openjanus.training.interruption import Interruption
 from openjanus.training.loop import Schedule, fit
 from openjanus.training.stage import Stage
 from tests.training.test_loop import CPU, Slide
