@@ -7,6 +7,7 @@ its beginning, and the mask compares positions.
 RoPE pairs dimension i with i + K/2, as Llama in transformers does (arXiv 2104.09864; modeling_llama.py).
 """
 
+from collections.abc import Callable
 from functools import cached_property
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from openjanus.model.rope_scaling import RopeScaling
 
 QUERY_BLOCK = 128  # queries whose scores are computed together, see _attend_in_products
+Mask = Tensor | Callable[[Tensor, Tensor, Tensor], Tensor]  # bool, see `attend`; or an attention that knows its mask
 ROTARY_BLOCK = 64  # positions whose rotary values are computed together: in tensors of one size, see KVCache.rotary
 
 
@@ -120,8 +122,10 @@ def causal_document_mask(document: Tensor) -> Tensor:
     return (causal & (document[:, :, None] == document[:, None, :]))[:, None]
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None) -> Tensor:
     """q [B, H, T, K], k and v [B, Hkv, S, K], mask bool [B, 1, T, S] or None (all see all) -> [B, H, T, K]."""
+    if not isinstance(mask, Tensor | None):
+        return mask(q, k, v)
     if torch.is_autocast_enabled("cpu") and q.device.type == "cpu" and q.shape[1] == k.shape[1]:
         return _attend_in_products(q, k, v, mask)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=q.shape[1] != k.shape[1])

@@ -8,6 +8,7 @@ DeepSeek-LLM-1.3B-base, a plain Llama (arXiv 2410.13848 §3.1; arXiv 2401.02954)
 transformers' modeling_llama.py.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,7 @@ from openjanus.config import Config, ConfigError, PositiveFloat, PositiveInt
 from openjanus.model.attention import (
     CacheRows,
     KVCache,
+    Mask,
     attend,
     causal_document_mask,
     rotary_table,
@@ -76,7 +78,7 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(c.head_width, c.rms_eps) if c.qk_norm else nn.Identity()
 
     def forward(
-        self, x: Tensor, cosine: Tensor, sine: Tensor, mask: Tensor | None, cache: CacheRows | None
+        self, x: Tensor, cosine: Tensor, sine: Tensor, mask: Mask | None, cache: CacheRows | None
     ) -> Tensor:  # [B, T, D]
         B, T, _ = x.shape
         q, k, v = (p(x).view(B, T, -1, self.head_width).transpose(1, 2) for p in (self.q, self.k, self.v))
@@ -107,7 +109,7 @@ class Layer(nn.Module):
         self.ffn = SwiGLU(c)
 
     def forward(
-        self, x: Tensor, cosine: Tensor, sine: Tensor, mask: Tensor | None, cache: CacheRows | None
+        self, x: Tensor, cosine: Tensor, sine: Tensor, mask: Mask | None, cache: CacheRows | None
     ) -> Tensor:  # [B, T, D]
         x = x + self.attention(_for_products(self.attention_norm(x)), cosine, sine, mask, cache)
         return x + self.ffn(_for_products(self.ffn_norm(x)))
@@ -121,11 +123,15 @@ def _for_products(x: Tensor) -> Tensor:
 
 
 class LanguageModel(nn.Module):
-    """Embeddings [B, T, D] -> hidden states [B, T, D]; `embedding` and `text_head` stand at its two ends."""
+    """Embeddings [B, T, D] -> hidden states [B, T, D]; `embedding` and `text_head` stand at its two ends.
+
+    mask_of(document [B, T]): what `attend` takes as a mask.
+    """
 
     def __init__(self, c: LanguageModelConfig):
         super().__init__()
         self.config = c
+        self.mask_of: Callable[[Tensor], Mask] = causal_document_mask
         self.embedding = nn.Embedding(c.vocab_size, c.width)
         self.layers = nn.ModuleList(Layer(c, i) for i in range(c.num_layers))
         self.norm = RMSNorm(c.width, c.rms_eps)
@@ -156,10 +162,11 @@ class LanguageModel(nn.Module):
 
         Without a cache, attention stays inside each `document` [B, T] of the rows; with one, x continues its rows.
         """
-        mask, c = None, self.config
+        mask: Mask | None = None
+        c = self.config
         if cache is None:
             assert document is not None
-            mask = causal_document_mask(document)
+            mask = self.mask_of(document)
             cosine, sine = rotary_table(position, c.head_width, c.rope_theta, c.rope_scaling)
         else:
             cosine, sine = cache.rotary(c.rope_theta, c.rope_scaling)

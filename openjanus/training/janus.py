@@ -57,7 +57,8 @@ class JanusTraining(StartConfig):
     to look there, too. `long_row_tokens` > 0: a document that is longer than `row_tokens`, up to this length, has a
     micro-batch of its own, so that few long talks do not make all rows long. `lora`: matrices that learn a small
     difference instead (lora.py). `recompute`: layers are computed again on the way back, instead of keeping what
-    they computed: it takes a third more time and much less memory.
+    they computed: it takes a third more time and much less memory. `compile`: the body's layers as compiled kernels
+    (compiled.py).
     """
 
     examples: ClassVar[Gives] = "conversations"  # what its sources give
@@ -72,6 +73,7 @@ class JanusTraining(StartConfig):
     drop_view: Annotated[float, Range(0, 1)] = 0.2
     lora: LoRAConfig | None = None
     recompute: bool = False
+    compile: bool = False
 
 
 def starting_checkpoint(c: JanusTraining) -> Checkpoint:
@@ -262,6 +264,10 @@ def janus_training(c: JanusTraining, seed: int, start: Checkpoint | None = None)
     begin = start or starting_checkpoint(c)
     if c.lora is not None:
         add_lora(begin.model, c.lora)
+    if c.compile:
+        from openjanus.training.compiled import compile_layers  # imports the compiler
+
+        compile_layers(begin.model, c.row_tokens)
     if c.recompute:
         recompute_layers(begin.model)
     exported = begin if isinstance(c.start, str) else replace(begin, sampling=c.sampling)

@@ -112,7 +112,7 @@ def kept_start(folder: Path) -> Checkpoint | None:
 
 
 # Keys that may differ in a resumed run: they affect logs and rounding only.
-FREE = ("schedule.", "task.micro_batch_rows", "task.sampling", "task.image_ids", "task.recompute")
+FREE = ("schedule.", "task.micro_batch_rows", "task.sampling", "task.image_ids", "task.recompute", "task.compile")
 
 
 def check_same(run: Run, folder: Path, newest: Path) -> None:
