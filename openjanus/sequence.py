@@ -231,13 +231,15 @@ def lay_out(rows: Sequence[Sequence[Document]], row_tokens: int) -> Batch:
 
 
 def find_rows(documents: Iterable[Document], row_tokens: int) -> list[list[Document]]:
-    """Shares documents among as few rows of `row_tokens` positions as first-fit finds, longest first.
+    """Shares documents among as few rows of `row_tokens` positions as first-fit finds, longest first; and then evenly
+    among so many rows, where that fits, because rows are padded to the longest.
 
     Raises ValueError for a document longer than a row.
     """
+    ordered = sorted(documents, key=num_tokens, reverse=True)
     rows: list[list[Document]] = []
     free: list[int] = []
-    for document in sorted(documents, key=num_tokens, reverse=True):
+    for document in ordered:
         length = num_tokens(document)
         if length > row_tokens:
             raise ValueError(f"a document of {length} positions does not fit a row of {row_tokens}: raise row_tokens")
@@ -247,7 +249,13 @@ def find_rows(documents: Iterable[Document], row_tokens: int) -> list[list[Docum
             free.append(row_tokens)
         rows[row].append(document)
         free[row] -= length
-    return rows
+    even: list[list[Document]] = [[] for _ in rows]
+    used = [0] * len(rows)
+    for document in ordered:
+        row = used.index(min(used))
+        even[row].append(document)
+        used[row] += num_tokens(document)
+    return even if max(used, default=0) <= row_tokens else rows
 
 
 def pack(documents: Iterable[Document], row_tokens: int) -> Batch:

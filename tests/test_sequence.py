@@ -133,6 +133,27 @@ def test_a_document_longer_than_a_row_is_an_error():
         pack([[TextSpan([1])], [TextSpan([1, 2]), picture_span()]], row_tokens=5)
 
 
+def texts_of(*lengths: int) -> list[Document]:
+    return [[TextSpan([5] * length)] for length in lengths]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "row_tokens", "used"),
+    [
+        ((6, 5, 3, 2), 16, [16]),
+        ((6, 5, 3, 2), 12, [8, 8]),  # first-fit would have filled one row: 11 and 5
+        ((9, 5, 5), 11, [9, 10]),
+        ((7, 7, 7, 6, 6), 20, [14, 19]),
+        ((6, 6, 4, 4, 4), 12, [12, 12]),  # only first-fit finds room: 6+6 and 4+4+4
+        ((), 8, []),
+    ],
+)
+def test_rows_are_few_and_evenly_filled(lengths, row_tokens, used):
+    rows = find_rows(texts_of(*lengths), row_tokens)
+    assert sorted(sum(map(num_tokens, row)) for row in rows) == used
+    assert sorted(num_tokens(document) for row in rows for document in row) == sorted(lengths)
+
+
 def cut_apart(documents: list[Document], row_tokens: int, num_rows: int) -> list[Batch]:
     rows = find_rows(documents, row_tokens)
     return [lay_out(rows[start : start + num_rows], row_tokens) for start in range(0, len(rows), num_rows)]

@@ -9,6 +9,7 @@ import multiprocessing
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
@@ -27,10 +28,11 @@ PROBE_BYTES = 2**29
 class Remote:
     """A side in its own process."""
 
-    def __init__(self, name: str, case: Case):
+    def __init__(self, make: Callable[[], Any]):
+        """make: makes the side in its process, where it is sent to."""
         context = multiprocessing.get_context("spawn")
         self.connection, child_connection = context.Pipe()
-        self.process = context.Process(target=_serve, args=(child_connection, name, case), daemon=True)
+        self.process = context.Process(target=_serve, args=(child_connection, make), daemon=True)
         self.process.start()
         child_connection.close()
         self._receive()
@@ -56,10 +58,10 @@ class Remote:
         return peak
 
 
-def _serve(connection: Connection, name: str, case: Case) -> None:
+def _serve(connection: Connection, make: Callable[[], Any]) -> None:
     """The loop of a `Remote`'s process."""
     try:
-        side = SIDES[name](case)
+        side = make()
         connection.send(("ready", None))
         while True:
             method, arguments = connection.recv()
@@ -72,7 +74,7 @@ def _serve(connection: Connection, name: str, case: Case) -> None:
     except EOFError:  # the parent process has ended
         return
     except Exception as error:
-        connection.send(("error", f"{name}: {type(error).__name__}: {error}"))
+        connection.send(("error", f"{getattr(make, 'func', make).__name__}: {type(error).__name__}: {error}"))
 
 
 def _peak_bytes(device: torch.device) -> int:
@@ -147,7 +149,8 @@ class Result:
 
 def measure(case: Case, peer: Case | None, num_steps: int, rounds: int) -> Result:
     """Times `num_steps` steps in total, over three cache lengths and over the rounds; both sides take turns."""
-    sides = {"openjanus": Remote("openjanus", case)} | ({"transformers": Remote("transformers", peer)} if peer else {})
+    cases = {"openjanus": case} | ({"transformers": peer} if peer else {})
+    sides = {name: Remote(partial(SIDES[name], each)) for name, each in cases.items()}
     times = {name: Times() for name in sides}
     device = case.source.runtime().device
     probes = [bandwidth(device, case.source.threads)]

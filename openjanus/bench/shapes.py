@@ -9,6 +9,7 @@ from openjanus.inference.body import prepare
 from openjanus.inference.quantisation import placer
 from openjanus.model.janus import Janus, JanusConfig
 from openjanus.model.vq_eye import VQEyeConfig
+from openjanus.processing.image import PixelConfig
 from openjanus.processing.processor import ProcessorConfig
 from openjanus.runtime import Runtime
 from openjanus.weights.checkpoint import stored_tensors
@@ -42,5 +43,6 @@ def empty_checkpoint(config: JanusConfig) -> Checkpoint:
     """A checkpoint of this shape on the meta device: no weights."""
     with torch.device("meta"):
         model = Janus(config)
-    processor = CheckpointConfig(config, ProcessorConfig()).make_processor(world_text_tokenizer())
+    pixels = PixelConfig(config.understanding_size_px)
+    processor = CheckpointConfig(config, ProcessorConfig(pixels)).make_processor(world_text_tokenizer())
     return Checkpoint(model, processor, {})

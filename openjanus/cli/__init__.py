@@ -36,7 +36,7 @@ from openjanus.cli.train import train
 COMMANDS: dict[str, Callable[..., None]] = {
     f.__name__: f for f in (generate, edit, ask, chat, demo, serve, train, recipes, tokenize, evaluate, convert, push)
 }
-BENCHES: dict[str, Callable[..., None]] = {f.__name__: f for f in (bench.draw, bench.answer, bench.serve)}
+BENCHES: dict[str, Callable[..., None]] = {f.__name__: f for f in (bench.draw, bench.answer, bench.train, bench.serve)}
 
 
 def main(arguments: list[str] | None = None) -> None:

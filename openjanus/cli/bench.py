@@ -1,4 +1,4 @@
-"""openjanus bench draw | answer | serve. torch is imported only when a command runs."""
+"""openjanus bench draw | answer | train | serve. torch is imported only when a command runs."""
 
 import sys
 from dataclasses import dataclass, replace
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
-from openjanus.cli.options import ComputeOptions, Model, short_or
+from openjanus.cli.options import ComputeOptions, Device, Model, Threads, short_or
 from openjanus.source import Compute
 
 if TYPE_CHECKING:
@@ -43,6 +43,40 @@ def answer(options: Annotated[Options, arg(name="")] = Options()) -> None:
     from openjanus.sequence import Kind
 
     _run(Kind.TEXT, options, 1, 1.0)
+
+
+def train(
+    shape: Annotated[str, arg(help="nano, or a published size: janus-1.3b, janus-pro-1b, janus-pro-7b")] = "nano",
+    layers: Annotated[int, arg(help="in the body and in the encoder, for less memory; 0: as published")] = 0,
+    examples: Annotated[int, arg(help="conversations about a picture in a step")] = 4,
+    row_tokens: Annotated[int, arg(help="positions of a row that conversations are packed into")] = 2048,
+    steps: Annotated[int, arg(help="timed steps of a round")] = 3,
+    rounds: Annotated[int, arg(help="each starts anew; both sides take turns")] = 2,
+    versus: Annotated[str, arg(help="transformers, or nothing")] = "",
+    compile: Annotated[bool, arg(help="our layers as compiled kernels: task.compile of a recipe")] = False,
+    device: Device = "auto",
+    dtype: Annotated[str, arg(help="autocast dtype: auto, float32, bfloat16")] = "auto",
+    threads: Threads = 0,
+) -> None:
+    """Time a training step: supervised tokens a second, memory, and the share of what the machine can multiply."""
+    import tempfile
+
+    from openjanus.bench.shapes import SHAPES
+    from openjanus.bench.training import Case, measure, table
+    from openjanus.runtime import dtype_name
+
+    dtype = dtype_name(dtype, ("auto", "float32", "bfloat16"))
+    if shape not in (shapes := ("nano", *SHAPES)):
+        raise ValueError(f"shape {shape!r}: expected one of {', '.join(shapes)}")
+    if versus not in ("", "transformers"):
+        raise ValueError(f"versus {versus!r}: expected transformers")
+    if min(examples, steps, rounds, row_tokens) < 1 or layers < 0:
+        raise ValueError("examples, steps, rounds and row-tokens must be 1 or more, and layers 0 or more")
+    compute = Compute(device, dtype, threads)
+    print(compute.runtime(), file=sys.stderr)
+    case = Case(shape, Compute(device, compute.runtime().weights, threads), layers, examples, row_tokens, compile)
+    with tempfile.TemporaryDirectory() as folder:
+        print(table(measure(case, versus, short_or(steps, 1), short_or(rounds, 1), Path(folder) / "weights")))
 
 
 def serve(

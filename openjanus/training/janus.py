@@ -42,6 +42,8 @@ from openjanus.training.stage import Stage
 from openjanus.weights.config import Checkpoint
 from openjanus.weights.start import StartConfig, starting_image_tokenizer, starting_point
 
+ROW_STEP = 32  # rows have a multiple of it: fewer different lengths
+
 
 @dataclass(frozen=True)
 class JanusTraining(StartConfig):
@@ -165,8 +167,14 @@ class JanusData:
         short = [document for document in documents if not any(document is one for one in long)]
         rows = find_rows(short, length)
         chunks = [rows[start : start + c.micro_batch_rows] for start in range(0, len(rows), c.micro_batch_rows)]
-        batches = [lay_out(self._seen(chunk), length) for chunk in chunks]
-        return batches + [lay_out(self._seen(find_rows([one], c.long_row_tokens)), num_tokens(one)) for one in long]
+        chunks += [find_rows([one], c.long_row_tokens) for one in long]
+        return [self._laid_out(self._seen(chunk)) for chunk in chunks]
+
+    def _laid_out(self, rows: list[list[Document]]) -> Batch:
+        """Rows as long as the longest; compiled layers need `row_tokens`."""
+        longest = max(sum(map(num_tokens, row)) for row in rows)
+        fixed = self.config.compile and longest <= self.config.row_tokens
+        return lay_out(rows, self.config.row_tokens if fixed else -(-longest // ROW_STEP) * ROW_STEP)
 
     def _seen(self, rows: list[list[Document]]) -> list[list[Document]]:
         """The rows; with several processes, one of them has a picture. The layers of an encoder that is sharded must

@@ -24,6 +24,7 @@ from openjanus import config as configs
 from openjanus.ahead import made_ahead
 from openjanus.config import Config, NonNegativeFloat, NonNegativeInt, PositiveInt
 from openjanus.interruption import Interruption
+from openjanus.machine import keep_freed_memory
 from openjanus.runtime import Runtime
 from openjanus.training import checkpoint
 from openjanus.training.metrics import PER_STEP, Measures, MetricsLog, add_measures
@@ -110,6 +111,7 @@ def fit(
     if stop_after is not None and stop_after < 1:
         raise ValueError(f"stop_after is {stop_after}, expected 1 or more")
     folder.mkdir(parents=True, exist_ok=True)
+    keep_freed_memory()
     newest = checkpoint.latest(folder / "checkpoints")
     state: dict[str, Any] = {}
     training = processes.join(training, runtime)
