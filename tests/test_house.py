@@ -18,7 +18,7 @@ FLOORS = {
     "weights": 2, "data": 2, "ahead": 2,
     "inference": 3,
     "picture_files": 4, "training": 4, "emoji": 4, "readers": 4, "source": 4,
-    "serve": 5, "terminal": 5, "eyes": 5, "parallel": 5,
+    "serve": 5, "terminal": 5, "flops": 5, "eyes": 5, "parallel": 5,
     "fleet": 6, "bench": 6, "recipes": 6,
     "cli": 7, "testing": 7,
     "__main__": 8,

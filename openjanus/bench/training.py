@@ -4,13 +4,11 @@
               └► peer: padded to the longest, logits at all places   ─► loss, gradients, AdamW
 
 transformers' Janus has no loss for drawing, so the step is one of understanding. Both sides compute under autocast,
-with parameters in float32, and must find the same loss. The useful work of a step is counted once, for both:
-multiplications of positions that are no padding, of heads where they are supervised, and of attention inside of a
-document; three times, for forth and back.
+with parameters in float32, and must find the same loss. The useful work of a step (openjanus/flops.py) is counted once,
+for both.
 """
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -24,13 +22,13 @@ from torch import nn
 
 from openjanus.bench.measure import Remote, synchronise
 from openjanus.bench.shapes import SHAPES, empty_checkpoint
+from openjanus.flops import LARGE, product_speeds, step_flops
 from openjanus.machine import keep_freed_memory
 from openjanus.model.image_tokenizer import ImageTokenizerConfig
 from openjanus.model.janus import Janus, JanusConfig
 from openjanus.model.siglip_eye import SigLIPEyeConfig
 from openjanus.model.vq_eye import VQEyeConfig
-from openjanus.runtime import Runtime
-from openjanus.sequence import Document, TextSpan, UnderstandSpan, num_tokens
+from openjanus.sequence import Document, TextSpan, UnderstandSpan, num_tokens, pack
 from openjanus.source import Compute
 from openjanus.training.janus import JanusTraining, janus_training
 from openjanus.training.loop import _train_step
@@ -41,7 +39,6 @@ from openjanus.weights.hub import find_checkpoint
 STAGE = Stage("tune", 1000, 1e-5, {"made": 1}, ("*", "!generation.*"), weight_decay=0.1)
 QUESTION, ANSWER, SPREAD = 1 / 24, 1 / 6, 0.9  # medians, in lengths of a picture, and the spread of their logarithms
 SMALL = ImageTokenizerConfig(64, 32, (1, 1, 1, 1), 1, 64, 1024)
-LARGE = 2048  # side of the matrices of the large product
 
 
 @dataclass(frozen=True)
@@ -91,28 +88,12 @@ def documents(c: JanusConfig, examples: int, step: int) -> list[Document]:
     return made
 
 
-def useful_flops(c: JanusConfig, given: Sequence[Document]) -> int:
-    """Additions and multiplications that a step needs, forth and back."""
-    body, encoder = c.language_model, encoder_of(c)
-    head = body.head_width * (body.num_heads + body.num_kv_heads) * 2
-    layer = body.width * (head + 3 * body.ffn_width)
-    lengths = [num_tokens(document) for document in given]
-    answers = sum(len(span.ids) for d in given for span in d if isinstance(span, TextSpan) and span.loss)
-    N, D = encoder.num_features, encoder.width
-    seen = encoder.num_layers * (N * (4 * D * D + 2 * D * encoder.mlp_width) + 2 * N * N * D)
-    seen += N * (3 * encoder.patch_px**2 * D + D * body.width + body.width**2)  # patches and adaptor
-    attended = sum(length * (length + 1) for length in lengths) * body.num_heads * body.head_width
-    once = (
-        body.num_layers * (layer * sum(lengths) + attended) + answers * body.width * body.vocab_size + seen * len(given)
-    )
-    return 3 * 2 * once
-
-
-def encoder_of(c: JanusConfig) -> Any:
-    """The config of the understanding encoder. Raises ValueError for an eye that transformers does not have."""
-    if not isinstance(c.understanding, SigLIPEyeConfig):
-        raise ValueError(f"the understanding eye is {type(c.understanding).__name__}, expected that of Janus")
-    return c.understanding.encoder
+def shape_of(c: JanusConfig) -> Janus:
+    """The model without weights, with what the step trains."""
+    with torch.device("meta"):
+        model = Janus(c)
+    choose_trainable(model, STAGE.trainable)
+    return model
 
 
 class TrainingSide(Protocol):
@@ -229,11 +210,13 @@ def measure(case: Case, versus: str, num_steps: int, rounds: int, folder: Path) 
     untimed = 3 if case.compile else 1
     result = Result(case, {n: [] for n in names}, {n: [] for n in names}, dict.fromkeys(names, 0), [], [], 0.0, 0.0)
     given = [documents(case.config, case.examples, number) for number in range(untimed, untimed + num_steps)]
-    result.flops = [useful_flops(case.config, each) for each in given]
+    model = shape_of(case.config)
+    result.flops = [step_flops(model, [pack(each, case.row_tokens)]) for each in given]
+    sizes = sum(map(num_tokens, given[0])), case.examples * case.config.num_features
     result.answers = [sum(len(s.ids) for d in each for s in d if isinstance(s, TextSpan) and s.loss) for each in given]
-    speeds = []
+    runtime, speeds = case.compute.runtime(), []
     for number in range(rounds):
-        speeds.append(product_speeds(case, given[0]))
+        speeds.append(product_speeds(model, *sizes, runtime))
         for name in names[:: -1 if number % 2 else 1]:
             side = Remote(partial(SIDES[name], case, folder, untimed + num_steps))
             for step in range(untimed + num_steps):
@@ -242,7 +225,7 @@ def measure(case: Case, versus: str, num_steps: int, rounds: int, folder: Path) 
                     result.seconds[name].append(seconds)
                 result.losses[name].append(loss)
             result.peak[name] = max(result.peak[name], side.close())
-    speeds.append(product_speeds(case, given[0]))
+    speeds.append(product_speeds(model, *sizes, runtime))
     result.products, result.large_product = (median(each) for each in zip(*speeds, strict=True))
     return result
 
@@ -256,35 +239,11 @@ def _write_start(case: Case, folder: Path) -> None:
     checkpoints.save(start, folder, torch.bfloat16, form="transformers")
 
 
-def product_speeds(case: Case, given: Sequence[Document]) -> tuple[float, float]:
-    """FLOPs a second of plain matrix products: of the model's own shapes, and of large square matrices."""
-    runtime = case.compute.runtime()
-    c, encoder = case.config.language_model, encoder_of(case.config)
-    T, M = sum(map(num_tokens, given)), len(given) * case.config.num_features
-    kv = c.num_kv_heads * c.head_width
-    shapes = [(T, c.width, c.num_heads * c.head_width)] * 2 + [(T, c.width, kv)] * 2 + [(T, c.width, c.ffn_width)] * 3
-    shapes += [(M, encoder.width, encoder.width)] * 4 + [(M, encoder.width, encoder.mlp_width)] * 2
-    return _speed(runtime, shapes), _speed(runtime, [(LARGE, LARGE, LARGE)])
-
-
-def _speed(runtime: Runtime, shapes: Sequence[tuple[int, int, int]]) -> float:
-    """A product forth, and the two back, of x [n, i] and a matrix [o, i]."""
-    dtype, device, flops, seconds = runtime.dtype, runtime.device, 0, 0.0
-    for n, i, o in shapes:
-        x, w, g = (torch.randn(shape, device=device).to(dtype) for shape in ((n, i), (o, i), (n, o)))
-        for timed in (False, True):
-            started = time.perf_counter()
-            _ = (x @ w.T, g @ w, g.T @ x)
-            synchronise(device)
-            seconds += (time.perf_counter() - started) * timed
-        flops += 3 * 2 * n * i * o
-    return flops / seconds
-
-
 def table(result: Result) -> str:
     """A line for each side, what differs, and what the machine reaches in plain products."""
     case, c = result.case, result.case.config
-    depth = f"{c.language_model.num_layers} layers in the body and {encoder_of(c).num_layers} in the encoder"
+    assert isinstance(c.understanding, SigLIPEyeConfig)
+    depth = f"{c.language_model.num_layers} layers in the body and {c.understanding.encoder.num_layers} in the encoder"
     lines = [f"{case.shape}, {depth}, {case.examples} conversations a step, {case.compute.weights}"]
     for name, seconds in result.seconds.items():
         spread = f"{min(seconds):.3g} to {max(seconds):.3g}"

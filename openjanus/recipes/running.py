@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from openjanus.flops import product_speeds, step_flops
+from openjanus.model.janus import Janus
 from openjanus.recipes import configure
 from openjanus.recipes.cards import write_card
 from openjanus.recipes.evaluators import evaluators_of, keep_result
@@ -12,9 +14,12 @@ from openjanus.runtime import Runtime
 from openjanus.training import checkpoint
 from openjanus.training.janus import JanusTraining
 from openjanus.training.loop import BEST, Evaluator, Training
+from openjanus.training.metrics import MFU
 from openjanus.training.processes import ONE, OneProcess
 from openjanus.training.run import Run, make_training, restore
 from openjanus.training.run import train as train_run
+
+GPU_POSITIONS, CPU_POSITIONS = 8192, 512  # of the products that the machine's speed is measured by
 
 
 def train_in(
@@ -33,6 +38,7 @@ def train_in(
     def begin(training: Training) -> Sequence[Evaluator]:
         for line in [] if processes.rank else describe(run, training):
             say(line)
+        _log_mfu(training, runtime, processes.size)
         return evaluators_of(training)
 
     trained = train_run(run, folder, runtime, begin, stop_after, processes)
@@ -51,6 +57,15 @@ def train_in(
         results.append(folder / "report.html")
         write_run_report(results[-1], run, folder)
     return results
+
+
+def _log_mfu(training: Training, runtime: Runtime, num_processes: int) -> None:
+    """Lets the log of a Janus show the share of the machine's plain products that is useful work (flops.py)."""
+    model, sizes = training.model, training.sizes
+    if isinstance(model, Janus):
+        positions = GPU_POSITIONS if runtime.device.type == "cuda" else CPU_POSITIONS
+        speed, _ = product_speeds(model, positions, positions, runtime)
+        training.sizes = lambda batch: {**sizes(batch), MFU: step_flops(model, [batch]) / speed / num_processes}
 
 
 def _kept(run: Run, trained: Training, folder: Path, part: str = "") -> Path:

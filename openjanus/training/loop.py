@@ -67,7 +67,7 @@ class Training:
     inputs: Callable[[], dict[str, Any]] = dict
     data_reads: tuple[str, ...] = ()
     keeps_base: bool = True
-    sizes: Callable[[Any], dict[str, int]] = lambda batch: {}
+    sizes: Callable[[Any], Mapping[str, float]] = lambda batch: {}
     blank: Callable[[], Any] | None = None
 
     def kept_names(self, stages: Sequence[Stage]) -> set[str] | None:

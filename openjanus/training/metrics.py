@@ -17,6 +17,7 @@ from openjanus.training.processes import ONE, OneProcess
 
 # name -> (sum, count): logged as sum / count
 Measures = dict[str, tuple[Tensor | float, int]]
+MFU = "mfu"  # a size in seconds: how long the useful work of a step would take as plain products (flops.py)
 PER_STEP = "per step: "  # prefix of sizes of a step: tokens, pictures, positions with padding
 
 
@@ -50,7 +51,8 @@ class MetricsLog:
         means = {name: value / max(count, 1) for name, (value, count) in self._of_all().items()}
         seconds = (time.monotonic() - self.since) / max(self.num_steps, 1)
         sizes = {name.removeprefix(PER_STEP): means.pop(name) for name in list(means) if name.startswith(PER_STEP)}
-        speeds = {f"{name}_per_second": size / seconds for name, size in sizes.items() if name != "positions"}
+        rates = {name: size / seconds for name, size in sizes.items() if name != "positions"}
+        speeds = {name if name == MFU else f"{name}_per_second": rate for name, rate in rates.items()}
         if "positions" in sizes:
             speeds["padding"] = 1 - sizes["tokens"] / sizes["positions"]
         line = self.write(step, stage, {**means, "lr": lr, "seconds_per_step": seconds, **speeds})

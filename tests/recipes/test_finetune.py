@@ -108,6 +108,7 @@ def test_the_best_weights_are_a_result_of_their_own(recipe, kind, base, captions
 
 def test_a_run_tells_held_out_losses_before_and_after_and_writes_a_report(tuned) -> None:
     lines = [json.loads(line) for line in (tuned / "metrics.jsonl").read_text().splitlines()]
+    assert all(0 < line["mfu"] < 1.5 and 0 < line["padding"] < 1 for line in lines if "loss" in line)
     told = {line["step"]: line for line in lines if "held_out_image_loss" in line}
     assert set(told) == {0, 2, 4}
     for line in told.values():
