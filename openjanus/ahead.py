@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from openjanus.machine import num_cpus
 from openjanus.runtime import one_core_pool
 
 Make = Callable[[int], Sequence[Any]]  # step -> its micro-batches
@@ -22,8 +23,8 @@ Make = Callable[[int], Sequence[Any]]  # step -> its micro-batches
 
 @contextmanager
 def made_ahead(make: Make, steps: range, workers: int, device: torch.device) -> Iterator[Iterator[Sequence[Any]]]:
-    """The data of the steps, in order. workers: processes; 0: a thread. An error is raised at the step that it belongs
-    to. Raises ValueError if processes are wanted, and the data cannot be sent to one."""
+    """The data of the steps, in order. workers: processes, at most one for each CPU; 0: a thread. An error is raised at
+    the step that it belongs to. Raises ValueError if processes are wanted, and the data cannot be sent to one."""
     pins = device.type == "cuda"
     if not workers:
         pool = one_core_pool(1, "data")
@@ -36,7 +37,7 @@ def made_ahead(make: Make, steps: range, workers: int, device: torch.device) -> 
         _Steps(make),
         batch_size=None,
         sampler=steps,
-        num_workers=workers,
+        num_workers=min(workers, num_cpus()),
         collate_fn=_as_it_is,
         pin_memory=pins,
         multiprocessing_context="spawn",  # a fork of a process with threads and a GPU may hang

@@ -31,7 +31,7 @@ from openjanus.model.vq_eye import VQEyeConfig
 from openjanus.sequence import Document, TextSpan, UnderstandSpan, num_tokens, pack
 from openjanus.source import Compute
 from openjanus.training.janus import JanusTraining, janus_training
-from openjanus.training.loop import _train_step
+from openjanus.training.loop import MANY_PARAMETERS, _train_step
 from openjanus.training.stage import Stage, choose_trainable, make_optimizer
 from openjanus.weights import checkpoint as checkpoints
 from openjanus.weights.hub import find_checkpoint
@@ -108,11 +108,12 @@ class Ours:
     def __init__(self, case: Case, folder: Path, num_steps: int):
         self.case, self.runtime = case, case.compute.runtime()
         self.device = self.runtime.device
-        keep_freed_memory()  # as the loop does
         start = checkpoints.load(folder, dtype=torch.float32)
         config = JanusTraining(str(folder), row_tokens=case.row_tokens, micro_batch_rows=1024, compile=case.compile)
         self.training = janus_training(config, 0, start)
         self.training.model.to(self.device)
+        if sum(p.numel() for p in self.training.model.parameters()) > MANY_PARAMETERS:  # as the loop does
+            keep_freed_memory()
         self.trainable = choose_trainable(self.training.model, STAGE.trainable)
         self.optimizer = make_optimizer(STAGE, self.trainable)
         data: Any = self.training.data

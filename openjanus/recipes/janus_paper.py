@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from openjanus.data.config import DataConfig
 from openjanus.training.janus import JanusTraining
+from openjanus.training.loop import Schedule
 from openjanus.training.run import Run
 from openjanus.training.stage import Stage, Switch
 
@@ -44,7 +45,7 @@ def janus() -> Run:
     later = {"understanding": 102.4, "texts": 153.6, "captions": 256}
     unify = Stage("unify", 180_000, 1e-4, at_first, BODY, warmup_steps=5000, switches=(Switch(130_000, later),))
     tune = Stage("tune", 24_000, 2e-5, {"chats": 89.6, "text_chats": 38.4, "drawings": 128}, ALL, weight_decay=0.1)
-    return Run("janus-1.3b", task, (adapt, unify, tune))
+    return Run("janus-1.3b", task, (adapt, unify, tune), schedule=Schedule(workers=8))
 
 
 def pro_1b() -> Run:
@@ -73,4 +74,4 @@ def _pro(name: str, body: str, tune_steps: int) -> Run:
     unify = replace(unify, num_steps=360_000, mixture=mixture, switches=())
     chats = {"chats": 64, "text_chats": 12.8, "drawings": 51.2}  # 5 : 1 : 4 of 128
     tune = replace(tune, num_steps=tune_steps, lr=4e-5, weight_decay=0.0, mixture=chats)
-    return Run(name, task, (adapt, unify, tune))
+    return replace(run, name=name, task=task, stages=(adapt, unify, tune))

@@ -34,6 +34,7 @@ from openjanus.weights.config import Checkpoint
 
 # (model, step, folder for pictures) -> figures for the log; given by the caller
 Evaluator = Callable[[nn.Module, int, Path], Mapping[str, float]]
+MANY_PARAMETERS = 50_000_000  # so many that taking memory anew in each step takes more time than it saves memory
 BEST = "best"  # folder of the best weights, in that of the run
 HELD_OUT_LOSS = "held_out_loss"  # the figure of an evaluator that tells which weights are the best so far
 # (stage, step) -> the micro-batches of a step, on the CPU; each has `.to(device)`
@@ -111,11 +112,12 @@ def fit(
     if stop_after is not None and stop_after < 1:
         raise ValueError(f"stop_after is {stop_after}, expected 1 or more")
     folder.mkdir(parents=True, exist_ok=True)
-    keep_freed_memory()
     newest = checkpoint.latest(folder / "checkpoints")
     state: dict[str, Any] = {}
     training = processes.join(training, runtime)
     model, kept_names = training.model, training.kept_names(stages)
+    if sum(p.numel() for p in model.parameters()) > MANY_PARAMETERS:
+        keep_freed_memory()
     if newest is not None:
         state = checkpoint.read_state(newest)
         processes.restore_model(newest, model, kept_names)

@@ -54,8 +54,9 @@ class Interrupting(SameSteps):
         return super().__call__(stage, step)
 
 
-def test_processes_give_the_steps_in_order() -> None:
-    with made_ahead(Numbers(), range(2, 9), 2, DEVICE) as data:
+def test_processes_give_the_steps_in_order(monkeypatch) -> None:
+    monkeypatch.setattr("openjanus.ahead.num_cpus", lambda: 2)
+    with made_ahead(Numbers(), range(2, 9), 5, DEVICE) as data:
         made = [batch.tolist() for (batch,) in data]
     assert [step for step, _ in made] == list(range(2, 9))
     makers = [process for _, process in made]
