@@ -19,7 +19,6 @@ RECIPES: dict[str, Callable[[], Run]] = {
     "nano.longer": nano.longer,
     "wide.tokenizer": wide.tokenizer,
     "wide.janus": wide.janus,
-    "wide.longer": wide.longer,
     "janus-1.3b": janus_paper.janus,
     "janus-pro-1b": janus_paper.pro_1b,
     "janus-pro-7b": janus_paper.pro_7b,

@@ -2,11 +2,8 @@
 
     openjanus train wide.tokenizer                    image ids that are products of a shape and a colour
     openjanus train wide.janus                        the body, with both heads and all eyes but the tokenizer
-    openjanus tokenize wide.longer --source emoji.wide.drawings
-    openjanus train wide.longer                       more of the last stage, over other drawings
 
-The understanding eye begins as the bundled model's. `wide.janus` encodes its drawings during the training, so that none
-is repeated; `wide.longer` takes a third less time for data with a file of ids, each of which it sees six times.
+The understanding eye begins as the bundled model's. Drawings are encoded during the training, so that none is repeated.
 """
 
 import dataclasses
@@ -102,21 +99,3 @@ def janus() -> Run:
         muon_lr=0.015,
     )
     return Run("wide.janus", task, (unify, tune))
-
-
-def longer() -> Run:
-    """More of the last stage from where `wide.janus` ended, with one cosine over all of it."""
-    run = janus()
-    assert isinstance(run.task, JanusTraining)
-    task = dataclasses.replace(
-        run.task,
-        model=None,
-        processor=None,
-        sampling={},
-        changes=(),
-        start="runs/wide.janus/model",
-        image_ids="runs/wide.longer_ids.safetensors",
-        compile=True,
-    )
-    tune = dataclasses.replace(run.stages[-1], num_steps=12_000, lr=1.2e-3, warmup_steps=100)
-    return Run("wide.longer", task, (tune,), seed=3)
