@@ -22,6 +22,7 @@ FEW_STEPS = {
     "backbone": (["--num-steps", "2"], ["apples.png"]),
     "data_source": (["--num-steps", "2"], ["flag.png"]),
     "signals": ([], []),
+    "finetune": (["--num-pictures", "40", "--num-steps", "2", "--num-tests", "6"], ["data/0.png"]),
 }
 
 
@@ -42,7 +43,7 @@ def test_each_example_has_a_test() -> None:
     assert {path.stem for path in (ROOT / "examples").glob("*.py")} == set(FEW_STEPS)
 
 
-@pytest.mark.parametrize("name", [name for name in FEW_STEPS if name != "signals"])
+@pytest.mark.parametrize("name", [name for name in FEW_STEPS if name not in ("signals", "finetune")])
 def test_an_example_leaves_a_model_and_its_pictures(name, tmp_path) -> None:
     words, pictures = FEW_STEPS[name]
     if name == "backbone":
@@ -61,3 +62,18 @@ def test_the_third_modality_is_learned(tmp_path) -> None:
     said = run_example("signals", "--out", str(tmp_path / "out"))
     found = re.search(r"(\d+)% of 200 unseen waves are named right; chance is 25%", said)
     assert found and int(found[1]) >= 60, said[-500:]
+
+
+def test_fine_tuning_is_measured_before_and_after(tmp_path) -> None:
+    """docs/training.md has what 300 steps reach; here are two."""
+    words, (picture,) = FEW_STEPS["finetune"]
+    said = run_example("finetune", "--out", str(tmp_path), *words)
+    found = re.findall(
+        r"^(collages|old pictures), (corners drawn|drawings|answers) +(\d+)% +(\d+)%$", said, re.MULTILINE
+    )
+    assert len(found) == 4 and all(0 <= int(share) <= 100 for line in found for share in line[2:]), said[-500:]
+    assert int(found[3][2]) >= 50  # the bundled model's answers about old pictures
+    with Image.open(tmp_path / picture) as image:
+        assert image.size == (64, 64)
+    for name in ("drawings.png", "run/adapter/adapter_model.safetensors", "run/report.html"):
+        assert (tmp_path / name).is_file(), name

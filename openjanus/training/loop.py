@@ -106,8 +106,8 @@ def fit(
 
     Writes metrics.jsonl, TensorBoard events (if tensorboard is installed), previews/ and checkpoints/; and best/, the
     weights of the least `held_out_loss` that the evaluators found. Ctrl-C and SIGTERM save a checkpoint and end the
-    program. Raises FloatingPointError if a gradient is not finite (the last
-    checkpoint stays), OSError if a file cannot be written.
+    program. Raises FloatingPointError if a gradient is not finite (the last checkpoint stays), OSError if a file cannot
+    be written.
     """
     if stop_after is not None and stop_after < 1:
         raise ValueError(f"stop_after is {stop_after}, expected 1 or more")
@@ -127,7 +127,7 @@ def fit(
     log = MetricsLog(folder, step, state.get("log"), processes)
 
     best = checkpoint.latest(folder / BEST)
-    least = math.inf if best is None else checkpoint.read_state(best)[HELD_OUT_LOSS]
+    least = math.inf if best is None or newest is None else checkpoint.read_state(best)[HELD_OUT_LOSS]
 
     def evaluate(stage: Stage) -> None:
         nonlocal least

@@ -1,6 +1,7 @@
 """The one loop: exact resume, global token counts, frozen parts, and what a step holds, for all three trainings."""
 
 import json
+import shutil
 import threading
 from dataclasses import replace
 from math import isfinite
@@ -392,6 +393,10 @@ def test_the_best_weights_are_kept_besides_the_last(tmp_path) -> None:
         assert kept.name == f"{best:08d}" and checkpoint.read_state(kept)["held_out_loss"] == losses[best]
         assert load_file(kept / "model.safetensors")["weight"].item() == weights[best]
     assert training.model.weight.item() == weights[5]
+    shutil.rmtree(tmp_path / "checkpoints")  # the run begins anew, and so does its best
+    losses[1:] = [8.0, 7.0, 8.0, 8.0, 8.0]
+    fit(Slide(), (Stage("s", 5, 0.1, {"a": 1}),), tmp_path, CPU, [evaluator], schedule)
+    assert [p.name for p in (tmp_path / "best").iterdir()] == ["00000002"]
 
 
 def test_a_training_can_start_from_a_whole_checkpoint(janus_task, tmp_path) -> None:
