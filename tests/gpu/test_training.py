@@ -48,9 +48,10 @@ def test_attention_by_blocks_goes_forth_and_back_as_the_oracle(num_kv_heads) -> 
     torch.manual_seed(0)
     document = torch.tensor([[0] * 50 + [1] * 90 + [2] * 60, [0] * 130 + [-1] * 70], device="cuda")
     shapes = [(2, heads, 200, 64) for heads in (4, num_kv_heads, num_kv_heads)]
-    qkv = [torch.randn(shape, device="cuda", requires_grad=True) for shape in shapes]
+    q, k, v = qkv = [torch.randn(shape, device="cuda", requires_grad=True) for shape in shapes]
     same = [x.detach().clone().requires_grad_() for x in qkv]
-    got, expected = attend(*qkv, DocumentMask(document)), attend_slowly(*same, causal_document_mask(document))
+    got = attend(q, k, v, DocumentMask(document))
+    expected = attend_slowly(same[0], same[1], same[2], causal_document_mask(document))
     torch.testing.assert_close(got, expected, rtol=1e-2, atol=1e-2)
     for y in (got, expected):
         y.square().sum().backward()
