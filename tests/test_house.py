@@ -16,7 +16,7 @@ FLOORS = {
     "sequence": 0, "config": 0, "machine": 0,
     "model": 1, "processing": 1, "runtime": 1, "interruption": 1,
     "weights": 2, "data": 2, "ahead": 2,
-    "inference": 3,
+    "inference": 3, "starting": 3,
     "picture_files": 4, "training": 4, "emoji": 4, "readers": 4, "source": 4,
     "serve": 5, "terminal": 5, "flops": 5, "eyes": 5, "parallel": 5,
     "fleet": 6, "bench": 6, "recipes": 6,

@@ -40,7 +40,7 @@ POOLING = ("head", "pooler")  # parts of a tower that make one vector of all fea
 
 @dataclass(frozen=True)
 class TowerEyeConfig(UnderstandingEyeConfig):
-    """encoder: the tower's whole config as transformers writes it, `model_type` included (weights/towers.py reads it).
+    """encoder: the tower's whole config as transformers writes it, `model_type` included (starting/towers.py reads it).
 
     size_px: side of the pictures, if it is not the tower's `image_size`; DINOv2 and DINOv3 take any. layer: -1 is the
     output of the tower with its final norm, if it has one; another number is an index into `hidden_states`, such as -2

@@ -35,12 +35,12 @@ from openjanus.model.product_eye import ProductHead
 from openjanus.processing.message import show_both_eyes
 from openjanus.processing.processor import Conversation, Message, Processor
 from openjanus.sequence import Batch, Document, GenerateSpan, Kind, UnderstandSpan, find_rows, lay_out, num_tokens
+from openjanus.starting.start import StartConfig, starting_image_tokenizer, starting_point
 from openjanus.training.loop import Measures, Training
 from openjanus.training.lora import LoRAConfig, add_lora
 from openjanus.training.memory import cross_entropy, recompute_layers
 from openjanus.training.stage import Stage
 from openjanus.weights.config import Checkpoint
-from openjanus.weights.start import StartConfig, starting_image_tokenizer, starting_point
 
 ROW_STEP = 32  # rows have a multiple of it: fewer different lengths
 

@@ -11,10 +11,10 @@ from openjanus.eyes.codebook import ProductCodebook, count_uses, latents_of, tab
 from openjanus.eyes.tokenizer import TokenizerTraining, tokenizer_training
 from openjanus.model.image_tokenizer import ImageTokenizer
 from openjanus.runtime import Runtime
+from openjanus.starting.parts import IMAGE_TOKENIZER, read_part
 from openjanus.training.run import Run, train
 from openjanus.training.stage import Stage
 from openjanus.weights.checkpoint import load_part
-from openjanus.weights.parts import IMAGE_TOKENIZER, read_part
 from tests import tiny
 
 CPU = Runtime(torch.device("cpu"), "float32", "test")

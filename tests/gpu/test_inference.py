@@ -19,10 +19,10 @@ from openjanus.model.attention import rotary_table
 from openjanus.processing.processor import Message, ProcessorConfig
 from openjanus.runtime import WEIGHTS, Runtime
 from openjanus.sequence import Kind, collate
+from openjanus.starting.towers import read_tower
 from openjanus.testing import tiny_checkpoint
 from openjanus.weights import checkpoint
 from openjanus.weights.config import Checkpoint
-from openjanus.weights.towers import read_tower
 from tests import tiny
 from tests.inference.test_graphs import recorder, together
 from tests.towers import make_tower

@@ -16,12 +16,12 @@ from openjanus.model.tower_eye import TowerEyeConfig
 from openjanus.processing.message import Message
 from openjanus.runtime import Runtime
 from openjanus.sequence import Kind, SignalSpan, TextSpan, UnderstandSpan, collate, pack
+from openjanus.starting.start import StartConfig, starting_point
 from openjanus.testing import tiny_checkpoint
 from openjanus.training.janus import JanusTraining
 from openjanus.training.run import Run, restore, train
 from openjanus.training.stage import Stage
 from openjanus.weights import checkpoint
-from openjanus.weights.start import StartConfig, starting_point
 from tests import tiny
 from tests.toys.level_eye import NUM_LEVELS, LevelEye, LevelEyeConfig
 

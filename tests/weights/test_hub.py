@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 import openjanus
 from openjanus.cli import main
 from openjanus.recipes import find_recipe
+from openjanus.starting.parts import read_part
 from openjanus.testing import tiny_checkpoint, tiny_janus
 from openjanus.training.janus import JanusTraining, starting_tokenizer
 from openjanus.weights import checkpoint, hub
 from openjanus.weights.hub import BUNDLED, find_checkpoint
-from openjanus.weights.parts import read_part
 from tests.tiny import equal_trees
 
 JANUS_FLOW = {

@@ -28,10 +28,10 @@ from openjanus.model.vq_eye import VQEyeConfig
 from openjanus.processing.image import PixelConfig
 from openjanus.processing.processor import ProcessorConfig
 from openjanus.processing.text import TextTokenizer
+from openjanus.starting.parts import BODY, ENCODER, IMAGE_TOKENIZER, Part, read_part
 from openjanus.weights.checkpoint import load
 from openjanus.weights.config import Checkpoint, CheckpointConfig
 from openjanus.weights.hub import find_checkpoint
-from openjanus.weights.parts import BODY, ENCODER, IMAGE_TOKENIZER, Part, read_part
 from openjanus.weights.tensors import check_shapes, shapes_of
 
 TEXT = "text_tokenizer"

@@ -19,9 +19,10 @@ from openjanus.model.vision_encoder import VisionEncoder
 from openjanus.processing.image import PixelConfig, understanding_pixels
 from openjanus.processing.processor import ProcessorConfig
 from openjanus.sequence import UnderstandSpan, collate
+from openjanus.starting import towers
+from openjanus.starting.start import StartConfig, starting_point
 from openjanus.testing import TINY, tiny_checkpoint
-from openjanus.weights import checkpoint, towers
-from openjanus.weights.start import StartConfig, starting_point
+from openjanus.weights import checkpoint
 from openjanus.weights.tensors import TensorFiles
 from tests import tiny
 from tests.towers import CLASS_TOKENS, SHAPE, SIDE, TOWERS, make_tower, make_whole

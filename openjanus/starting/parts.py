@@ -23,7 +23,7 @@ from openjanus.model.image_tokenizer import ImageTokenizerConfig
 from openjanus.model.vision_encoder import VisionEncoderConfig
 from openjanus.processing.processor import ProcessorConfig
 from openjanus.processing.text import TextTokenizer
-from openjanus.weights import backbones, llamagen, siglip, towers
+from openjanus.starting import backbones, llamagen, siglip, towers
 from openjanus.weights.checkpoint import load, load_part, read_config
 from openjanus.weights.config import CheckpointConfig
 from openjanus.weights.fields import ConfigFiles

@@ -24,6 +24,7 @@ from openjanus.recipes.evaluators import keep_result
 from openjanus.recipes.tokenizing import tokenize_source
 from openjanus.runtime import Runtime
 from openjanus.sequence import GenerateSpan, Kind, TextSpan, collate, pack
+from openjanus.starting.start import StartConfig, starting_image_tokenizer, starting_point
 from openjanus.testing import TINY, tiny_checkpoint
 from openjanus.training.janus import JanusTraining, starting_tokenizer
 from openjanus.training.run import Run, restore, train
@@ -31,7 +32,6 @@ from openjanus.training.stage import Stage
 from openjanus.weights import checkpoint
 from openjanus.weights.config import Checkpoint
 from openjanus.weights.names import llamagen_names
-from openjanus.weights.start import StartConfig, starting_image_tokenizer, starting_point
 from tests.families import FAMILIES, NO_BOS, language_model
 from tests.tiny import shake
 

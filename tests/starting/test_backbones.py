@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from openjanus.model.language_model import LanguageModel
 from openjanus.model.rope_scaling import LinearRope, Llama3Rope
 from openjanus.processing.text import BEGIN_OF_IMAGE, END_OF_IMAGE, IMAGE_PLACEHOLDER, PAD, TextStream
-from openjanus.weights.backbones import Backbone, fill_body, read_backbone
+from openjanus.starting.backbones import Backbone, fill_body, read_backbone
 from openjanus.weights.body import body_config, read_body
 from openjanus.weights.fields import Fields
 from tests.families import FAMILIES, language_model
