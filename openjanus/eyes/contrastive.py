@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openjanus.config import Config, ConfigError, FiniteFloat, PositiveInt
+from openjanus.data.config import DataConfig
 from openjanus.data.sources import Gives, find_text_tokenizer
-from openjanus.eyes.examples import examples_of_step, stack_pictures
+from openjanus.eyes.examples import Examples, stack_pictures
 from openjanus.model.vision_encoder import EncoderBlock, VisionEncoder, VisionEncoderConfig
 from openjanus.processing.text import TextTokenizer
 from openjanus.training.loop import Measures, Training
@@ -29,7 +30,8 @@ from openjanus.training.stage import Stage
 class ContrastiveTraining(Config):
     """`vision_encoder` must have its pooling head; the text tower has the same width.
 
-    `text_tokenizer`: a name of `TEXT_TOKENIZERS`, a file, or a checkpoint folder.
+    `text_tokenizer`: a name of `TEXT_TOKENIZERS`, a file, or a checkpoint folder. `data`: pictures with captions of the
+    user's own, by the names that the mixtures give them.
     """
 
     examples: ClassVar[Gives] = "captioned pictures"  # kind of its sources
@@ -41,6 +43,7 @@ class ContrastiveTraining(Config):
     num_text_tokens: PositiveInt = 64
     bias: FiniteFloat = -10.0
     text_tokenizer: str = ""
+    data: dict[str, DataConfig] = field(default_factory=dict)
 
     def check(self) -> None:
         width = self.vision_encoder.width
@@ -117,16 +120,15 @@ class PairBatch:
 
 
 @dataclass
-class PairData:
+class PairData(Examples):
     """Steps as one batch of pictures and their captions."""
 
     config: ContrastiveTraining
-    seed: int
     text: TextTokenizer
 
     def __call__(self, stage: Stage, step: int) -> Sequence[PairBatch]:
         c = self.config
-        pairs = list(examples_of_step(stage.mixture, c.examples, self.seed, step))
+        pairs = list(self.of_step(stage, step))
         pictures, captions = [picture for picture, _ in pairs], [caption.lower() for _, caption in pairs]
         text_ids = torch.full((len(captions), c.num_text_tokens), -1)
         for row, caption in zip(text_ids, captions, strict=True):

@@ -9,6 +9,9 @@ detaches the reconstruction.
 With `num_colours` an id is the product of a shape and a colour (codebook.py). The shape is taken from a picture of the
 same scene in other colours, the colour from the true picture, and the decoder must give the true picture. So what the
 shape holds cannot be colour.
+
+With `semantic` it becomes a semantic tokenizer: there is one more loss, on what a causal decoder reads in the codes
+(semantic.py).
 """
 
 from collections.abc import Sequence
@@ -20,6 +23,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from openjanus.config import Config, ConfigError, NonNegativeFloat, NonNegativeInt, PositiveInt
+from openjanus.data.config import DataConfig
 from openjanus.data.sources import Gives
 from openjanus.eyes.codebook import (
     ProductCodebook,
@@ -29,9 +33,11 @@ from openjanus.eyes.codebook import (
     seed_codebook,
     tables_of,
 )
-from openjanus.eyes.examples import examples_of_step, stack_pictures
+from openjanus.eyes.examples import Examples, stack_pictures
 from openjanus.eyes.perceptual import PerceptualDistance
+from openjanus.eyes.semantic import Teacher, semantic_distance
 from openjanus.model.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
+from openjanus.model.semantic_tokenizer import SemanticDecoder, SemanticDecoderConfig
 from openjanus.training.loop import Data, Measures, Training
 from openjanus.training.stage import Stage
 
@@ -48,6 +54,9 @@ class TokenizerTraining(Config):
     `revive_end`, every `revive_steps` steps, rarely used codes move to latents with a large quantisation error.
     LlamaGen has neither (0, 0); without them, a short training leaves most of the codebook unused. `num_colours` > 0:
     image ids are products of a shape and a colour; `colour_width` of the code's channels are the colour's.
+
+    `semantic`: the decoder that reads features of `teacher` in the codes; the teacher is a SigLIP encoder, named as in
+    the `start` of a Janus. `data`: pictures of the user's own, by the names that the mixtures give them.
     """
 
     tokenizer: ImageTokenizerConfig = field(default_factory=ImageTokenizerConfig)
@@ -63,12 +72,18 @@ class TokenizerTraining(Config):
     revive_end: NonNegativeInt = 10000
     num_colours: NonNegativeInt = 0
     colour_width: PositiveInt = 4
+    semantic: SemanticDecoderConfig | None = None
+    semantic_weight: NonNegativeFloat = 0.25
+    teacher: str = ""
+    data: dict[str, DataConfig] = field(default_factory=dict)
 
     def check(self) -> None:
         if self.num_colours and self.tokenizer.num_ids % self.num_colours:
             raise ConfigError(f"num_colours is {self.num_colours}, expected a divisor of num_ids")
         if self.num_colours and self.colour_width >= self.tokenizer.code_width:
             raise ConfigError(f"colour_width is {self.colour_width}, expected less than tokenizer.code_width")
+        if bool(self.teacher) != (self.semantic is not None):
+            raise ConfigError("teacher and semantic belong together: give both, or neither")
 
     @property
     def examples(self) -> Gives:
@@ -107,8 +122,8 @@ class PatchDiscriminator(nn.Module):
 
 
 class TokenizerAndDiscriminator(nn.Module):
-    """Generator, discriminator, and the recent use of each code: a moving average of uses a step, for each row of the
-    codebook's tables."""
+    """Generator, discriminator, the semantic decoder if there is one, and the recent use of each code: a moving average
+    of uses a step, for each row of the codebook's tables."""
 
     uses: Tensor
 
@@ -123,20 +138,21 @@ class TokenizerAndDiscriminator(nn.Module):
             if p.dim() == 4:  # channels-last convolutions: the fastest on the CPU and on CUDA
                 p.data = p.data.contiguous(memory_format=torch.channels_last)
         self.discriminator = PatchDiscriminator(c.discriminator_width)
+        t = c.tokenizer
+        self.semantic = SemanticDecoder(c.semantic, t.code_width, t.num_image_ids) if c.semantic else None
         self.register_buffer("uses", torch.ones(sum(len(table) for table, _ in tables_of(self.tokenizer.codebook))))
 
 
 @dataclass
-class PictureData:
+class PictureData(Examples):
     """Steps as one batch of pixels [M, 3, H, W], channels last; of recoloured pictures [M, 6, H, W], the true one
     first."""
 
     config: TokenizerTraining
-    seed: int
 
     def __call__(self, stage: Stage, step: int) -> Sequence[Tensor]:
         c = self.config
-        pictures = list(examples_of_step(stage.mixture, c.examples, self.seed, step))
+        pictures = list(self.of_step(stage, step))
         views = zip(*pictures, strict=True) if c.num_colours else [pictures]
         pixels = torch.cat([stack_pictures(list(view), c.tokenizer.image_size_px) for view in views], dim=1)
         return [pixels.contiguous(memory_format=torch.channels_last)]
@@ -144,22 +160,24 @@ class PictureData:
 
 @dataclass
 class TokenizerLoss:
-    """Reconstruction losses, and from `discriminator_start` on the adversarial losses."""
+    """Reconstruction losses, from `discriminator_start` on the adversarial losses, and the semantic loss."""
 
     config: TokenizerTraining
     perceptual: PerceptualDistance | None
+    teacher: Teacher | None = None
 
     def __call__(self, model: TokenizerAndDiscriminator, batch: Tensor, step: int) -> tuple[Tensor, Measures]:
         c, M = self.config, len(batch)
         batch, z = batch[:, :3], self._latents(model.tokenizer, batch)
-        reconstructed, unit, nearest, ids = model.tokenizer.restore(z, quantised=step >= c.quantise_start)
+        is_quantised = step >= c.quantise_start
+        reconstructed, unit, nearest, ids = model.tokenizer.restore(z, quantised=is_quantised)
         uses = count_uses(model.tokenizer.codebook, ids)
         model.uses.lerp_(uses.to(model.uses), 1 - USES_DECAY)
         l1, l2 = (reconstructed - batch).abs().mean(), (reconstructed - batch).square().mean()
         codebook = (unit.detach() - nearest).square().mean()
         commitment = (unit - nearest.detach()).square().mean()
         loss = c.l2_weight * l2 + c.l1_weight * l1
-        if step >= c.quantise_start:
+        if is_quantised:
             loss = loss + codebook + c.commitment_weight * commitment
         measures: Measures = {"psnr_db": (-10 * (l2.detach() / 4).log10() * M, M)}
         measures["codes_used"] = (float((uses > 0).double().mean()) * M, M)
@@ -168,6 +186,13 @@ class TokenizerLoss:
             distance = self.perceptual(reconstructed, batch).mean()
             loss = loss + c.perceptual_weight * distance
             measures["perceptual"] = (distance.detach() * M, M)
+        if self.teacher is not None:
+            assert model.semantic is not None, "a teacher has somebody to teach"
+            codes = unit + (nearest - unit).detach() if is_quantised else unit  # gradients go to the encoder only
+            features = model.semantic(codes.flatten(2).transpose(1, 2))
+            away = semantic_distance(features, self.teacher(batch))
+            loss = loss + c.semantic_weight * away
+            measures["semantic_cosine"] = ((1 - away.detach()) * M, M)
         if c.gan_weight and step >= c.discriminator_start:
             fooling, judging = adversarial_losses(model.discriminator, reconstructed, batch)
             loss = loss + c.gan_weight * fooling + judging
@@ -218,12 +243,13 @@ class CodebookCare:
 
 
 def tokenizer_training(c: TokenizerTraining, seed: int) -> Training:
-    """Reconstruction. Only the tokenizer is used after training."""
+    """Reconstruction. Only the tokenizer is used after training, and the semantic decoder, if there is one."""
     model, data = TokenizerAndDiscriminator(c), PictureData(c, seed)
+    teacher = Teacher(c.teacher, c.tokenizer, c.semantic) if c.semantic is not None else None
     return Training(
         model,
         data,
-        TokenizerLoss(c, PerceptualDistance() if c.perceptual_weight else None),
-        clipped_apart=("tokenizer.", "discriminator."),
+        TokenizerLoss(c, PerceptualDistance() if c.perceptual_weight else None, teacher),
+        clipped_apart=("tokenizer.", "discriminator.", *(["semantic."] if teacher else [])),
         before_step=CodebookCare(c, seed, data),
     )

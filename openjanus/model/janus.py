@@ -45,6 +45,7 @@ UNDERSTANDING: dict[type[UnderstandingEyeConfig], Any] = {
 GENERATION: dict[type[GenerationEyeConfig], Any] = {
     VQEyeConfig: VQEye,
     model.product_eye.ProductEyeConfig: model.product_eye.ProductEye,
+    model.semantic_eye.SemanticEyeConfig: model.semantic_eye.SemanticEye,
 }
 SIGNAL: dict[type[SignalEyeConfig], Any] = {}
 

@@ -10,7 +10,6 @@ reads the features, and stores the head without using it. Sources: arXiv 2303.15
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openjanus.config import Config, ConfigError, PositiveInt
@@ -61,10 +60,10 @@ class EncoderMLP(nn.Module):
         super().__init__()
         self.up = nn.Linear(width, mlp_width)
         self.down = nn.Linear(mlp_width, width)
-        self.approximate = "tanh" if tanh_gelu else "none"
+        self.gelu: nn.Module = nn.GELU(approximate="tanh" if tanh_gelu else "none")
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.gelu(self.up(x), approximate=self.approximate))
+        return self.down(self.gelu(self.up(x)))
 
 
 class EncoderBlock(nn.Module):

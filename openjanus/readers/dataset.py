@@ -28,7 +28,7 @@ from openjanus.readers.pictures import Stored, digest_of, open_picture
 from openjanus.readers.records import Fault, Row
 
 Split = Literal["train", "held_out"]
-Direction = Literal["as it is", "draw", "describe"]
+Direction = Literal["as it is", "draw", "describe", "picture"]
 MANY = 5  # faults that an error names
 DESCRIBED: tuple[Direction, ...] = ("draw", "describe")
 
@@ -64,10 +64,11 @@ class Dataset:
     def _sides(self) -> dict[Split, list[Example]]:
         """The examples of each side, captions in each direction that is wanted."""
         sides: dict[Split, list[Example]] = {"train": [], "held_out": []}
-        directions = DESCRIBED if self.config.use == "both" else (self.config.use,)
+        use = self.config.use
+        directions: Sequence[Direction] = DESCRIBED if use == "both" else ("picture",) if use == "pictures" else (use,)
         for row, group, own in zip(self.rows, _groups(self.digests), self.digests, strict=True):
             side: Split = "held_out" if int(group[:8], 16) < self.config.held_out * 2**32 else "train"
-            wanted: Iterable[Direction] = directions if row.kind == "caption" else ("as it is",)
+            wanted: Iterable[Direction] = directions if row.kind in ("caption", "picture") else ("as it is",)
             sides[side] += [Example(row, direction, own[0]) for direction in wanted]
         return sides
 
@@ -95,6 +96,8 @@ class Dataset:
         """An example as messages; the assistant's pictures are not encoded yet. Raises ValueError for a picture that
         cannot be read."""
         row, c = example.row, self.config
+        if example.direction == "picture":
+            return [Message("assistant", [self._part(row.pictures[0], example, True)])]
         if row.kind != "caption":
             crops = not row.edits  # what is edited keeps its middle, before and after
             return [
@@ -125,15 +128,21 @@ def open_data(c: DataConfig, progress: Callable[[int, int], None] = lambda done,
     rows: list[Row] = []
     faults: list[Fault] = []
     for row in read_rows(c.path):
-        if isinstance(row, Row):
-            rows.append(row)
-        else:
+        if c.use == "pictures" and (pictures := _pictures_of(row)):
+            rows += [Row(row.where, "picture", [("assistant", [picture])]) for picture in pictures]
+        elif isinstance(row, Fault):
             faults.append(row)
+        elif c.use != "pictures":  # a text has no picture
+            rows.append(row)
     digests, unreadable = _digests(c, rows, progress)
     bad = {id(row) for row, _ in unreadable}
     kept = [(row, own) for row, own in zip(rows, digests, strict=True) if id(row) not in bad]
     faults += [Fault(row.where, what) for row, what in sorted(unreadable, key=lambda pair: pair[0].where)]
     return Dataset(c, [row for row, _ in kept], faults, [own for _, own in kept])
+
+
+def _pictures_of(row: Row | Fault) -> list[Stored]:
+    return row.pictures if isinstance(row, Row) else [row.picture] if row.picture else []
 
 
 def _digests(

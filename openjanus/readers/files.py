@@ -83,7 +83,8 @@ def _with_sidecars(pictures: list[Path]) -> Rows:
     for picture in pictures:
         texts = [path for path in (picture.with_suffix(".txt"), picture.with_suffix(".caption")) if path.is_file()]
         if not texts:
-            yield Fault(str(picture), f"no caption: expected {picture.with_suffix('.txt').name} beside it")
+            lack = f"no caption: expected {picture.with_suffix('.txt').name} beside it"
+            yield Fault(str(picture), lack, FilePicture(picture))
             continue
         try:
             words = texts[0].read_text("utf-8-sig")

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from openjanus.processing.message import Role
 from openjanus.readers.pictures import Stored
 
-Kind = Literal["chat", "edit", "drawing", "question", "caption", "text"]
+Kind = Literal["chat", "edit", "drawing", "question", "caption", "text", "picture"]
 Part = str | Stored
 Turn = tuple[Role, list[Part]]
 Find = Callable[[Any], Stored]  # the picture that a value names
@@ -36,7 +36,7 @@ PICTURES = ("file_name", "file_names", "image", "images", "picture")
 @dataclass(frozen=True)
 class Row:
     """One example. `where`: file and line. `turns`: what each side says; a caption has one turn of the assistant, the
-    picture and its words. `unknown`: keys of the record that were not used."""
+    picture and its words, and a picture without words has it, too. `unknown`: keys of the record that were not used."""
 
     where: str
     kind: Kind
@@ -66,10 +66,19 @@ class Row:
 
 @dataclass(frozen=True)
 class Fault:
-    """A record that cannot be used: file and line, and why."""
+    """A record that cannot be used: file and line, and why. picture: what it has, if only the caption is missing."""
 
     where: str
     what: str
+    picture: Stored | None = None
+
+
+class NoCaption(ValueError):
+    """A picture without words."""
+
+    def __init__(self, reason: str, picture: Stored):
+        super().__init__(reason)
+        self.picture = picture
 
 
 def read_record(record: Any, where: str, find: Find) -> Row | Fault:
@@ -80,6 +89,8 @@ def read_record(record: Any, where: str, find: Find) -> Row | Fault:
     try:
         kind, turns, used = _read(given, find)
         _check(kind, turns)
+    except NoCaption as error:
+        return Fault(where, str(error), error.picture)
     except ValueError as error:
         return Fault(where, str(error))
     return Row(where, kind, turns, tuple(sorted(str(key) for key in given if key not in used)))
@@ -105,7 +116,10 @@ def _read(given: Mapping[str, Any], find: Find) -> tuple[Kind, list[Turn], set[s
         turns = [("user", parts), ("assistant", [_text(given[answered], answered)])]
         return ("question" if pictures else "chat"), turns, {*used, asked, answered}
     if pictures:
-        key = _one_of(given, CAPTIONS, "a picture has no caption")
+        try:
+            key = _one_of(given, CAPTIONS, "a picture has no caption")
+        except ValueError as error:
+            raise NoCaption(str(error), find(pictures[0])) from None
         if len(pictures) > 1:
             raise ValueError(f"{len(pictures)} pictures have one caption; write them as messages")
         return "caption", [("assistant", [find(pictures[0]), _text(given[key], key)])], {*used, key}

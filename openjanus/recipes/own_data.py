@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from openjanus.eyes.examples import Examples
 from openjanus.inference.engine import Engine
 from openjanus.picture_files import contact_sheet
 from openjanus.processing.message import Conversation
@@ -140,7 +141,7 @@ def peak_bytes(runtime: Runtime) -> int:
 def describe(run: Run, training: Training) -> list[str]:
     """What is trained, on how many examples: a line each."""
     lines = []
-    users_data = training.data.users_data if isinstance(training.data, JanusData) else {}
+    users_data = training.data.users_data if isinstance(training.data, (JanusData, Examples)) else {}
     for name, users in users_data.items():
         num_train, num_held_out = len(users.examples("train")), len(users.examples("held_out"))
         skipped = f", {len(users.faults):,} left out because of faults" if users.faults else ""

@@ -26,7 +26,7 @@ def spelled_out(run: Run, overrides: Sequence[str]) -> tuple[list[str], float | 
     """The overrides with long keys, and the epochs, if any are given. Raises ValueError for data without a slot."""
     long: list[str] = []
     epochs: float | None = None
-    slots = list(run.task.data) if isinstance(run.task, JanusTraining) else []
+    slots = list(run.task.data)
     for override in overrides:
         key, _, value = override.partition("=")
         if key == "start":

@@ -5,6 +5,7 @@
                              trained an encoder, or the encoder of a Janus
     generation.tokenizer     a file of LlamaGen (llamagen.py), a finished run that trained an image tokenizer, or the
                              image tokenizer of a Janus
+    generation.semantic      the decoder of a semantic tokenizer: a run that trained one, or a Janus that has one
 
 A source is a folder, a hub id, or a file. A new kind of source is a function here and a line in `KINDS`.
 """
@@ -20,6 +21,7 @@ from torch import nn
 
 from openjanus import config as configs
 from openjanus.model.image_tokenizer import ImageTokenizerConfig
+from openjanus.model.semantic_tokenizer import SemanticDecoderConfig
 from openjanus.model.vision_encoder import VisionEncoderConfig
 from openjanus.processing.processor import ProcessorConfig
 from openjanus.processing.text import TextTokenizer
@@ -31,6 +33,7 @@ from openjanus.weights.hub import find_folder
 from openjanus.weights.tensors import check_shapes, shapes_of
 
 BODY, ENCODER, IMAGE_TOKENIZER = "language_model", "understanding.encoder", "generation.tokenizer"
+SEMANTIC = "generation.semantic"
 RUNS = "runs"  # the default folder of runs; it is never taken for an owner on the hub
 FILES = (".pt", ".pth", ".bin", ".ckpt")
 JANUS = ("openjanus", "janus", "multi_modality")
@@ -134,6 +137,7 @@ def _of_janus(name: str, folder: Path) -> Part:
 TRAINED: dict[str, tuple[str, str, type]] = {
     ENCODER: ("ContrastiveTraining", "vision_encoder", VisionEncoderConfig),
     IMAGE_TOKENIZER: ("TokenizerTraining", "tokenizer", ImageTokenizerConfig),
+    SEMANTIC: ("TokenizerTraining", "semantic", SemanticDecoderConfig),
 }
 UNUSED = ("pooling_head.*", "codebook.shapes", "codebook.colours")  # tensors of such runs that a Janus does not need
 
@@ -144,7 +148,7 @@ def _of_run(name: str, folder: Path) -> Part | None:
     if task.get("type") not in {kind for kind, _, _ in TRAINED.values()}:
         return None
     kind, field, config_class = TRAINED.get(name, ("", "", VisionEncoderConfig))
-    if task["type"] != kind:
+    if task["type"] != kind or task.get(field) is None:
         raise ValueError(f"start.{name} {folder}: a run of {task['type']}, which gives no {name}")
     config: Any = configs.from_dict(config_class, task[field], str(folder / "run.json"))
     return Part(

@@ -4,6 +4,7 @@
            {"language_model": "Qwen/Qwen2.5-0.5B",
             "understanding.encoder": "google/siglip-large-patch16-384",
             "generation.tokenizer": "vq_ds16_t2i.pt"}         or a table of parts (parts.py)
+           {..., "understanding.encoder": "shared"}           one eye for both tasks (model/shared_eye.py)
 
 Text tokenizer, chat template, pixel settings and sampling defaults also come from there. Parts that a table leaves out
 are initialised randomly, with the shape of `model`.
@@ -21,6 +22,8 @@ from openjanus import config as configs
 from openjanus.config import Config, NonNegativeFloat
 from openjanus.model.image_tokenizer import ImageTokenizerConfig
 from openjanus.model.janus import GENERATION, Janus, JanusConfig
+from openjanus.model.semantic_eye import SemanticEyeConfig
+from openjanus.model.shared_eye import SharedEyeConfig
 from openjanus.model.siglip_eye import SigLIPEyeConfig
 from openjanus.model.tower_eye import TowerEyeConfig
 from openjanus.model.vision_encoder import VisionEncoderConfig
@@ -28,14 +31,15 @@ from openjanus.model.vq_eye import VQEyeConfig
 from openjanus.processing.image import PixelConfig
 from openjanus.processing.processor import ProcessorConfig
 from openjanus.processing.text import TextTokenizer
-from openjanus.starting.parts import BODY, ENCODER, IMAGE_TOKENIZER, Part, read_part
+from openjanus.starting.parts import BODY, ENCODER, IMAGE_TOKENIZER, SEMANTIC, Part, read_part
 from openjanus.weights.checkpoint import load
 from openjanus.weights.config import Checkpoint, CheckpointConfig
 from openjanus.weights.hub import find_checkpoint
 from openjanus.weights.tensors import check_shapes, shapes_of
 
 TEXT = "text_tokenizer"
-PARTS = (BODY, ENCODER, IMAGE_TOKENIZER)
+PARTS = (BODY, ENCODER, IMAGE_TOKENIZER, SEMANTIC)
+SHARED = "shared"  # instead of the source of an encoder: pictures to understand enter through the generation eye
 # Fields in which a model may differ from the source of a part: numbers of positions and ids, and unused parts.
 FREE = ("max_positions", "vocab_size", "pooling_head", "tanh_gelu")
 
@@ -125,10 +129,15 @@ def _compose(
     size_px = 0 if c.model is None else c.model.generation.image_size_px
     as_tower = c.model is not None and isinstance(c.model.understanding, TowerEyeConfig)
     for name in PARTS:  # the encoder before the tokenizer: both take pictures of one size
-        if name in start:
+        if name in start and (name, start[name]) != (ENCODER, SHARED):
             default_px = size_px or (parts[ENCODER].image_size_px if ENCODER in parts else 384)
             parts[name] = read_part(name, start[name], default_px, as_tower)
-    model = _from_parts(parts) if c.model is None else c.model
+    model = _from_parts(parts, start.get(ENCODER) == SHARED) if c.model is None else c.model
+    if start.get(ENCODER) == SHARED and not isinstance(model.understanding, SharedEyeConfig):
+        raise ValueError(
+            f"start.{ENCODER} is {SHARED}, but the model's eye is {type(model.understanding).__name__}, expected "
+            "SharedEyeConfig"
+        )
     processor = c.processor or _processor(parts, model)
     config = configs.override(CheckpointConfig(model, processor, c.sampling), c.changes)
     for name, part in parts.items():
@@ -140,18 +149,24 @@ def _compose(
     return config, parts, text
 
 
-def _from_parts(parts: Mapping[str, Part]) -> JanusConfig:
-    if missing := [name for name in PARTS if name not in parts]:
+def _from_parts(parts: Mapping[str, Part], is_shared: bool) -> JanusConfig:
+    needed = (BODY, IMAGE_TOKENIZER) if is_shared else (BODY, ENCODER, IMAGE_TOKENIZER)
+    if missing := [name for name in needed if name not in parts]:
         raise ValueError(f"start names no {' and no '.join(missing)}: name a source, or give a model with its shape")
-    body, encoder, tokenizer = (parts[name].config for name in PARTS)
+    body, tokenizer = parts[BODY].config, parts[IMAGE_TOKENIZER].config
     if not isinstance(tokenizer, ImageTokenizerConfig):
         raise ValueError(f"a {type(tokenizer).__name__} needs a model that has it: start alone makes a VQEyeConfig")
-    looking: Any
-    if isinstance(encoder, VisionEncoderConfig):
-        looking = SigLIPEyeConfig(replace(encoder, pooling_head=False))
-    else:
-        looking = TowerEyeConfig(encoder, parts[ENCODER].image_size_px)
-    return JanusConfig(body, looking, VQEyeConfig(tokenizer, body.width))
+    looking: Any = SharedEyeConfig()
+    if not is_shared:
+        encoder = parts[ENCODER].config
+        if isinstance(encoder, VisionEncoderConfig):
+            looking = SigLIPEyeConfig(replace(encoder, pooling_head=False))
+        else:
+            looking = TowerEyeConfig(encoder, parts[ENCODER].image_size_px)
+    drawing = VQEyeConfig(tokenizer, body.width)
+    if SEMANTIC in parts:
+        drawing = SemanticEyeConfig(tokenizer, body.width, parts[SEMANTIC].config)
+    return JanusConfig(body, looking, drawing)
 
 
 def _processor(parts: Mapping[str, Part], model: JanusConfig) -> ProcessorConfig:

@@ -69,12 +69,14 @@ def make_training(run: Run, start: Checkpoint | None = None) -> Training:
 
 def _check_source(run: Run, stage: Stage, name: str) -> None:
     """Raises ValueError if a mixture has a name that is neither a source nor the user's data."""
-    users = run.task.data if isinstance(run.task, JanusTraining) else {}
+    users = run.task.data
     if name not in users:
         find_source(name, run.task.examples)
     elif not users[name].path:
         kind = "data=FOLDER" if len(users) == 1 else f'data=FILE, where FILE holds {{"{name}": "FOLDER", ...}}'
         raise ValueError(f"stage {stage.name} needs data for {name!r}: give {kind}")
+    elif isinstance(run.task, JanusTraining) and users[name].use == "pictures":
+        raise ValueError(f"data.{name}.use is pictures, which is for eyes: a Janus learns from draw, describe or both")
 
 
 def restore(folder: Path) -> Checkpoint:

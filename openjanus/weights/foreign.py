@@ -126,7 +126,7 @@ def plain_eyes(c: CheckpointConfig, what: str, more: tuple[str, ...] = ()) -> tu
     lm, looking, drawing = c.model.language_model, c.model.understanding, c.model.generation
     instead = "use openjanus's own format (--format openjanus), which openjanus and its plugin for vLLM read"
     signal = c.model.signal
-    if not isinstance(looking, SigLIPEyeConfig) or not isinstance(drawing, VQEyeConfig) or signal is not None:
+    if not isinstance(looking, SigLIPEyeConfig) or type(drawing) is not VQEyeConfig or signal is not None:
         eyes = " and ".join(type(eye).__name__ for eye in (looking, drawing, signal) if eye is not None)
         raise ValueError(f"the {what} format cannot express these eyes, {eyes}: {instead}")
     vision, vq, plain = looking.encoder, drawing.tokenizer, ImageTokenizerConfig()

@@ -12,7 +12,7 @@ from openjanus.model.janus import JanusConfig
 from openjanus.processing.processor import Message
 from openjanus.sequence import GenerateSpan, TextSpan
 from tests import tiny
-from tests.remembering import fading_config  # noqa: F401  (a fixture)
+from tests.remembering import remembering_config  # noqa: F401  (a fixture)
 from tests.serve.test_contract import RED
 
 INJECTIONS = (
@@ -95,9 +95,9 @@ def test_a_drawing_has_two_rows_and_more_are_refused(engine: Engine, v: Vocabula
             requested_guidance({"guidance": wrong})
 
 
-def test_an_eye_that_remembers_is_refused(engine: Engine, fading_config: JanusConfig) -> None:  # noqa: F811
-    with pytest.raises(ValueError, match=r"a FadingEyeConfig depends .* use `openjanus serve`"):
-        Vocabulary.of(fading_config, engine.processor.text)
+def test_an_eye_that_remembers_is_refused(engine: Engine, remembering_config: JanusConfig) -> None:  # noqa: F811
+    with pytest.raises(ValueError, match=r"a (Fading|Semantic)EyeConfig depends .* use `openjanus serve`"):
+        Vocabulary.of(remembering_config, engine.processor.text)
 
 
 def test_any_id_can_be_looked_up(v: Vocabulary) -> None:

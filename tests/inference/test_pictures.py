@@ -10,18 +10,19 @@ from openjanus.inference.engine import Engine
 from openjanus.inference.request import Request
 from openjanus.inference.sampling import Sampler, SamplingOptions
 from openjanus.inference.speculative import Speculation
+from openjanus.model.semantic_eye import SemanticEye
 from openjanus.processing.message import Message
 from openjanus.sequence import GenerateSpan, Kind, TextSpan, collate, pack
 from openjanus.training.janus import JanusTraining, janus_training
 from openjanus.training.stage import Stage
 from tests import tiny
 from tests.inference.test_scheduler import again, guided_request, ids_of, make_request, make_scheduler, oracle
-from tests.remembering import fading_config  # noqa: F401  (a fixture)
+from tests.remembering import remembering_config  # noqa: F401  (a fixture)
 
 
 @pytest.fixture(scope="module")
-def engine(fading_config) -> Engine:  # noqa: F811
-    return Engine(tiny.checkpoint(fading_config))
+def engine(remembering_config) -> Engine:  # noqa: F811
+    return Engine(tiny.checkpoint(remembering_config))
 
 
 def illustrated(engine: Engine, rng: random.Random, draw: bool) -> Request:
@@ -198,14 +199,16 @@ def test_training_moves_the_whole_eye_through_its_memory(engine) -> None:
     model = engine.model.requires_grad_()
     batch = collate([[TextSpan([5]), GenerateSpan([1, 2, 3], loss=True)]])
     hidden = model(batch)[0, -1]
-    (gradient,) = torch.autograd.grad(hidden.sum(), [model.generation.embedding.weight])
+    eye = model.generation
+    table = eye.tokenizer.codebook if isinstance(eye, SemanticEye) else eye.embedding
+    (gradient,) = torch.autograd.grad(hidden.sum(), [table.weight])
     model.requires_grad_(False)
     assert all(gradient[i].abs().sum() > 0 for i in (1, 2, 3)) and not gradient[4].any()
 
 
-def test_the_loss_of_packed_documents_is_that_of_each_alone(fading_config) -> None:  # noqa: F811
-    start = tiny.checkpoint(fading_config)
-    training = janus_training(JanusTraining("", "", row_tokens=64), 0, start)
+def test_the_loss_of_packed_documents_is_that_of_each_alone(remembering_config) -> None:  # noqa: F811
+    start = tiny.checkpoint(remembering_config)
+    training = janus_training(JanusTraining("", "", row_tokens=96), 0, start)
     stage = Stage("s", 1, 1e-3, {"emoji.drawings": 4, "emoji.questions": 1})
     documents = [
         [TextSpan([5, 6]), GenerateSpan(range(first, first + 16), loss=True), TextSpan([7])] for first in range(4)
