@@ -1,5 +1,5 @@
 """The command line: openjanus generate | edit | ask | chat | demo | serve | data | train | recipes | tokenize |
-evaluate | convert | push | bench.
+evaluate | ablate | convert | push | bench.
 
 One file a command. Results go to stdout, messages to stderr. Exit codes: 0 done; 2 a user's error,
 explained in one line; 130 interrupted (Ctrl-C), 129 hung up (SIGHUP), 143 terminated (SIGTERM); a training is saved
@@ -19,6 +19,7 @@ import tyro
 
 from openjanus import __version__
 from openjanus.cli import bench
+from openjanus.cli.ablate import ablate
 from openjanus.cli.ask import ask
 from openjanus.cli.chat import chat
 from openjanus.cli.convert import convert
@@ -34,7 +35,8 @@ from openjanus.cli.tokenize import tokenize
 from openjanus.cli.train import train
 
 COMMANDS: dict[str, Callable[..., None]] = {
-    f.__name__: f for f in (generate, edit, ask, chat, demo, serve, train, recipes, tokenize, evaluate, convert, push)
+    f.__name__: f
+    for f in (generate, edit, ask, chat, demo, serve, train, recipes, tokenize, evaluate, ablate, convert, push)
 }
 BENCHES: dict[str, Callable[..., None]] = {f.__name__: f for f in (bench.draw, bench.answer, bench.train, bench.serve)}
 

@@ -56,6 +56,14 @@ def short_or(value: T, short: T) -> T:
     return short if os.environ.get("OPENJANUS_SHORT") else value
 
 
+def duration(seconds: float) -> str:
+    """Hours and minutes; seconds if there are few."""
+    minutes = round(seconds / 60)
+    if not minutes:
+        return f"{seconds:.0f} s"
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
+
+
 def choose_runtime(compute: Compute) -> "Runtime":
     """Chooses the runtime by the options, and prints it; of the processes of torchrun, the first prints it."""
     runtime = compute.runtime()

@@ -7,7 +7,7 @@ from tyro.conf import arg
 
 from openjanus.cli.console import console
 from openjanus.cli.files import check_folder
-from openjanus.cli.options import Device, Overrides, Recipe, Threads, choose_runtime, short_or
+from openjanus.cli.options import Device, Overrides, Recipe, Threads, choose_runtime, duration, short_or
 from openjanus.source import Compute
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def _check(run: "Run", runtime: "Runtime") -> None:
         _say(line)
     needed = estimate(run, training, runtime)
     for stage, seconds in zip(run.stages, needed.seconds, strict=True):
-        print(f"{stage.name}: {seconds:.2f} s a step, about {_duration(seconds * stage.num_steps)} in all")
+        print(f"{stage.name}: {seconds:.2f} s a step, about {duration(seconds * stage.num_steps)} in all")
     print(f"memory: {needed.num_bytes / 1e9:.1f} GB")
 
 
@@ -93,8 +93,8 @@ def _train_all(name: str, folder: Path, compute: Compute, stop_after: int | None
     runtime = choose_runtime(compute)
     parts = parts_of(name, folder)
     for part, seconds in zip(parts, totals := estimate(parts, runtime), strict=True):
-        _say(f"{part.run.name}: about {_duration(seconds)}")
-    console.print(f"all: about {_duration(sum(totals))} here; the same command goes on after an interruption")
+        _say(f"{part.run.name}: about {duration(seconds)}")
+    console.print(f"all: about {duration(sum(totals))} here; the same command goes on after an interruption")
     trained = train_parts(parts, runtime, _say, stop_after)
     print(keep_result(trained, folder))
     assert trained.checkpoint is not None, "the last run of a pipeline trains a Janus"
@@ -102,11 +102,3 @@ def _train_all(name: str, folder: Path, compute: Compute, stop_after: int | None
     runs = [(part.run.name, part.folder) for part in parts]
     write_report(report, name, Engine(trained.checkpoint), runs, short_or(REPORT_N, 2))
     print(report)
-
-
-def _duration(seconds: float) -> str:
-    """Hours and minutes; seconds if there are few."""
-    minutes = round(seconds / 60)
-    if not minutes:
-        return f"{seconds:.0f} s"
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"

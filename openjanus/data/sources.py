@@ -29,6 +29,10 @@ SOURCES: dict[str, tuple[str | MakeSource, Gives]] = {
     "emoji.wide.drawings": ("openjanus.emoji.wide_sources:drawings", "conversations"),
     "emoji.wide.talks": ("openjanus.emoji.wide_sources:talks", "conversations"),
     "emoji.wide.edits": ("openjanus.emoji.wide_sources:edits", "conversations"),
+    "emoji.mini.pictures": ("openjanus.emoji.mini:pictures", "pictures"),
+    "emoji.mini.captions": ("openjanus.emoji.mini:captions", "captioned pictures"),
+    "emoji.mini.drawings": ("openjanus.emoji.mini:drawings", "conversations"),
+    "emoji.mini.questions": ("openjanus.emoji.mini:questions", "conversations"),
     "emoji.texts": ("openjanus.emoji.sources:texts", "conversations"),
 }
 

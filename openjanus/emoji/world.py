@@ -107,7 +107,7 @@ def relation_of(first: Item, second: Item) -> str | None:
     return None
 
 
-_PLACED = {
+PLACED = {
     (name, place): tuple(
         (x, y)
         for x in range(0, CANVAS_PX - size + 1, LATTICE_PX)
@@ -133,7 +133,7 @@ def box_of_size(rng: np.random.Generator, name: str) -> tuple[int, int, int, str
     if not coin(rng, 0.25):
         return x, y, size, named_size, None
     place = pick(rng, PLACES) if name != "big" else "middle"
-    x, y = pick(rng, _PLACED[name, place])
+    x, y = pick(rng, PLACED[name, place])
     return x, y, size, named_size, place
 
 

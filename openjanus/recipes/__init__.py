@@ -7,7 +7,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 from openjanus import config as configs
-from openjanus.recipes import finetune, janus_paper, nano, wide
+from openjanus.recipes import ablations, finetune, janus_paper, nano, wide
 from openjanus.recipes.short_keys import spelled_out, taught, with_epochs
 from openjanus.training.janus import JanusTraining
 from openjanus.training.run import Run
@@ -22,6 +22,8 @@ RECIPES: dict[str, Callable[[], Run]] = {
     "janus-1.3b": janus_paper.janus,
     "janus-pro-1b": janus_paper.pro_1b,
     "janus-pro-7b": janus_paper.pro_7b,
+    "janus-1.3b.semantic": ablations.paper_semantic,
+    **{f"janus-1.3b.{name.lower()}": ablations.recipe_of(name) for name in ablations.EXPERIMENTS},
     "finetune.lora": finetune.lora,
     "finetune.qlora": finetune.qlora,
     "finetune.full": finetune.full,

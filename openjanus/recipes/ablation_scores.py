@@ -1,0 +1,80 @@
+"""The scores of one experiment in the reduced world (emoji/mini.py), and the ceilings and chances beside them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from openjanus.emoji import mini, world
+from openjanus.emoji.answer_score import score_answers
+from openjanus.emoji.drawing_score import in_world_size, judge
+from openjanus.eyes.feature_distance import features_of, kernel_distance
+from openjanus.inference.engine import Engine
+from openjanus.inference.sampling import SamplingOptions
+from openjanus.model.image_tokenizer import ImageTokenizer
+from openjanus.processing.message import Message
+from openjanus.recipes.evaluators import ANSWER_TOKENS, BATCH, redrawn
+
+Scores = dict[str, Any]
+
+
+def accepted(split: str, seed: int, images: Sequence[np.ndarray], shift: int = 0) -> float:
+    """The share of drawings that the scorer accepts. shift: judge each by a later caption instead of its own."""
+    scenes = [mini.mini_scene(split, seed, index + shift) for index in range(len(images))]
+    return float(np.mean([judge(scene, image).accepted for scene, image in zip(scenes, images, strict=True)]))
+
+
+@torch.inference_mode()
+def score_drawings(engine: Engine, options: SamplingOptions, n: int, seed: int) -> Scores:
+    """n drawings of each split: the share that is accepted, also by a caption of another picture (chance), and the
+    distance of the features from those of the true pictures."""
+    scores: Scores = {}
+    for split in mini.SPLITS:
+        prompts = [mini.mini_caption(split, seed, index) for index in range(n)]
+        images: list[np.ndarray] = []
+        for start in range(0, n, BATCH):
+            part = prompts[start : start + BATCH]
+            images += map(in_world_size, engine.generate(part, options, seeds=range(start, start + len(part))))
+        true = [mini.pictures(split, seed)(index) for index in range(n)]
+        scores[split] = {
+            "accepted": accepted(split, seed, images),
+            "chance": accepted(split, seed, images, shift=1),
+            "distance": kernel_distance(features_of(images), features_of(true)),
+            "n": n,
+        }
+    return scores
+
+
+@torch.inference_mode()
+def score_answers_of(engine: Engine, n: int, seed: int) -> Scores:
+    """n questions of each kind and split: the share that is right, and that of the most frequent answer."""
+    scores: Scores = {}
+    for split in mini.SPLITS:
+        triples = []
+        for kind in mini.KINDS:
+            questions = [mini.mini_question(split, seed, index, kind) for index in range(n)]
+            pictures = [Image.fromarray(mini.pictures(split, seed)(index)) for index in range(n)]
+            asked = [[Message("user", [p, q.text])] for p, q in zip(pictures, questions, strict=True)]
+            given: list[str] = []
+            for start in range(0, n, BATCH):
+                given += engine.answers(asked[start : start + BATCH], max_new_tokens=ANSWER_TOKENS)
+            triples += [(kind, said, q.answer) for said, q in zip(given, questions, strict=True)]
+        kinds = score_answers(triples)
+        scores[split] = {kind: {"right": s.exact, "majority": s.majority, "n": s.n} for kind, s in kinds.items()}
+    return scores
+
+
+@torch.inference_mode()
+def score_tokenizer(tokenizer: ImageTokenizer, n: int, seed: int) -> Scores:
+    """What no drawing of its ids can beat: true pictures through the image tokenizer alone."""
+    scores: Scores = {}
+    for split in mini.SPLITS:
+        true = [world.render(mini.mini_scene(split, seed, index)) for index in range(n)]
+        images: list[np.ndarray] = []
+        for start in range(0, n, BATCH):
+            images += map(in_world_size, redrawn(tokenizer, true[start : start + BATCH]))
+        distance = kernel_distance(features_of(images), features_of(true))
+        scores[split] = {"accepted": accepted(split, seed, images), "distance": distance, "n": n}
+    return scores
