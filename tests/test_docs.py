@@ -40,6 +40,8 @@ NOT_RUN = {
     'echo \'{"descriptions"': "needs weeks and the paper's data; tests run it with small numbers",
     "openjanus push": "needs the hub",
     "openjanus data check my-data  ": "docs/training.md runs them with data",
+    "openjanus train janus-1.3b.semantic": "needs GPUs and data",
+    "openjanus ablate mini": "takes hours; tests/recipes/test_ablations.py runs it with tiny models",
     "python examples/": "tests/test_examples.py runs the examples",
 }
 
