@@ -33,6 +33,10 @@ SOURCES: dict[str, tuple[str | MakeSource, Gives]] = {
     "emoji.mini.captions": ("openjanus.emoji.mini:captions", "captioned pictures"),
     "emoji.mini.drawings": ("openjanus.emoji.mini:drawings", "conversations"),
     "emoji.mini.questions": ("openjanus.emoji.mini:questions", "conversations"),
+    **{
+        f"emoji.languages.{name}": (f"openjanus.emoji.languages:{name}", "conversations")
+        for name in ("drawings", "parallel", "monolingual", "mixed", "english", "questions", "english_questions")
+    },
     "emoji.texts": ("openjanus.emoji.sources:texts", "conversations"),
 }
 
@@ -43,6 +47,7 @@ USERS_DATA = "openjanus.readers.dataset:open_data"
 TEXT_TOKENIZERS = {
     "emoji": "openjanus.emoji.sources:world_text_tokenizer",
     "emoji.wide": "openjanus.emoji.wide_sources:wide_text_tokenizer",
+    "emoji.languages": "openjanus.emoji.languages:languages_text_tokenizer",
 }
 
 

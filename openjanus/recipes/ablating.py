@@ -1,24 +1,26 @@
-"""The experiments of ablations.py as one command: eyes, image ids, a pilot, and every experiment with every seed.
+"""Controlled experiments as one command: eyes, image ids, a pilot, and every experiment with every seed.
 
     OUT/eyes/NAME          the runs of the eyes
     OUT/ids/NAME           drawings as ids of each image tokenizer
     OUT/seed0/D            a run, with the model and scores.json
-    OUT/results.json       all scores; table.md, differences.md and scores.png are made from it
+    OUT/results.json       all scores; the table and the plot are made from it
 
-Every part resumes by itself, so the whole does: what is finished is left as it is. D with the first seed is the pilot:
-it must draw and answer well enough before the others are worth their time.
+Every part resumes by itself, so the whole does: what is finished is left as it is. One experiment with the first seed
+is the pilot: it must draw and answer well enough before the others are worth their time.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from openjanus.config import save as save_json
-from openjanus.inference.engine import load
-from openjanus.recipes.ablation_scores import Scores, score_answers_of, score_drawings, score_tokenizer
-from openjanus.recipes.ablations import Setting, experiment
+from openjanus.inference.engine import Engine, load
+from openjanus.recipes import ablation_report, languages
+from openjanus.recipes.ablation_scores import Scores, check_pilot, score_experiment
+from openjanus.recipes.ablations import EXPERIMENTS, SETTINGS, STAGES, Setting, experiment
 from openjanus.recipes.evaluators import evaluators_of, keep_result
 from openjanus.recipes.pipeline import Part, estimate
 from openjanus.recipes.tokenizing import tokenize_source
@@ -27,42 +29,95 @@ from openjanus.training import checkpoint
 from openjanus.training.janus import JanusTraining, starting_tokenizer
 from openjanus.training.run import Run, train
 
-LEAST_DRAWN, LEAST_ANSWERED = 0.6, 0.8  # of the pilot
-SCORE_SEED = 1  # of prompts and questions; sampling settings are chosen with another
 IDS_SEED = 0
 Say = Callable[[str], None]
+Results = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A set of experiments that belong together.
+
+    eyes: the trainings before, by name and in order; each gets the folder of the eyes. names: of the experiments, and
+    which of them are run if none is named (`usual`). run: the training of an experiment, from its name, the folders of
+    the eyes and of the ids, and a seed. pilot: the experiment that comes first. check: a line about its scores; raises
+    ValueError if they are too low. score: of an engine, its run and n. table: the results as Markdown. write: the
+    results into files, whose paths it gives. drawings: the source that becomes ids in advance, and how many of it.
+    """
+
+    eyes: Mapping[str, Callable[[str], Run]]
+    names: Sequence[str]
+    usual: Sequence[str]
+    run: Callable[[str, str, str, int], Run]
+    pilot: str
+    check: Callable[[Scores], str]
+    score: Callable[[Engine, Run, int], Scores]
+    table: Callable[[Results], str]
+    write: Callable[[Results, Path], list[Path]]
+    drawings: str
+    num_drawings: int
+
+
+def plan_of(setting: Setting) -> Plan:
+    """The six experiments of the paper at a size."""
+    return Plan(
+        setting.eyes,
+        names=(*EXPERIMENTS, *STAGES),
+        usual=tuple(EXPERIMENTS),
+        run=partial(experiment, setting),
+        pilot="D",
+        check=check_pilot,
+        score=partial(score_experiment, setting),
+        table=ablation_report.table,
+        write=partial(ablation_report.write_reports, setting),
+        drawings=setting.drawings,
+        num_drawings=setting.num_drawings,
+    )
+
+
+MINI_EYES = SETTINGS["mini"].eyes
+PLANS: dict[str, Plan] = {name: plan_of(setting) for name, setting in SETTINGS.items() if setting.drawings}
+PLANS["languages"] = Plan(
+    {name: MINI_EYES[name] for name in ("tokenizer", "encoder")},
+    names=tuple(languages.CONDITIONS),
+    usual=tuple(languages.CONDITIONS),
+    run=languages.language_run,
+    pilot="all",
+    check=languages.check_english,
+    score=languages.score_languages,
+    table=languages.table,
+    write=languages.write_languages,
+    drawings="emoji.languages.drawings",
+    num_drawings=SETTINGS["mini"].num_drawings,
+)
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """What is run: experiments of a setting with some seeds, in a folder. n: prompts and questions of a score."""
+    """What is run: experiments of a plan with some seeds, in a folder. n: prompts and questions of a score."""
 
-    setting: Setting
+    plan: Plan
     folder: Path
     names: Sequence[str]
     seeds: Sequence[int]
     n: int = 300
 
     @property
-    def eyes(self) -> Path:
-        return self.folder / "eyes"
-
-    @property
-    def ids(self) -> Path:
-        return self.folder / "ids"
+    def _eyes(self) -> str:
+        return str(self.folder / "eyes")
 
     def parts_of_eyes(self) -> list[Part]:
         """The runs of the eyes, in order."""
-        return [Part(make(str(self.eyes)), self.eyes / name) for name, make in self.setting.eyes.items()]
+        return [Part(make(self._eyes), Path(self._eyes) / name) for name, make in self.plan.eyes.items()]
 
     def part(self, name: str, seed: int) -> Part:
         """One experiment with one seed."""
-        run = experiment(self.setting, name, str(self.eyes), str(self.ids), seed)
+        run = self.plan.run(name, self._eyes, str(self.folder / "ids"), seed)
         return Part(run, self.folder / f"seed{seed}" / name)
 
     def parts(self) -> list[Part]:
         """All experiments, the pilot first."""
-        order = sorted(self.names, key=lambda name: name != "D")
+        order = sorted(self.names, key=lambda name: name != self.plan.pilot)
         return [self.part(name, seed) for seed in self.seeds for name in order]
 
 
@@ -74,15 +129,14 @@ def is_finished(part: Part) -> bool:
 
 def estimated_seconds(ablation: Ablation, runtime: Runtime) -> float:
     """Of all trainings that are left, by a few steps of each kind that are timed here."""
-    eyes = [part for part in ablation.parts_of_eyes() if not is_finished(part)]
-    by_name = {name: ablation.part(name, ablation.seeds[0]) for name in ablation.names}
-    left = {name: sum(not is_finished(ablation.part(name, seed)) for seed in ablation.seeds) for name in by_name}
+    eyes = [_without_teacher(part) for part in ablation.parts_of_eyes() if not is_finished(part)]
+    left = {name: 0 for name in ablation.names}
+    for part in ablation.parts():
+        left[part.folder.name] += not is_finished(part)
     wanted = [name for name, count in left.items() if count]
-    total = sum(estimate([_without_teacher(part) for part in eyes], runtime))
-    return total + sum(
-        seconds * left[name]
-        for name, seconds in zip(wanted, estimate([by_name[name] for name in wanted], runtime), strict=True)
-    )
+    seconds = estimate([ablation.part(name, ablation.seeds[0]) for name in wanted], runtime)
+    total = sum(estimate(eyes, runtime))
+    return total + sum(one * left[name] for name, one in zip(wanted, seconds, strict=True))
 
 
 def _without_teacher(part: Part) -> Part:
@@ -93,36 +147,26 @@ def _without_teacher(part: Part) -> Part:
     return Part(replace(part.run, task=task), part.folder)
 
 
-def run_all(ablation: Ablation, runtime: Runtime, say: Say, stop_after: int | None = None) -> dict[str, Any]:
+def run_all(ablation: Ablation, runtime: Runtime, say: Say, stop_after: int | None = None) -> Results:
     """Trains and scores what is left; returns all results, which are also in `results.json`.
 
     stop_after: steps of each run, to try the way. Raises ValueError if the pilot is not good enough.
     """
+    plan = ablation.plan
     for part in ablation.parts_of_eyes():
         _train(part, runtime, say, stop_after)
-    num = ablation.setting.num_drawings if stop_after is None else 8
+    num = plan.num_drawings if stop_after is None else 8
     for part in ablation.parts():
-        _make_ids(ablation.setting, part.run, num, say)
-    results: dict[str, Any] = {"settings": {"n": ablation.n, "seeds": list(ablation.seeds)}, "experiments": {}}
+        _make_ids(plan, part.run, num, say)
+    results: Results = {"settings": {"n": ablation.n, "seeds": list(ablation.seeds)}, "experiments": {}}
     for number, part in enumerate(ablation.parts()):
         scores = _scored(ablation, part, runtime, say, stop_after)
         name = part.folder.name
-        if number == 0 and name == "D" and stop_after is None:
-            check_pilot(scores, say)
+        if number == 0 and name == plan.pilot and stop_after is None:
+            say(plan.check(scores))
         results["experiments"].setdefault(name, {})[str(part.run.seed)] = scores
         save_json(results, ablation.folder / "results.json")
     return results
-
-
-def check_pilot(scores: Scores, say: Say) -> None:
-    """Raises ValueError if D draws or answers too badly for differences between experiments to show."""
-    drawn, answered = scores["drawings"]["seen"]["accepted"], scores["answers"]["seen"]["mean"]["right"]
-    line = f"the pilot (D) draws {drawn:.0%} and answers {answered:.0%} right"
-    if drawn < LEAST_DRAWN or answered < LEAST_ANSWERED:
-        raise ValueError(
-            f"{line}; expected {LEAST_DRAWN:.0%} and {LEAST_ANSWERED:.0%}: reduce the world, or train longer"
-        )
-    say(line)
 
 
 def _train(part: Part, runtime: Runtime, say: Say, stop_after: int | None) -> None:
@@ -132,14 +176,13 @@ def _train(part: Part, runtime: Runtime, say: Say, stop_after: int | None) -> No
         keep_result(trained, part.folder)
 
 
-def _make_ids(setting: Setting, run: Run, num: int, say: Say) -> None:
+def _make_ids(plan: Plan, run: Run, num: int, say: Say) -> None:
     """The file of drawings as ids that a run needs, unless it is there."""
     assert isinstance(run.task, JanusTraining) and isinstance(run.task.image_ids, str)
     path = Path(run.task.image_ids)
-    if not setting.drawings or path.exists() or not any(setting.drawings in stage.mixture for stage in run.stages):
-        return
-    say(f"drawings as image ids: {path}")
-    tokenize_source(starting_tokenizer(run.task), setting.drawings, IDS_SEED, num, path)
+    if not path.exists() and any(plan.drawings in stage.mixture for stage in run.stages):
+        say(f"drawings as image ids: {path}")
+        tokenize_source(starting_tokenizer(run.task), plan.drawings, IDS_SEED, num, path)
 
 
 def _scored(ablation: Ablation, part: Part, runtime: Runtime, say: Say, stop_after: int | None) -> Scores:
@@ -148,14 +191,7 @@ def _scored(ablation: Ablation, part: Part, runtime: Runtime, say: Say, stop_aft
     if path.exists():
         return json.loads(path.read_text("utf-8"))
     _train(part, runtime, say, stop_after)
-    engine = load(part.folder / "model", runtime)
-    sources = {name for stage in part.run.stages for name in stage.sources}
-    scores: Scores = {"parameters": sum(p.numel() for p in engine.model.parameters())}
-    if sources & set(ablation.setting.draws):
-        scores["drawings"] = score_drawings(engine, engine.options(seed=SCORE_SEED), ablation.n, SCORE_SEED)
-        scores["ceiling"] = score_tokenizer(engine.model.generation.tokenizer, ablation.n, SCORE_SEED)
-    if sources & set(ablation.setting.understands):
-        scores["answers"] = score_answers_of(engine, ablation.n, SCORE_SEED)
+    scores = ablation.plan.score(load(part.folder / "model", runtime), part.run, ablation.n)
     if stop_after is None:
         save_json(scores, path)
     return scores

@@ -38,7 +38,7 @@ COLUMNS: tuple[tuple[str, str, Value], ...] = (
 )
 
 
-def write_reports(results: Results, setting: Setting, folder: Path) -> list[Path]:
+def write_reports(setting: Setting, results: Results, folder: Path) -> list[Path]:
     """Writes table.md, differences.md and scores.png; returns their paths."""
     paths = [folder / "table.md", folder / "differences.md", folder / "scores.png"]
     write_text(paths[0], table(results) + "\n")
@@ -54,7 +54,7 @@ def table(results: Results) -> str:
     for name, by_seed in _in_order(results):
         encoder, tasks = EXPERIMENTS.get(name) or (STAGES[name][0], EXPERIMENTS["D"][1])
         runs = list(by_seed.values())
-        cells = [_cell([value(scores) for scores in runs if part in scores]) for _, part, value in COLUMNS]
+        cells = [cell([value(scores) for scores in runs if part in scores]) for _, part, value in COLUMNS]
         lines.append(f"| {name} | {encoder} | {tasks} | " + " | ".join(cells) + f" | {len(runs)} |")
     return "\n".join(lines)
 
@@ -64,7 +64,8 @@ def _in_order(results: Results) -> list[tuple[str, Results]]:
     return sorted(results["experiments"].items(), key=lambda item: names.index(item[0]))
 
 
-def _cell(values: Sequence[float]) -> str:
+def cell(values: Sequence[float]) -> str:
+    """A mean with the standard deviation of several; a dash for none."""
     if not values:
         return "–"
     spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""

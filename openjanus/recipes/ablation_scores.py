@@ -15,9 +15,36 @@ from openjanus.inference.engine import Engine
 from openjanus.inference.sampling import SamplingOptions
 from openjanus.model.image_tokenizer import ImageTokenizer
 from openjanus.processing.message import Message
+from openjanus.recipes.ablations import Setting
 from openjanus.recipes.evaluators import ANSWER_TOKENS, BATCH, redrawn
+from openjanus.training.run import Run
 
 Scores = dict[str, Any]
+SCORE_SEED = 1  # of prompts and questions; sampling settings are chosen with another
+LEAST_DRAWN, LEAST_ANSWERED = 0.6, 0.8  # of the pilot
+
+
+def score_experiment(setting: Setting, engine: Engine, run: Run, n: int) -> Scores:
+    """The scores of what a run was trained to do."""
+    sources = {name for stage in run.stages for name in stage.sources}
+    scores: Scores = {"parameters": sum(p.numel() for p in engine.model.parameters())}
+    if sources & set(setting.draws):
+        scores["drawings"] = score_drawings(engine, engine.options(seed=SCORE_SEED), n, SCORE_SEED)
+        scores["ceiling"] = score_tokenizer(engine.model.generation.tokenizer, n, SCORE_SEED)
+    if sources & set(setting.understands):
+        scores["answers"] = score_answers_of(engine, n, SCORE_SEED)
+    return scores
+
+
+def check_pilot(scores: Scores) -> str:
+    """A line about D. Raises ValueError if it draws or answers too badly for differences between experiments to
+    show."""
+    drawn, answered = scores["drawings"]["seen"]["accepted"], scores["answers"]["seen"]["mean"]["right"]
+    line = f"the pilot (D) draws {drawn:.0%} and answers {answered:.0%} right"
+    if drawn < LEAST_DRAWN or answered < LEAST_ANSWERED:
+        wanted = f"{LEAST_DRAWN:.0%} and {LEAST_ANSWERED:.0%}"
+        raise ValueError(f"{line}; expected {wanted}: reduce the world, or train longer")
+    return line
 
 
 def accepted(split: str, seed: int, images: Sequence[np.ndarray], shift: int = 0) -> float:

@@ -17,8 +17,9 @@ from openjanus.model.semantic_tokenizer import SemanticDecoder
 from openjanus.model.shared_eye import SharedEye
 from openjanus.model.vq_eye import VQEye
 from openjanus.recipes import ablating, ablations
-from openjanus.recipes.ablating import Ablation, check_pilot
+from openjanus.recipes.ablating import Ablation, plan_of
 from openjanus.recipes.ablation_report import table
+from openjanus.recipes.ablation_scores import check_pilot
 from openjanus.recipes.ablations import EXPERIMENTS, SETTINGS, STAGES, Setting, differences, experiment
 from openjanus.starting.parts import read_part
 from openjanus.training.loop import Schedule
@@ -143,9 +144,7 @@ TINY = Setting(
 
 @pytest.fixture
 def tiny_setting(monkeypatch) -> None:
-    monkeypatch.setitem(ablations.SETTINGS, "tiny", TINY)
-    monkeypatch.setattr(ablating, "LEAST_DRAWN", 0.0)
-    monkeypatch.setattr(ablating, "LEAST_ANSWERED", 0.0)
+    monkeypatch.setitem(ablating.PLANS, "tiny", replace(plan_of(TINY), check=lambda scores: "a pilot"))
 
 
 def test_one_command_goes_from_the_eyes_to_the_table_and_goes_on_after_a_stop(
@@ -207,12 +206,10 @@ def test_a_pilot_that_has_learned_too_little_stops_the_rest() -> None:
     def scores(drawn: float, answered: float):
         return {"drawings": {"seen": {"accepted": drawn}}, "answers": {"seen": {"mean": {"right": answered}}}}
 
-    said: list[str] = []
-    check_pilot(scores(0.61, 0.8), said.append)
-    assert said == ["the pilot (D) draws 61% and answers 80% right"]
+    assert check_pilot(scores(0.61, 0.8)) == "the pilot (D) draws 61% and answers 80% right"
     for drawn, answered in ((0.59, 0.9), (0.9, 0.79)):
         with pytest.raises(ValueError, match="expected 60% and 80%: reduce the world, or train longer"):
-            check_pilot(scores(drawn, answered), said.append)
+            check_pilot(scores(drawn, answered))
 
 
 def test_the_table_has_means_and_spreads_and_a_dash_where_nothing_was_trained() -> None:
@@ -229,7 +226,7 @@ def test_the_table_has_means_and_spreads_and_a_dash_where_nothing_was_trained() 
 
 def test_what_the_command_cannot_do_is_one_clear_line(capsys, tmp_path) -> None:
     for arguments, what in (
-        (["janus-1.3b"], "unknown setting 'janus-1.3b'; known: mini, mini.small"),
+        (["janus-1.3b"], "unknown setting 'janus-1.3b'; known: mini, mini.small, languages"),
         (["mini", "--only", "D,G"], "unknown experiment 'G'; known: A, B, C, D, E, F"),
         (["mini", "--seeds", "0"], "seeds is 0, expected 1 or more"),
     ):
@@ -242,5 +239,5 @@ def test_what_the_command_cannot_do_is_one_clear_line(capsys, tmp_path) -> None:
 def test_a_setting_estimates_before_it_trains(tiny_setting, tmp_path, capsys) -> None:
     main(["ablate", "tiny", "--seeds", "1", "--out", str(tmp_path / "out"), "--device", "cpu", "--estimate"])
     assert "about " in capsys.readouterr().err and not (tmp_path / "out" / "eyes").exists()
-    ablation = Ablation(TINY, tmp_path / "out", "DAF", range(2))
+    ablation = Ablation(plan_of(TINY), tmp_path / "out", "DAF", range(2))
     assert [part.folder.name for part in ablation.parts()] == ["D", "A", "F", "D", "A", "F"]
