@@ -42,6 +42,7 @@ NOT_RUN = {
     "openjanus data check my-data  ": "docs/training.md runs them with data",
     "openjanus train janus-1.3b.semantic": "needs GPUs and data",
     "openjanus ablate mini": "takes hours; tests/recipes/test_ablations.py runs it with tiny models",
+    "openjanus ablate languages": "takes hours; tests/recipes/test_languages.py runs it with tiny models",
     "python examples/": "tests/test_examples.py runs the examples",
 }
 
