@@ -132,7 +132,9 @@ def test_trainings_from_nothing_read_the_text_tokenizer_that_is_named(task, star
         assert training.data.text.vocab_size == training.model.text_tower.embedding.num_embeddings == vocab_size
     with pytest.raises(ValueError, match="names neither a language_model nor a text_tokenizer"):
         janus_training(replace(from_nothing, start={}), 0)
-    with pytest.raises(ValueError, match=r"text_tokenizer names none, expected emoji, emoji\.wide, a file, or a"):
+    with pytest.raises(
+        ValueError, match=r"text_tokenizer names none, expected emoji, emoji\.wide, emoji\.languages, a file"
+    ):
         contrastive_training(replace(towers, text_tokenizer=""), 0)
     small = replace(TINY, language_model=replace(TINY.language_model, vocab_size=1024))
     with pytest.raises(ValueError, match=f"the text tokenizer has {vocab_size} ids, the model only 1024"):
