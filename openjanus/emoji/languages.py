@@ -16,7 +16,6 @@ The words are our own; they say the same of a scene in each language.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from functools import cache, lru_cache
 from importlib.resources import files
 
@@ -93,7 +92,7 @@ ENGLISH_PLACES = {
 }  # fmt: skip
 ENDINGS = {"der": "er", "die": "e", "das": "es"}
 SCRIPTS = {"cipher": "აბგდევზთიკლმნოპრსტუფქღყშჩცძწჭხჯჰ", "unseen": "աբգդեզէըթժիլխծկհձղճմյնշոչպջռսվտրցւփք"}
-SYLLABLES = (2, 4)  # letters of a ciphered word: from, below
+HALF_LENGTHS = (2, 4)  # half the letters of a code word: from, below
 
 Words = dict[str, str]  # what a sentence needs, by English names: noun, color, place, ground, other
 
@@ -105,19 +104,42 @@ def _words(scene: Scene) -> Words:
     return {"noun": item.object, "color": item.color, "place": place, "ground": scene.background}
 
 
-# --- one function a language: (what is said, words) -> text
+# --- sentences
 
 
-def _english(form: str, w: Words) -> str:
-    forms = {
+# What is said, with the words of the language in their places.
+FORMS = {
+    "en": {
         "say": "a {color} {noun} {where} on {ground}",
         "what": "what is it?",
         "color": "what color is the {noun}?",
         "where": "where is the {noun}?",
         "is_noun": "is it a {other}?",
         "is_color": "is the {noun} {other}?",
-    }
-    return forms[form].format(**w, where=ENGLISH_PLACES[w["place"]])
+    },
+    "zh": {
+        "say": "{place}有一个{color}的{noun}，{ground}",
+        "what": "这是什么？",
+        "color": "{noun}是什么颜色？",
+        "where": "{noun}在哪里？",
+        "is_noun": "这是{other}吗？",
+        "is_color": "{noun}是{other}吗？",
+    },
+    "emoji": {
+        "say": "{color} {noun} {place} {ground}",
+        "what": "👀 ❓",
+        "color": "{noun} 🎨 ❓",
+        "where": "{noun} 🧭 ❓",
+        "is_noun": "👀 {other} ❓",
+        "is_color": "{noun} {other} ❓",
+    },
+}
+
+
+def _plainly(language: str, form: str, w: Words) -> str:
+    """A form of a language whose words never change."""
+    words = {key: word(language, english) for key, english in w.items()}
+    return FORMS[language][form].format(**words, where=ENGLISH_PLACES[w["place"]])
 
 
 def _german(form: str, w: Words) -> str:
@@ -139,35 +161,11 @@ def _german(form: str, w: Words) -> str:
     return forms[form]
 
 
-def _chinese(form: str, w: Words) -> str:
-    forms = {
-        "say": "{place}有一个{color}的{noun}，{ground}",
-        "what": "这是什么？",
-        "color": "{noun}是什么颜色？",
-        "where": "{noun}在哪里？",
-        "is_noun": "这是{other}吗？",
-        "is_color": "{noun}是{other}吗？",
-    }
-    return forms[form].format(**{key: CHINESE[word] for key, word in w.items()})
-
-
-def _in_emoji(form: str, w: Words) -> str:
-    forms = {
-        "say": "{color} {noun} {place} {ground}",
-        "what": "👀 ❓",
-        "color": "{noun} 🎨 ❓",
-        "where": "{noun} 🧭 ❓",
-        "is_noun": "👀 {other} ❓",
-        "is_color": "{noun} {other} ❓",
-    }
-    return forms[form].format(**{key: EMOJI[word] for key, word in w.items()})
-
-
 @cache
 def _code(script: str, word: str) -> str:
     """Another word for an English one; different words get different ones (a test)."""
     rng = np.random.default_rng([len(script), *word.encode()])
-    length = int(rng.integers(*SYLLABLES)) * 2
+    length = int(rng.integers(*HALF_LENGTHS)) * 2
     return "".join(pick(rng, tuple(script)) for _ in range(length))
 
 
@@ -176,14 +174,11 @@ def encipher(language: str, english: str) -> str:
     return " ".join(_code(SCRIPTS[language], part) for part in re.findall(r"[a-z]+|[?]", english))
 
 
-SPEAKERS: dict[str, Callable[[str, Words], str]] = {
-    "en": _english,
-    "cipher": lambda form, w: encipher("cipher", _english(form, w)),
-    "de": _german,
-    "zh": _chinese,
-    "emoji": _in_emoji,
-    "unseen": lambda form, w: encipher("unseen", _english(form, w)),
-}
+def _speak(language: str, form: str, w: Words) -> str:
+    """A form of `FORMS` about these words, in any language."""
+    if language in SCRIPTS:
+        return encipher(language, _plainly("en", form, w))
+    return _german(form, w) if language == "de" else _plainly(language, form, w)
 
 
 def word(language: str, english: str) -> str:
@@ -198,7 +193,7 @@ def word(language: str, english: str) -> str:
 
 def say(language: str, scene: Scene) -> str:
     """All of a scene in one sentence: the caption that is drawn."""
-    return SPEAKERS[language]("say", _words(scene))
+    return _speak(language, "say", _words(scene))
 
 
 def mix(language: str, scene: Scene, rng: np.random.Generator) -> str:
@@ -217,13 +212,13 @@ def mix(language: str, scene: Scene, rng: np.random.Generator) -> str:
 
 def ask(language: str, scene: Scene, rng: np.random.Generator, kind: str) -> tuple[str, str]:
     """A question of one of mini.KINDS and its answer. No question names a held-out pair."""
-    words, speak = _words(scene), SPEAKERS[language]
+    words = _words(scene)
     if kind != "yes_no":
-        return speak(kind, words), word(language, words[{"what": "noun", "where": "place"}.get(kind, kind)])
+        return _speak(language, kind, words), word(language, words[{"what": "noun", "where": "place"}.get(kind, kind)])
     truth, form = coin(rng, 0.5), pick(rng, ("is_noun", "is_color"))
     key, all_of = ("noun", RECOLOURABLE) if form == "is_noun" else ("color", allowed_colors(words["noun"]))
     other = words[key] if truth else pick(rng, [o for o in all_of if o != words[key]])
-    return speak(form, {**words, "other": other}), word(language, "yes" if truth else "no")
+    return _speak(language, form, {**words, "other": other}), word(language, "yes" if truth else "no")
 
 
 # --- sources: what is drawn is English; other languages come as texts and in questions

@@ -39,11 +39,12 @@ def mini_scene(split: str, seed: int, index: int) -> Scene:
 
 
 def mini_caption(split: str, seed: int, index: int) -> str:
-    """What is drawn by it."""
+    """The caption of scene number `index`: text that states all of it."""
     return grammar.caption(mini_scene(split, seed, index), stream(split, seed, index, 9))
 
 
 def mini_question(split: str, seed: int, index: int, kind: str) -> Question:
+    """A question of one of `KINDS` about scene number `index`, with its answer."""
     return grammar.question(mini_scene(split, seed, index), stream(split, seed, index, 10), kind)
 
 

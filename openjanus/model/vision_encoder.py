@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from openjanus.config import Config, ConfigError, PositiveInt
-from openjanus.model.attention import attend
+from openjanus.model.attention import Mask, attend
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class EncoderAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:  # [M, N, D]
+    def forward(self, x: Tensor, mask: Mask | None = None) -> Tensor:  # [M, N, D]
         M, N, D = x.shape
         q, k, v = self.qkv(x).view(M, N, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         return self.out(attend(q, k, v, mask).transpose(1, 2).reshape(M, N, D))
@@ -76,7 +76,7 @@ class EncoderBlock(nn.Module):
         self.mlp_norm = nn.LayerNorm(width, eps=1e-6)
         self.mlp = EncoderMLP(width, mlp_width, tanh_gelu)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:  # [M, N, D]
+    def forward(self, x: Tensor, mask: Mask | None = None) -> Tensor:  # [M, N, D]
         x = x + self.attention(self.attention_norm(x), mask)
         return x + self.mlp(self.mlp_norm(x))
 

@@ -84,11 +84,11 @@ class Dataset:
         examples = self.examples(split)
         if not examples:
             raise ValueError(f"{self.config.path}: no example is in the part {split} ({len(self.rows)} in all)")
-        order = lru_cache(maxsize=2)(lambda epoch: np.random.default_rng([seed, epoch, 5]).permutation(len(examples)))
 
         def at(index: int) -> Conversation:
             epoch, place = divmod(index, len(examples))
-            return self.conversation(examples[order(epoch)[place]], np.random.default_rng([seed, index, 6]))
+            order = _order_of_epoch(seed, epoch, len(examples))
+            return self.conversation(examples[order[place]], np.random.default_rng([seed, index, 6]))
 
         return at
 
@@ -117,6 +117,12 @@ class Dataset:
             return part
         image = open_picture(part)
         return random_square(image, example.digest) if crops and self.config.crop == "random" else image
+
+
+@lru_cache(maxsize=8)
+def _order_of_epoch(seed: int, epoch: int, number: int) -> np.ndarray:
+    """A permutation of so many examples. It is kept, because a training opens its sources anew at each step."""
+    return np.random.default_rng([seed, epoch, 5]).permutation(number)
 
 
 def open_data(c: DataConfig, progress: Callable[[int, int], None] = lambda done, total: None) -> Dataset:

@@ -21,7 +21,7 @@ from openjanus.inference.engine import Engine, load
 from openjanus.recipes import ablation_report, languages
 from openjanus.recipes.ablation_scores import Scores, check_pilot, score_experiment
 from openjanus.recipes.ablations import EXPERIMENTS, SETTINGS, STAGES, Setting, experiment
-from openjanus.recipes.evaluators import evaluators_of, keep_result
+from openjanus.recipes.evaluators import keep_result
 from openjanus.recipes.pipeline import Part, estimate
 from openjanus.recipes.tokenizing import tokenize_source
 from openjanus.runtime import Runtime
@@ -94,7 +94,7 @@ PLANS["languages"] = Plan(
 
 @dataclass(frozen=True)
 class Ablation:
-    """What is run: experiments of a plan with some seeds, in a folder. n: prompts and questions of a score."""
+    """Some experiments of a plan, each with some seeds, in a folder. n: prompts and questions of a score."""
 
     plan: Plan
     folder: Path
@@ -122,7 +122,7 @@ class Ablation:
 
 
 def is_finished(part: Part) -> bool:
-    """Whether a run has made all its steps."""
+    """True if a run has made all its steps."""
     newest = checkpoint.latest(part.folder / "checkpoints")
     return newest is not None and int(newest.name) == sum(stage.num_steps for stage in part.run.stages)
 
@@ -172,7 +172,7 @@ def run_all(ablation: Ablation, runtime: Runtime, say: Say, stop_after: int | No
 def _train(part: Part, runtime: Runtime, say: Say, stop_after: int | None) -> None:
     if not is_finished(part):
         say(f"training {part.run.name}, seed {part.run.seed}: {part.folder}")
-        trained = train(part.run, part.folder, runtime, evaluators_of, stop_after)
+        trained = train(part.run, part.folder, runtime, stop_after=stop_after)  # the previews are of the whole world
         keep_result(trained, part.folder)
 
 

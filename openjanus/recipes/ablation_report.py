@@ -91,7 +91,7 @@ def plot(results: Results, path: Path) -> None:
     panels = (
         ("questions answered right, %", "answers", _answered("seen", "mean"), _answered("seen", "mean", "majority")),
         ("drawings accepted, %", "drawings", _drawn("seen"), _drawn("seen", part="ceiling")),
-        ("distance from true pictures (lower is better)", "drawings", _drawn("seen", "distance"),
+        ("1000 × distance from true pictures (lower is better)", "drawings", _drawn("seen", "distance"),
          _drawn("seen", "distance", part="ceiling")),
     )  # fmt: skip
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
@@ -108,6 +108,7 @@ def plot(results: Results, path: Path) -> None:
                 mean(line(scores) for scores in runs), place - 0.36, place + 0.36, color="#e45756", linewidth=1.5
             )
         axis.set_title(title, fontsize=10)
+        axis.set_xlim(-0.6, len(rows) - 0.4)
         axis.set_xticks(range(len(rows)), [name for name, _ in rows], fontsize=9)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_xlabel("red: always the most frequent answer", fontsize=9)

@@ -1,13 +1,15 @@
 """The scores of one experiment in the reduced world (emoji/mini.py), and the ceilings and chances beside them."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
-from openjanus.emoji import mini, world
+from openjanus.emoji import mini
 from openjanus.emoji.answer_score import score_answers
 from openjanus.emoji.drawing_score import in_world_size, judge
 from openjanus.eyes.feature_distance import features_of, kernel_distance
@@ -16,7 +18,7 @@ from openjanus.inference.sampling import SamplingOptions
 from openjanus.model.image_tokenizer import ImageTokenizer
 from openjanus.processing.message import Message
 from openjanus.recipes.ablations import Setting
-from openjanus.recipes.evaluators import ANSWER_TOKENS, BATCH, redrawn
+from openjanus.recipes.evaluators import answer_all, draw_all, redraw_all
 from openjanus.training.run import Run
 
 Scores = dict[str, Any]
@@ -53,6 +55,16 @@ def accepted(split: str, seed: int, images: Sequence[np.ndarray], shift: int = 0
     return float(np.mean([judge(scene, image).accepted for scene, image in zip(scenes, images, strict=True)]))
 
 
+def _true_pictures(split: str, seed: int, n: int) -> list[np.ndarray]:
+    return [mini.pictures(split, seed)(index) for index in range(n)]
+
+
+@lru_cache(maxsize=8)
+def _true_features(split: str, seed: int, n: int) -> Tensor:
+    """Their features [n, 1280], which all experiments are compared with."""
+    return features_of(_true_pictures(split, seed, n))
+
+
 @torch.inference_mode()
 def score_drawings(engine: Engine, options: SamplingOptions, n: int, seed: int) -> Scores:
     """n drawings of each split: the share that is accepted, also by a caption of another picture (chance), and the
@@ -60,15 +72,11 @@ def score_drawings(engine: Engine, options: SamplingOptions, n: int, seed: int) 
     scores: Scores = {}
     for split in mini.SPLITS:
         prompts = [mini.mini_caption(split, seed, index) for index in range(n)]
-        images: list[np.ndarray] = []
-        for start in range(0, n, BATCH):
-            part = prompts[start : start + BATCH]
-            images += map(in_world_size, engine.generate(part, options, seeds=range(start, start + len(part))))
-        true = [mini.pictures(split, seed)(index) for index in range(n)]
+        images = [in_world_size(image) for image in draw_all(engine, prompts, options)]
         scores[split] = {
             "accepted": accepted(split, seed, images),
             "chance": accepted(split, seed, images, shift=1),
-            "distance": kernel_distance(features_of(images), features_of(true)),
+            "distance": kernel_distance(features_of(images), _true_features(split, seed, n)),
             "n": n,
         }
     return scores
@@ -84,10 +92,8 @@ def score_answers_of(engine: Engine, n: int, seed: int) -> Scores:
             questions = [mini.mini_question(split, seed, index, kind) for index in range(n)]
             pictures = [Image.fromarray(mini.pictures(split, seed)(index)) for index in range(n)]
             asked = [[Message("user", [p, q.text])] for p, q in zip(pictures, questions, strict=True)]
-            given: list[str] = []
-            for start in range(0, n, BATCH):
-                given += engine.answers(asked[start : start + BATCH], max_new_tokens=ANSWER_TOKENS)
-            triples += [(kind, said, q.answer) for said, q in zip(given, questions, strict=True)]
+            answers = answer_all(engine, asked)
+            triples += [(kind, said, q.answer) for said, q in zip(answers, questions, strict=True)]
         kinds = score_answers(triples)
         scores[split] = {kind: {"right": s.exact, "majority": s.majority, "n": s.n} for kind, s in kinds.items()}
     return scores
@@ -95,13 +101,10 @@ def score_answers_of(engine: Engine, n: int, seed: int) -> Scores:
 
 @torch.inference_mode()
 def score_tokenizer(tokenizer: ImageTokenizer, n: int, seed: int) -> Scores:
-    """What no drawing of its ids can beat: true pictures through the image tokenizer alone."""
+    """The scores of n true pictures of each split after the image tokenizer: no drawing of its ids can beat them."""
     scores: Scores = {}
     for split in mini.SPLITS:
-        true = [world.render(mini.mini_scene(split, seed, index)) for index in range(n)]
-        images: list[np.ndarray] = []
-        for start in range(0, n, BATCH):
-            images += map(in_world_size, redrawn(tokenizer, true[start : start + BATCH]))
-        distance = kernel_distance(features_of(images), features_of(true))
+        images = [in_world_size(image) for image in redraw_all(tokenizer, _true_pictures(split, seed, n))]
+        distance = kernel_distance(features_of(images), _true_features(split, seed, n))
         scores[split] = {"accepted": accepted(split, seed, images), "distance": distance, "n": n}
     return scores

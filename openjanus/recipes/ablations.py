@@ -4,8 +4,8 @@
     B   one semantic tokenizer for both tasks    E   as D, but it learns to understand only
     C   as B, but it learns to understand only   F   as D, but it learns to draw only
 
-Each experiment is a change of D. `mini` is a world small enough for a laptop (emoji/mini.py), and `paper` the shapes,
-stages and steps of the paper. Where the paper is silent, docs/choices.md says what was chosen.
+Each experiment is a change of D. `mini` has a world small enough for a laptop (emoji/mini.py), and `janus-1.3b` the
+shapes, stages and steps of the paper. Where the paper is silent, docs/choices.md says what was chosen.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -161,8 +161,8 @@ EXPERIMENTS = {
     "B": ("semantic tokenizer", "understanding + drawing"),
     "C": ("semantic tokenizer", "understanding"),
     "D": ("SigLIP + VQ tokenizer", "understanding + drawing"),
-    "E": ("SigLIP + VQ tokenizer", "understanding"),
-    "F": ("SigLIP + VQ tokenizer", "drawing"),
+    "E": ("SigLIP", "understanding"),
+    "F": ("VQ tokenizer", "drawing"),
 }
 
 
@@ -192,28 +192,20 @@ MINI_SEMANTIC = SemanticDecoderConfig(width=128, num_layers=4, num_heads=4, mlp_
 
 
 def mini_tokenizer(eyes: str) -> Run:
-    """LlamaGen's losses on pictures of the reduced world."""
-    task = nano.tokenizer().task
-    assert isinstance(task, TokenizerTraining)
-    task = replace(task, tokenizer=MINI_TOKENIZER, discriminator_start=1300, revive_end=1000)
-    stage = Stage("reconstruct", 1500, 1e-3, {"emoji.mini.pictures": 16}, schedule="cosine", warmup_steps=100)
+    """As `nano.tokenizer`, on pictures of the reduced world and with fewer steps."""
+    run = nano.tokenizer()
+    assert isinstance(run.task, TokenizerTraining)
+    task = replace(run.task, tokenizer=MINI_TOKENIZER, discriminator_start=1300, revive_end=1000)
+    stage = replace(run.stages[0], num_steps=1500, mixture={"emoji.mini.pictures": 16.0})
     return Run("mini.tokenizer", task, (stage,))
 
 
 def mini_encoder(eyes: str) -> Run:
-    """SigLIP on pictures of the reduced world and their captions."""
-    task = ContrastiveTraining(
-        MINI_ENCODER,
-        text_num_layers=2,
-        text_num_heads=4,
-        text_mlp_width=512,
-        num_text_tokens=48,
-        bias=-4.0,
-        text_tokenizer="emoji",
-    )
-    stage = Stage(
-        "contrast", 800, 1e-3, {"emoji.mini.captions": 64}, schedule="cosine", warmup_steps=100, weight_decay=0.05
-    )
+    """As `nano.encoder`, on pictures of the reduced world and their captions, with a smaller encoder."""
+    run = nano.encoder()
+    assert isinstance(run.task, ContrastiveTraining)
+    task = replace(run.task, vision_encoder=MINI_ENCODER, text_num_heads=4, text_mlp_width=512, bias=-4.0)
+    stage = replace(run.stages[0], num_steps=800, mixture={"emoji.mini.captions": 64.0})
     return Run("mini.encoder", task, (stage,))
 
 
@@ -286,16 +278,14 @@ def mini(eyes: str, ids: str, width: int = 192, num_layers: int = 4, steps: floa
 
 # --- at the size of the paper
 
-PAPER_TOKENIZER = ImageTokenizerConfig()
-
 
 def paper_semantic(eyes: str = "runs") -> Run:
     """The semantic tokenizer of Appendix A, from random weights: 40 epochs of ImageNet-1k, then one of drawing data."""
     task = TokenizerTraining(
-        PAPER_TOKENIZER,
+        ImageTokenizerConfig(),
         semantic=SemanticDecoderConfig(),
         teacher="google/siglip-large-patch16-384",
-        data={"classes": replace(janus_paper.DATA["classes"]), "drawings": replace(janus_paper.DATA["drawings"])},
+        data={name: janus_paper.DATA[name] for name in ("classes", "drawings")},
     )
     imagenet = Stage("imagenet", 400_000, 1e-4, {"classes": 128}, weight_decay=0.05)
     drawings = Stage("drawings", 390_000, 1e-4, {"drawings": 128}, weight_decay=0.05)

@@ -18,6 +18,7 @@ from openjanus.emoji.world_report import WorldReport, report_on_world
 from openjanus.eyes.examples import stack_pictures
 from openjanus.eyes.tokenizer import TokenizerAndDiscriminator
 from openjanus.inference.engine import Engine
+from openjanus.inference.prompt import Prompt
 from openjanus.inference.sampling import SamplingOptions
 from openjanus.model.image_tokenizer import ImageTokenizer
 from openjanus.picture_files import contact_sheet
@@ -105,36 +106,44 @@ class JanusPreview:
         return {"preview_accepted": float(np.mean(accepted)), "preview_answers": float(np.mean(right))}
 
 
+def draw_all(engine: Engine, prompts: Sequence[Prompt], options: SamplingOptions) -> list[Image.Image]:
+    """A drawing of each prompt, some at a time; prompt k has the seed `options.seed + k`."""
+    images: list[Image.Image] = []
+    for start in range(0, len(prompts), BATCH):
+        part = list(prompts[start : start + BATCH])
+        images += engine.generate(part, options, seeds=[options.seed + start + k for k in range(len(part))])
+    return images
+
+
+def redraw_all(tokenizer: ImageTokenizer, pictures: Sequence[np.ndarray]) -> list[Image.Image]:
+    """Pictures, uint8 [64, 64, 3], through an image tokenizer, some at a time."""
+    parts = [redrawn(tokenizer, pictures[start : start + BATCH]) for start in range(0, len(pictures), BATCH)]
+    return [image for part in parts for image in part]
+
+
+def answer_all(engine: Engine, conversations: Sequence[Conversation]) -> list[str]:
+    """The answer that each conversation gets, some at a time."""
+    answers: list[str] = []
+    for start in range(0, len(conversations), BATCH):
+        answers += engine.answers(conversations[start : start + BATCH], max_new_tokens=ANSWER_TOKENS)
+    return answers
+
+
 def evaluate_emoji_world(engine: Engine, options: SamplingOptions, n: int, seed: int) -> WorldReport:
     """The report on an engine, drawing with the given options: prompt k of each split with seed `options.seed + k`."""
 
-    def draw(prompts: Sequence[str]) -> list[Image.Image]:
-        images: list[Image.Image] = []
-        for start in range(0, len(prompts), BATCH):
-            part = prompts[start : start + BATCH]
-            images += engine.generate(part, options, seeds=[options.seed + start + k for k in range(len(part))])
-        return images
-
-    def redraw(pictures: Sequence[np.ndarray]) -> list[Image.Image]:
-        images: list[Image.Image] = []
-        for start in range(0, len(pictures), BATCH):
-            images += redrawn(engine.model.generation.tokenizer, pictures[start : start + BATCH])
-        return images
-
-    def answer(conversations: Sequence[Conversation]) -> list[str]:
-        answers: list[str] = []
-        for start in range(0, len(conversations), BATCH):
-            answers += engine.answers(conversations[start : start + BATCH], max_new_tokens=ANSWER_TOKENS)
-        return answers
-
     def change(asked: Sequence[tuple[Image.Image, str]]) -> list[Image.Image]:
-        images: list[Image.Image] = []
-        for start in range(0, len(asked), BATCH):
-            part = [Message("user", [picture, words]) for picture, words in asked[start : start + BATCH]]
-            images += engine.generate(part, options, seeds=[options.seed + start + k for k in range(len(part))])
-        return images
+        return draw_all(engine, [Message("user", [picture, words]) for picture, words in asked], options)
 
     settings = {name: getattr(options, name) for name in ("guidance", "temperature", "top_p", "image_guidance")}
     with torch.inference_mode():
         changes = change if "edit" in engine.tasks else None
-        return report_on_world(draw, answer, redraw, n, seed, settings, changes)
+        return report_on_world(
+            lambda prompts: draw_all(engine, prompts, options),
+            lambda conversations: answer_all(engine, conversations),
+            lambda pictures: redraw_all(engine.model.generation.tokenizer, pictures),
+            n,
+            seed,
+            settings,
+            changes,
+        )

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from openjanus.config import write_text
@@ -25,11 +26,10 @@ from openjanus.emoji.languages import LANGUAGES, LEARNED, LEFT_OUT, NO_COGNATE, 
 from openjanus.emoji.splits import stream
 from openjanus.inference.engine import Engine
 from openjanus.inference.sampling import SamplingOptions
-from openjanus.processing.image import Picture
 from openjanus.processing.message import Conversation, Message
 from openjanus.recipes.ablation_report import cell
 from openjanus.recipes.ablations import mini as mini_janus
-from openjanus.recipes.evaluators import ANSWER_TOKENS, BATCH
+from openjanus.recipes.evaluators import answer_all, draw_all
 from openjanus.sequence import TextSpan, collate
 from openjanus.training.janus import JanusTraining
 from openjanus.training.run import Run
@@ -43,7 +43,7 @@ SOURCE = "emoji.languages."
 
 
 def language_run(name: str, eyes: str, ids: str, seed: int) -> Run:
-    """The training of a condition: the stages of the six experiments, with other sources."""
+    """The training of a condition has the stages of the six experiments, with other sources."""
     run = mini_janus(eyes, ids)
     assert isinstance(run.task, JanusTraining) and isinstance(run.task.start, dict) and run.task.model is not None
     body = replace(run.task.model.language_model, vocab_size=1536)
@@ -74,19 +74,11 @@ def language_run(name: str, eyes: str, ids: str, seed: int) -> Run:
 # --- scores
 
 
-def _draw(engine: Engine, options: SamplingOptions, prompts: Sequence[str]) -> list[np.ndarray]:
-    images: list[np.ndarray] = []
-    for start in range(0, len(prompts), BATCH):
-        part = list(prompts[start : start + BATCH])
-        images += map(in_world_size, engine.generate(part, options, seeds=range(start, start + len(part))))
-    return images
-
-
 def _judged(prompts: Sequence[str], split: str, seed: int, engine: Engine, options: SamplingOptions) -> Scores:
     """Shares that are accepted: of all, of the objects that are left out or not, and of those that are no cognates; and
     by the caption of another picture."""
     scenes = [mini.mini_scene(split, seed, index) for index in range(len(prompts) + 1)]
-    images = _draw(engine, options, prompts)
+    images = [in_world_size(image) for image in draw_all(engine, prompts, options)]
     right = np.array([judge(scene, image).accepted for scene, image in zip(scenes[:-1], images, strict=True)])
     by_another = [judge(scene, image).accepted for scene, image in zip(scenes[1:], images, strict=True)]
     nouns = np.array([scene.items[0].object for scene in scenes[:-1]])
@@ -125,13 +117,11 @@ def _answered(engine: Engine, language: str, n: int, seed: int) -> float:
         kind = mini.KINDS[index % len(mini.KINDS)]
         scene = mini.mini_scene("seen", seed, index)
         question, answer = ask(language, scene, stream("seen", seed, index, 19), kind)
-        picture: Picture = mini.pictures("seen", seed)(index)
+        picture = Image.fromarray(mini.pictures("seen", seed)(index))
         asked.append([Message("user", [picture, question])])
         answers.append(answer)
-    given: list[str] = []
-    for start in range(0, n, BATCH):
-        given += engine.answers(asked[start : start + BATCH], max_new_tokens=ANSWER_TOKENS)
-    return float(np.mean([normalised(a) == normalised(b) for a, b in zip(given, answers, strict=True)]))
+    said = answer_all(engine, asked)
+    return float(np.mean([normalised(a) == normalised(b) for a, b in zip(said, answers, strict=True)]))
 
 
 def retrieved(engine: Engine, language: str, n: int, seed: int) -> float:

@@ -1,1 +1,1 @@
-"""What a training starts from: a whole Janus, or parts that others have published (floor 3)."""
+"""A training starts from a whole Janus, or from parts that others have published (floor 3)."""

@@ -1,17 +1,24 @@
 """The semantic decoder: causal, the same step by step as all at once, and independent of the pictures beside it."""
 
+import base64
+import random
+from io import BytesIO
+
 import pytest
 import torch
+from PIL import Image
 
-from openjanus.inference.engine import load
+from openjanus.inference.engine import Engine, load
 from openjanus.inference.sampling import SamplingOptions
 from openjanus.model.semantic_eye import SemanticEye
 from openjanus.model.semantic_tokenizer import SemanticDecoder, SemanticDecoderConfig
+from openjanus.serve.limits import Limits
 from openjanus.weights import checkpoint
 from tests import tiny
 from tests.inference.test_pictures import mixed_requests
 from tests.inference.test_scheduler import again, ids_of, make_scheduler
 from tests.remembering import DECODER, SEMANTIC, SHARED_SEMANTIC
+from tests.serve.conftest import run_server
 
 M, N, C = 3, 16, 4
 
@@ -81,8 +88,6 @@ def test_a_width_that_the_heads_do_not_divide_is_refused() -> None:
 @pytest.mark.parametrize("weights", ["float32", "bfloat16", "float16", "int8", "int4"])
 @pytest.mark.parametrize("config", [SEMANTIC, SHARED_SEMANTIC], ids=["two eyes", "one eye"])
 def test_a_saved_model_draws_each_picture_of_a_mix_as_it_draws_it_alone(config, weights, tmp_path) -> None:
-    import random
-
     checkpoint.save(tiny.checkpoint(config), tmp_path / "model")
     engine = load(tmp_path / "model", "cpu", weights)
     assert isinstance(engine.model.generation, SemanticEye)
@@ -99,6 +104,25 @@ def test_a_saved_model_draws_each_picture_of_a_mix_as_it_draws_it_alone(config, 
             scheduler.submit(request)
         scheduler.run()
         assert [ids_of(request) for request in requests] == alone
+
+
+@pytest.mark.parametrize("config", [SEMANTIC, SHARED_SEMANTIC], ids=["two eyes", "one eye"])
+def test_a_server_draws_and_answers_with_it_as_the_library_does(config) -> None:
+    engine = Engine(tiny.checkpoint(config))
+    picture = Image.new("RGB", (16, 16), "red")
+    file = BytesIO()
+    picture.save(file, "PNG")
+    url = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "what is it?"}]
+    with run_server(engine, Limits()) as running:
+        client = running.client()
+        drawn = client.images.generate(prompt="a cat", n=2, extra_body={"seed": 3, "guidance_scale": 3.0}).data
+        asked = [{"role": "user", "content": parts}]
+        answer = client.chat.completions.create(model="tiny", messages=asked, max_tokens=4, temperature=0)
+    wanted = engine.generate("a cat", n=2, seed=3, guidance=3.0)
+    given = [Image.open(BytesIO(base64.b64decode(each.b64_json))).convert("RGB").tobytes() for each in drawn]
+    assert given == [image.tobytes() for image in wanted]
+    assert answer.choices[0].message.content == engine.ask(picture, "what is it?", max_new_tokens=4)
 
 
 def test_loading_changes_no_id(tmp_path) -> None:
